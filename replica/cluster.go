@@ -77,8 +77,12 @@ type RecoveryStep struct{ Why, Command string }
 
 // RecoveryPlan returns the steps that bring a former primary back as a replica: export what only it has, then rewind
 // it, else copy it anew. Printing is all it does. ErrUnknownNode when there is no such node.
-func (c *Cluster) RecoveryPlan(node string) (RecoveryPlan, error) { return RecoveryPlan{}, ErrUnknownNode }
+func (c *Cluster) RecoveryPlan(node string) (RecoveryPlan, error) {
+	return RecoveryPlan{}, ErrUnknownNode
+}
 
 // Raw gives f the physical driver connection of conn, which stays pinned to it until conn is closed. Without a choice made before
 // it is a connection to the primary. ErrForeignConn when conn is not of a Cluster.
-func Raw(ctx context.Context, conn *sql.Conn, f func(driverConn any) error) error { return ErrForeignConn }
+func Raw(ctx context.Context, conn *sql.Conn, f func(driverConn any) error) error {
+	return ErrForeignConn
+}

@@ -58,7 +58,9 @@ type Cluster struct{}
 
 // New opens the map in the store, or makes one that spreads the slots over the shards by weight.
 // ErrHashVersion when the stored map does not fit this build; ErrUnknownShard when the map names a shard that is not given.
-func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Cluster, error) { return nil, ErrClosed }
+func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Cluster, error) {
+	return nil, ErrClosed
+}
 
 // Close stops the refresher. It does not close the shards' databases. Idempotent.
 func (c *Cluster) Close() error { return nil }

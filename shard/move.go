@@ -94,7 +94,9 @@ type JobState struct {
 }
 
 // Move begins a job. It returns when the job is stored; the work goes on in the background. ErrMoving when there is one already.
-func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error) { return nil, ErrClosed }
+func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error) {
+	return nil, ErrClosed
+}
 
 // Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none.
 func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) { return nil, ErrClosed }
@@ -113,4 +115,6 @@ func (j *Job) Abort(ctx context.Context) error { return nil }
 
 // Pin gives a key a slot of its own on a shard and moves its rows there. The rows are those whose slot column has the
 // key's slot and whose key matches; see Table.
-func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, error) { return nil, ErrClosed }
+func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, error) {
+	return nil, ErrClosed
+}
