@@ -1,0 +1,20 @@
+// Package cache keeps answers near, so that the database is not asked the same thing again: a generic cache in the process, and with
+// cache/rediscache a second tier that all servers share.
+//
+// An entry is never served past its deadline. [Cache.Load] asks the source once however many callers miss at the same time,
+// and a load that is overtaken by a Set or Delete of its key does not bring the old value back.
+//
+//	func main() {
+//		users, err := cache.New(cache.Options[int, User]{MaxEntries: 100_000, TTL: time.Minute})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer users.Close()
+//		u, err := users.Load(ctx, 42, func(ctx context.Context, id int) (User, error) {
+//			return readUser(ctx, db, id)
+//		})
+//		...
+//		writeUser(ctx, db, u)
+//		users.Delete(42) // the next Load reads the new row, even if one with the old row is under way
+//	}
+package cache
