@@ -162,6 +162,7 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 		if was == health.Down {
 			be.rampFrom = now
 			be.outlier.reset()
+			be.ejected = false // checked and found well: the rest of an ejection would punish a server that was restarted
 		}
 		b.rebuild(now)
 	}

@@ -135,6 +135,9 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 		h.Add("Trailer", k)
 	}
 	announced := len(res.Trailer)
+	if announced > 0 && x.r.ProtoMajor == 1 {
+		h.Del("Content-Length") // HTTP/1 has a place for trailers only behind chunks
+	}
 	x.complete(h, be)
 	out.started = true
 	w.WriteHeader(res.StatusCode)
