@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"math/bits"
 	"net/netip"
 	"slices"
@@ -77,6 +78,27 @@ func (r *ranges[T]) spare(i int, ip T, width int) int {
 
 // Len is the number of IPv4 and IPv6 ranges.
 func (t *Table) Len() (v4, v6 int) { return len(t.v4.start), len(t.v6.start) }
+
+// All yields the first address of each range with its location, IPv4 first, in order; a range ends where the next one
+// of its family begins.
+func (t *Table) All() iter.Seq2[netip.Addr, Location] {
+	return func(yield func(netip.Addr, Location) bool) {
+		for i, s := range t.v4.start {
+			var b [4]byte
+			binary.BigEndian.PutUint32(b[:], s)
+			if !yield(netip.AddrFrom4(b), t.at[t.v4.of[i]]) {
+				return
+			}
+		}
+		for i, s := range t.v6.start {
+			var b [16]byte
+			binary.BigEndian.PutUint64(b[:], s)
+			if !yield(netip.AddrFrom16(b), t.at[t.v6.of[i]]) {
+				return
+			}
+		}
+	}
+}
 
 // Builder collects ranges for a [Table]. The zero value is ready. It is not safe for concurrent use.
 type Builder struct {

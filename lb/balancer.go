@@ -8,12 +8,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
 	"github.com/tierkit/tierkit/internal/placement"
 )
@@ -292,41 +292,7 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 // ClientAddr is the address of the client of a request that came through proxies in trusted: the last hop that is not
 // trusted, by X-Forwarded-For read from its end. With an empty list it is the connection's peer.
 func ClientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr := peer.Addr().Unmap().WithZone("")
-	if !within(trusted, addr) {
-		return addr
-	}
-	hops := r.Header["X-Forwarded-For"]
-	for _, line := range slices.Backward(hops) {
-		for line != "" {
-			var hop string
-			if i := strings.LastIndexByte(line, ','); i >= 0 {
-				line, hop = line[:i], line[i+1:]
-			} else {
-				line, hop = "", line
-			}
-			a, err := netip.ParseAddr(strings.TrimSpace(hop))
-			if err != nil {
-				return addr // written by somebody who is not to be believed: the last good hop stands
-			}
-			addr = a.Unmap().WithZone("")
-			if !within(trusted, addr) {
-				return addr
-			}
-		}
-	}
-	return addr
+	return clientaddr.Of(r, trusted)
 }
 
-func within(nets []netip.Prefix, a netip.Addr) bool {
-	for _, n := range nets {
-		if n.Contains(a) {
-			return true
-		}
-	}
-	return false
-}
+func within(nets []netip.Prefix, a netip.Addr) bool { return clientaddr.Within(nets, a) }

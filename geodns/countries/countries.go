@@ -4,8 +4,8 @@
 // regional Internet registries, geofeeds and routing say about each network. Its package file says CC0; the registries'
 // part carries the attribution in NOTICE. It names the country that a network is registered or announced for, which is
 // not always where its users are: expect nine in ten addresses to be right, less for anycast, mobile roaming and large
-// clouds. Its publisher says that later releases elsewhere mend mistakes of this one. Networks finer than a /24 or /48
-// are folded into their neighbours. For city precision give geodns a MaxMind-format database instead.
+// clouds. Its publisher says that later releases elsewhere mend mistakes of this one. IPv6 is kept
+// to the /64. For city precision give geodns a MaxMind-format database instead.
 //
 // To make it anew see the command in the folder generate.
 package countries
@@ -51,7 +51,7 @@ func decode(b []byte) (*geodns.Table, error) {
 	}
 	b = b[2*len(places)-1:]
 	var out geodns.Builder
-	for _, family := range []struct{ grain, width int }{{8, 32}, {16, 64}} {
+	for _, width := range []int{32, 64} {
 		lens, n, rest, err := stream(b)
 		if err != nil {
 			return nil, err
@@ -66,7 +66,7 @@ func decode(b []byte) (*geodns.Table, error) {
 		}
 		start, prev := uint64(0), uint64(0)
 		addr := func(v uint64) netip.Addr {
-			if family.width == 32 {
+			if width == 32 {
 				return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(v))))
 			}
 			var a [16]byte
@@ -89,7 +89,7 @@ func decode(b []byte) (*geodns.Table, error) {
 				return nil, errors.New("malformed stream")
 			}
 			lens = lens[1+k:]
-			next := prev + d<<z<<family.grain
+			next := prev + d<<z
 			if i > 0 {
 				if err := add(next-1, i-1); err != nil {
 					return nil, err
@@ -97,7 +97,7 @@ func decode(b []byte) (*geodns.Table, error) {
 			}
 			start, prev = next, next
 		}
-		if err := add(1<<(family.width-1)<<1-1, n-1); err != nil {
+		if err := add(1<<(width-1)<<1-1, n-1); err != nil {
 			return nil, err
 		}
 	}
