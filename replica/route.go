@@ -140,11 +140,16 @@ func (c *Cluster) choose(t *topology, f *floor, maxLag time.Duration, avoid *nod
 		}
 		return choice{best: two(group), fresh: true}
 	}
-	if f.node != "" { // stay: the same replica never goes back in time
+	var last *candidate // stay where the session read last: the same replica never goes back in time
+	if f.node != "" {
 		for i := range t.readable {
-			if k := &t.readable[i]; k.node.Name == f.node && k.node != avoid && (maxLag == 0 || k.lag <= maxLag) && c.covers(k.pos, f.pos) {
-				return choice{best: k, fresh: true}
+			if k := &t.readable[i]; k.node.Name == f.node && k.node != avoid && (maxLag == 0 || k.lag <= maxLag) {
+				last = k
+				break
 			}
+		}
+		if last != nil && c.covers(last.pos, f.pos) {
+			return choice{best: last, fresh: true}
 		}
 	}
 	seen := f.seen(t)
@@ -171,6 +176,9 @@ func (c *Cluster) choose(t *topology, f *floor, maxLag time.Duration, avoid *nod
 	}
 	switch len(fresh) {
 	case 0:
+		if last != nil {
+			return choice{best: last, want: f.pos, bounded: true}
+		}
 		return choice{best: most, want: want, bounded: seen.ok}
 	case 1:
 		return choice{best: fresh[0], fresh: true}
