@@ -1,0 +1,36 @@
+// Package lb spreads requests over several servers, and keeps serving when some of them die.
+//
+// One web server is not enough, or it dies: put a [Balancer] in front of several. It picks a healthy backend for each
+// request, checks backends actively and by what it sees passing, sends a failed request to another host when that is
+// safe, and lets backends come, drain and go while it serves.
+//
+//	package main
+//
+//	import (
+//		"log"
+//		"net/http"
+//
+//		"github.com/tierkit/tierkit/lb"
+//	)
+//
+//	func main() {
+//		b, err := lb.New([]lb.Endpoint{
+//			{Addr: "10.0.0.1:8080"},
+//			{Addr: "10.0.0.2:8080", Weight: 2},
+//		}, lb.Options{
+//			Health: lb.HealthCheck{Probe: lb.HTTPProbe("/healthz")},
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer b.Close()
+//		log.Fatal(http.ListenAndServe(":80", b.Handler()))
+//	}
+//
+// One core is used in three ways: [Balancer.Handler] is a reverse proxy with an HTTP/1 connection pool of its own,
+// [Balancer.RoundTripper] balances the requests of a Go client, [Balancer.ServeTCP] forwards connections. All of them
+// call [Balancer.Pick], which is open to other uses too.
+//
+// Everything is safe for concurrent use. The path of a request takes no lock that other requests take: configuration
+// and health stand in an immutable snapshot that changes are swapped into.
+package lb

@@ -1,0 +1,21 @@
+package lb
+
+// Policy builds a [Picker] for a set of backends. It is called each time the set, a weight or a state changes, never
+// on the path of a request. Policies of your own implement it too.
+type Policy interface {
+	// Picker is given the backends that may be picked: at least one, in the order of their IDs, so that all balancers
+	// that know the same endpoints build the same picker. The slice belongs to the picker.
+	Picker(backends []*Backend) Picker
+}
+
+// Picker chooses one backend. It is safe for concurrent use, takes no lock that blocks and does not allocate.
+type Picker interface {
+	Pick(k Key) *Backend
+}
+
+// Key is what a pick may depend on.
+type Key struct {
+	Hash   uint64 // of the client's address, a header, a cookie, ...; see HashString
+	Keyed  bool   // false: no key, hash policies choose at random
+	Sticky string // ID of the backend that an earlier pick chose for this client; honoured while it is usable
+}

@@ -1,0 +1,43 @@
+// Package shard spreads one data set over many databases and moves parts of it while it is being written.
+//
+// The problem: one database cannot hold the data. id % n finds a database quickly but cannot grow: with n+1 nearly every
+// row lives somewhere else, so the service stops to copy. Here keys map to 16384 fixed slots and slots map to shards, so growing
+// means moving a few slots, one group at a time, while the application reads and writes: copy, capture of what changes
+// meanwhile, verification, a fence inside the database that refuses late writers, and one compare-and-swap of the map.
+//
+//	package main
+//
+//	import (
+//		"context"
+//		"database/sql"
+//		"log"
+//
+//		_ "github.com/jackc/pgx/v5/stdlib"
+//		"github.com/tierkit/tierkit/shard"
+//	)
+//
+//	func main() {
+//		ctx := context.Background()
+//		a, _ := sql.Open("pgx", "postgres://app@db1/app")
+//		b, _ := sql.Open("pgx", "postgres://app@db2/app")
+//		cluster, err := shard.New(ctx, shard.SQLStore(a, shard.Postgres()), []shard.Shard{{ID: "a", DB: a}, {ID: "b", DB: b}},
+//			shard.Options{Dialect: shard.Postgres(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		defer cluster.Close()
+//		err = cluster.Tx(ctx, shard.String("alice"), nil, func(tx *shard.Tx) error {
+//			_, err := tx.ExecContext(ctx, `insert into users (id, slot, name) values ($1, $2, $3)`, "alice", tx.Slot(), "Alice")
+//			return err
+//		})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+// # Why slots and not a ring
+//
+// A table of slots is one hash and one load: 2.6 times as fast as AnchorHash and 5 times as fast as jump hash at 100 nodes; it moves
+// the exact minimum, has exact weights, lets any node go, and, what matters most, names what moves: a slot is a unit
+// that can be copied, fenced, verified and handed over. A ring has only points.
+package shard
