@@ -43,12 +43,15 @@ type Options struct {
 	TrustedProxies []netip.Prefix // networks whose X-Forwarded-* and Forwarded headers are believed; empty: nobody's, loopback included
 	AllowedNets    []netip.Prefix // backends that resolve outside of these are refused; empty: all allowed
 	MaxBody        int64          // largest request body in bytes, beyond it 413; 0: no limit
+	TCPDrain       time.Duration  // how long ServeTCP lets connections end on their own when it stops; 0: 10 s
 	MaxIdle        int            // idle connections kept per backend; 0: 256; negative: none
 
-	Dial  func(ctx context.Context, network, addr string) (net.Conn, error) // nil: net.Dialer; also used by probes
-	TLS   *tls.Config                                                       // for "https" backends; mutual TLS goes here
-	Hooks *Hooks                                                            // nil: none
-	Error func(http.ResponseWriter, *http.Request, error)                   // writes the answer when the handler has none; nil: a short text, 502, 503 or 504
+	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another should offer
+	// it by NetConn() net.Conn or syscall.Conn: else it can't be looked at before it is used again, and only idempotent requests use it twice.
+	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
+	TLS   *tls.Config                                     // for "https" backends; mutual TLS goes here
+	Hooks *Hooks                                          // nil: none
+	Error func(http.ResponseWriter, *http.Request, error) // writes the answer when the handler has none; nil: a short text, 502, 503 or 504
 }
 
 // HealthCheck tells how backends are probed. Unknown counts as up, so that a new pool serves at once.
@@ -84,7 +87,7 @@ type Subset struct {
 // was sent) or when it is idempotent and no byte of an answer was passed on. An ambiguous POST is a 502, never a resend.
 type Retry struct {
 	Max        int                      // attempts after the first; 0: 2; negative: none
-	Budget     float64                  // retries as a share of requests over 10 s, plus 10; 0: 0.2; negative: no budget
+	Budget     float64                  // retries as a share of requests; up to 500 are saved up, 100 stand at the start; 0: 0.2; negative: no limit
 	Idempotent func(*http.Request) bool // nil: GET, HEAD, OPTIONS, TRACE, PUT, DELETE, or an Idempotency-Key header
 	Statuses   []int                    // answers that count as failed and are tried again when idempotent; nil: 502, 503 and 504 are not retried
 	MaxBody    int64                    // bodies up to this many bytes are kept to be sent again; 0: 64 KiB; negative: none
@@ -107,6 +110,7 @@ type Probe func(ctx context.Context, t Target) error
 type Target struct {
 	Endpoint
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // the balancer's own dialer
+	TLS  *tls.Config                                                       // for "https"; may be nil
 }
 
 // Hooks observe picks and results; each func may be nil. They are called on the request's goroutine and must not block.

@@ -65,16 +65,24 @@ func (g *Group) settle(ctx context.Context, ds []*Delivery, s Settlement) error 
 	if len(ds) == 0 {
 		return nil
 	}
+	for _, d := range ds {
+		if d.gate != nil && d.gate.Load() {
+			return fmt.Errorf("worker was killed: %w", ErrLeaseLost)
+		}
+	}
 	errs, err := g.driver.Settle(ctx, ds, s)
 	if err != nil {
 		return err
 	}
-	for _, e := range errs {
-		if e != nil {
-			return e
+	for i, d := range ds {
+		if errs != nil && errs[i] != nil {
+			err = errs[i]
+		}
+		if s.Verdict != Extend {
+			d.settled.Store(true)
 		}
 	}
-	return nil
+	return err
 }
 
 // Lag says how far the group is behind.

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,12 +73,14 @@ type Delivery struct {
 	Attempt int
 	// Published is the producer's clock at publishing.
 	Published time.Time
-	// Deadline is when the lease ends, unless extended. Read it only while no Extend is running.
+	// Deadline is when the lease ended when the message was fetched; Extend moves the end, not this field.
 	Deadline time.Time
 	// Token is the engine's proof of the lease; engines set it, consumers pass it on.
 	Token any
 
-	group *Group
+	group   *Group
+	settled atomic.Bool
+	gate    *atomic.Bool // set when the worker that holds it was killed
 }
 
 // Ack settles the message: it is never delivered again in this group. It returns when that is durable.

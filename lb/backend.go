@@ -1,0 +1,173 @@
+package lb
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/health"
+)
+
+// BackendState is where a backend stands.
+//
+//	state     entered when                               left when
+//	up        it is added, undrained or found healthy    a check fails, an ejection, a drain
+//	down      Health.Fall probes fail in a row           Health.Rise probes succeed in a row
+//	ejected   passing requests fail (see Outlier)        its time is over
+//	draining  Drain                                      Undrain
+//	removed   Update without it                          never
+type BackendState uint8
+
+const (
+	StateUp       BackendState = iota // may be picked; unknown counts as up
+	StateDown                         // active checks fail
+	StateEjected                      // passive checks ejected it for a while
+	StateDraining                     // gets no new requests
+	StateRemoved                      // left the pool by Update
+)
+
+func (s BackendState) String() string {
+	return [...]string{"up", "down", "ejected", "draining", "removed"}[s]
+}
+
+// Backend is one server of the pool as the balancer sees it. Its methods are safe for concurrent use.
+type Backend struct {
+	id   string
+	hash uint64 // of id, for the hash policies
+	pool connPool
+
+	ep       atomic.Pointer[Endpoint]
+	weight   atomic.Uint64 // bits of the float: the weight now
+	state    atomic.Uint32
+	maxConns atomic.Int64 // 0: no limit
+
+	_        [64]byte // the counters of a request are on lines of their own, away from what every pick reads
+	inFlight atomic.Int64
+	latency  ewma
+	requests atomic.Uint64
+	failures atomic.Uint64
+	outlier  window
+	_        [64]byte
+
+	// Guarded by Balancer.mu.
+	machine   health.Machine
+	stop      func() // ends its probe loop
+	drained   bool
+	ejected   bool
+	ejections int // in a row
+	until     time.Time
+	rampFrom  time.Time // slow start began then; zero: none
+	reported  BackendState
+}
+
+// ID of the backend, stable across updates.
+func (b *Backend) ID() string { return b.id }
+
+// Endpoint as it was given, with defaults filled in.
+func (b *Backend) Endpoint() Endpoint { return *b.ep.Load() }
+
+// Weight at this moment: lower than the endpoint's during slow start.
+func (b *Backend) Weight() float64 { return math.Float64frombits(b.weight.Load()) }
+
+// InFlight is the number of requests on it now.
+func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
+
+// Latency is the peak-sensitive mean that PeakEWMA uses; 0 when unknown.
+func (b *Backend) Latency() time.Duration {
+	return time.Duration(b.latency.at(stamp(), defaultDecay) * float64(time.Second))
+}
+
+// State of the backend now.
+func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
+
+// acquire counts one more request unless the backend is at its limit.
+func (b *Backend) acquire() bool {
+	limit := b.maxConns.Load()
+	if limit == 0 {
+		b.inFlight.Add(1)
+		return true
+	}
+	for {
+		n := b.inFlight.Load()
+		if n >= limit {
+			return false
+		}
+		if b.inFlight.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// ewma is a latency mean that jumps up with a peak and decays with time, in one word, so that an update is one
+// compare-and-swap: the upper half is a float32 of seconds, the lower half the time of the last update in milliseconds.
+type ewma struct{ word atomic.Uint64 }
+
+const defaultDecay = 10.0 // seconds
+
+var began = time.Now()
+
+// stamp is the process's monotonic time in milliseconds; it wraps after 49 days, which differences survive.
+func stamp() uint32 { return uint32(time.Since(began) / time.Millisecond) }
+
+func (e *ewma) at(now uint32, decay float64) float64 {
+	w := e.word.Load()
+	v := float64(math.Float32frombits(uint32(w >> 32)))
+	if dt := now - uint32(w); dt > 0 && dt < 1<<31 && v > 0 {
+		v *= math.Exp(-float64(dt) / (1000 * decay))
+	}
+	return v
+}
+
+func (e *ewma) observe(seconds float64, now uint32, decay float64) {
+	for {
+		old := e.word.Load()
+		v := float64(math.Float32frombits(uint32(old >> 32)))
+		if old == 0 || seconds > v {
+			v = seconds
+		} else if dt := now - uint32(old); dt < 1<<31 {
+			k := math.Exp(-float64(dt) / (1000 * decay))
+			v = v*k + seconds*(1-k)
+		}
+		if e.word.CompareAndSwap(old, uint64(math.Float32bits(float32(v)))<<32|uint64(now)) {
+			return
+		}
+	}
+}
+
+// window counts successes and failures: in a row, and within the last Outlier.Window. It is per backend, and its lock is
+// held for a few additions only when a failure was seen lately; a healthy backend's requests do not lock.
+type window struct {
+	row    atomic.Int32 // failures in a row
+	ok     atomic.Int64 // since the window began
+	mu     sync.Mutex   // guards the fields below
+	failed int64
+	since  time.Time
+}
+
+func (w *window) success() {
+	if w.row.Load() != 0 {
+		w.row.Store(0)
+	}
+	w.ok.Add(1)
+}
+
+// failure returns the failures in a row and, over the window, the failed and all requests.
+func (w *window) failure(now time.Time, length time.Duration) (row int, failed, all int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now.Sub(w.since) > length {
+		w.since, w.failed = now, 0
+		w.ok.Store(0)
+	}
+	w.failed++
+	return int(w.row.Add(1)), w.failed, w.failed + w.ok.Load()
+}
+
+func (w *window) reset() {
+	w.mu.Lock()
+	w.failed, w.since = 0, time.Time{}
+	w.mu.Unlock()
+	w.ok.Store(0)
+	w.row.Store(0)
+}

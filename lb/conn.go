@@ -1,0 +1,164 @@
+package lb
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// connPool keeps the idle HTTP/1 connections of one backend, last in first out: the warmest is used first and the
+// surplus grows old. A connection has no goroutine while it is idle; what happened to it is looked at before it is used.
+type connPool struct {
+	addr  string
+	o     *Options
+	dials atomic.Uint64
+
+	mu     sync.Mutex // guards what follows; one per backend, held for a push or a pop
+	idle   []*conn
+	closed bool
+	reaper *time.Timer
+}
+
+func (p *connPool) init(addr string, o *Options) { p.addr, p.o = addr, o }
+
+// conn is one connection to a backend, used by one request at a time.
+type conn struct {
+	net.Conn
+	br    *bufio.Reader
+	out   []byte // the request's head, built in place
+	raw   syscall.RawConn
+	quiet bool                  // result of peek
+	peek  func(fd uintptr) bool // bound once, so that a look costs no allocation
+	abort func()                // Close, bound once: what a client that leaves calls
+	since time.Time             // idle since
+	used  bool                  // carried a request before
+}
+
+const readBuffer = 16 << 10
+
+// get returns an idle connection that is still good, or a new one. careful leaves out connections that can't be
+// looked at, for requests that must not be sent twice.
+func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
+	for {
+		p.mu.Lock()
+		n := len(p.idle)
+		if n == 0 {
+			p.mu.Unlock()
+			break
+		}
+		c := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		if c.reusable(careful) {
+			return c, nil
+		}
+		c.Close()
+	}
+	p.dials.Add(1)
+	nc, err := p.o.Dial(ctx, "tcp", p.addr)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(nc), nil
+}
+
+func newConn(nc net.Conn) *conn {
+	c := &conn{Conn: nc, br: bufio.NewReaderSize(nc, readBuffer)}
+	c.abort = func() { nc.Close() }
+	inner := nc
+	for {
+		if s, ok := inner.(syscall.Conn); ok {
+			if raw, err := s.SyscallConn(); err == nil {
+				c.raw = raw
+				c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
+			}
+			break
+		}
+		w, ok := inner.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		inner = w.NetConn()
+	}
+	return c
+}
+
+// reusable looks without blocking: an end, an error or bytes that nobody asked for all mean that the connection is not
+// to be used again. A backend that closes just after this look still fails the request, which is why a request that is
+// not idempotent then becomes a 502.
+func (c *conn) reusable(careful bool) bool {
+	if c.br.Buffered() > 0 {
+		return false
+	}
+	if c.raw == nil {
+		return !careful
+	}
+	return c.raw.Read(c.peek) == nil && c.quiet
+}
+
+func (p *connPool) put(c *conn) {
+	c.used = true
+	if cap(c.out) > 64<<10 {
+		c.out = nil
+	}
+	now := time.Now()
+	c.since = now
+	p.mu.Lock()
+	if p.closed || len(p.idle) >= p.o.MaxIdle {
+		p.mu.Unlock()
+		c.Close()
+		return
+	}
+	p.idle = append(p.idle, c)
+	if keep := p.o.Timeouts.KeepIdle; keep > 0 && p.reaper == nil {
+		p.reaper = time.AfterFunc(keep, p.reap)
+	}
+	p.mu.Unlock()
+}
+
+// reap closes what has been idle for too long: the oldest are at the bottom of the stack.
+func (p *connPool) reap() {
+	keep := p.o.Timeouts.KeepIdle
+	now := time.Now()
+	p.mu.Lock()
+	n := 0
+	for n < len(p.idle) && now.Sub(p.idle[n].since) >= keep {
+		n++
+	}
+	old := append([]*conn(nil), p.idle[:n]...)
+	p.idle = append(p.idle[:0], p.idle[n:]...)
+	clear(p.idle[len(p.idle):cap(p.idle)])
+	p.reaper = nil
+	if len(p.idle) > 0 && !p.closed {
+		p.reaper = time.AfterFunc(keep-now.Sub(p.idle[0].since), p.reap)
+	}
+	p.mu.Unlock()
+	for _, c := range old {
+		c.Close()
+	}
+}
+
+func (p *connPool) close() {
+	p.mu.Lock()
+	p.closed = true
+	idle := p.idle
+	p.idle = nil
+	if p.reaper != nil {
+		p.reaper.Stop()
+	}
+	p.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
+	}
+}
+
+func (p *connPool) stats() (idle int, dials uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.idle), p.dials.Load()
+}

@@ -1,0 +1,138 @@
+package lb
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+func (o Options) withDefaults() (Options, error) {
+	orDur := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		} else if *d < 0 {
+			*d = 0
+		}
+	}
+	if o.Policy == nil {
+		o.Policy = PowerOfTwo()
+	}
+	if o.Key == nil {
+		o.Key = KeyClient()
+	}
+	if o.PanicThreshold == 0 {
+		o.PanicThreshold = 0.5
+	}
+	if o.PanicThreshold > 1 {
+		return o, fmt.Errorf("lb: Options.PanicThreshold %v: want at most 1", o.PanicThreshold)
+	}
+	if o.SlowStart < 0 {
+		return o, fmt.Errorf("lb: Options.SlowStart %v: want 0 or more", o.SlowStart)
+	}
+	if o.MaxConns < 0 || o.MaxBody < 0 {
+		return o, fmt.Errorf("lb: Options.MaxConns %d, MaxBody %d: want 0 or more", o.MaxConns, o.MaxBody)
+	}
+	if o.Subset.Size > 0 && o.Subset.ID == "" {
+		return o, fmt.Errorf("lb: Options.Subset.ID: required with Size")
+	}
+	switch {
+	case o.MaxQueue == 0:
+		o.MaxQueue = 1024
+	case o.MaxQueue < 0:
+		o.MaxQueue = 0
+	}
+	orDur(&o.QueueTimeout, time.Second)
+	switch {
+	case o.MaxIdle == 0:
+		o.MaxIdle = 256
+	case o.MaxIdle < 0:
+		o.MaxIdle = 0
+	}
+
+	orDur(&o.TCPDrain, 10*time.Second)
+	out := &o.Outlier
+	if out.Consecutive == 0 {
+		out.Consecutive = 5
+	}
+	if out.ErrorRate == 0 {
+		out.ErrorRate = 0.5
+	}
+	if out.MinRequests == 0 {
+		out.MinRequests = 20
+	}
+	if out.MaxShare == 0 {
+		out.MaxShare = 0.5
+	}
+	if out.Consecutive < 0 || out.ErrorRate > 1 || out.MaxShare < 0 || out.MaxShare > 1 {
+		return o, fmt.Errorf("lb: Options.Outlier: Consecutive %d, ErrorRate %v, MaxShare %v out of range", out.Consecutive, out.ErrorRate, out.MaxShare)
+	}
+	orDur(&out.Window, 10*time.Second)
+	orDur(&out.Ejection, 5*time.Second)
+	orDur(&out.MaxEjection, time.Minute)
+
+	r := &o.Retry
+	switch {
+	case r.Max == 0:
+		r.Max = 2
+	case r.Max < 0:
+		r.Max = 0
+	}
+	if r.Budget == 0 {
+		r.Budget = 0.2
+	}
+	if r.Idempotent == nil {
+		r.Idempotent = idempotent
+	}
+	switch {
+	case r.MaxBody == 0:
+		r.MaxBody = 64 << 10
+	case r.MaxBody < 0:
+		r.MaxBody = 0
+	}
+
+	t := &o.Timeouts
+	orDur(&t.Dial, 2*time.Second)
+	orDur(&t.Header, 30*time.Second)
+	orDur(&t.Idle, 60*time.Second)
+	orDur(&t.KeepIdle, 30*time.Second)
+	orDur(&t.Expect, time.Second)
+	orDur(&t.Tunnel, 10*time.Minute)
+
+	dial := o.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	nets := o.AllowedNets
+	o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if t.Dial > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, o.Timeouts.Dial)
+			defer cancel()
+		}
+		c, err := dial(ctx, network, addr)
+		if err != nil || len(nets) == 0 {
+			return c, err
+		}
+		peer, perr := netip.ParseAddrPort(c.RemoteAddr().String())
+		if perr != nil || !within(nets, peer.Addr().Unmap()) {
+			c.Close()
+			return nil, fmt.Errorf("lb: %s is at %v, outside of AllowedNets", addr, c.RemoteAddr())
+		}
+		return c, nil
+	}
+	if o.Error == nil {
+		o.Error = writeError
+	}
+	return o, nil
+}
+
+func idempotent(r *http.Request) bool {
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "":
+		return true
+	}
+	return len(r.Header["Idempotency-Key"]) > 0 || len(r.Header["X-Idempotency-Key"]) > 0
+}

@@ -1,0 +1,54 @@
+package lb
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func endpoints(n int) []Endpoint {
+	es := make([]Endpoint, n)
+	for i := range es {
+		es[i] = Endpoint{ID: fmt.Sprintf("b%02d", i), Addr: fmt.Sprintf("192.0.2.%d:80", i+1)}
+	}
+	return es
+}
+
+func newBalancer(t testing.TB, es []Endpoint, o Options) *Balancer {
+	t.Helper()
+	b, err := New(es, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+// serve starts a backend and returns its endpoint.
+func serve(t testing.TB, id string, h http.HandlerFunc) (Endpoint, *httptest.Server) {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return Endpoint{ID: id, Addr: strings.TrimPrefix(s.URL, "http://")}, s
+}
+
+// front starts the balancer's handler and returns its address and a client that keeps no connections.
+func front(t testing.TB, b *Balancer) (url string, client *http.Client) {
+	t.Helper()
+	s := httptest.NewServer(b.Handler())
+	t.Cleanup(s.Close)
+	tr := &http.Transport{DisableCompression: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	return s.URL, &http.Client{Transport: tr}
+}
+
+func unreachable(context.Context, string, string) (net.Conn, error) {
+	return nil, &net.OpError{Op: "dial", Err: fmt.Errorf("refused")}
+}

@@ -1,0 +1,63 @@
+package lb
+
+import "time"
+
+// failed counts a failure of a backend, and ejects it when it has failed often enough.
+func (b *Balancer) failed(be *Backend) {
+	o := b.o.Outlier
+	if o.Disabled {
+		return
+	}
+	now := time.Now()
+	row, failed, all := be.outlier.failure(now, o.Window)
+	switch {
+	case row >= o.Consecutive:
+	case o.ErrorRate > 0 && all >= int64(o.MinRequests) && float64(failed) >= o.ErrorRate*float64(all):
+	default:
+		return
+	}
+	b.eject(be, now)
+}
+
+// eject takes a backend out for a while, the longer the more often in a row, but never more than MaxShare of the pool:
+// the rest must be able to carry the load.
+func (b *Balancer) eject(be *Backend, now time.Time) {
+	o := b.o.Outlier
+	b.mu.Lock()
+	defer func() { b.mu.Unlock(); b.tell() }()
+	if b.closed || be.ejected || b.backends[be.id] != be {
+		return
+	}
+	out := 1
+	for _, x := range b.backends {
+		if x.ejected {
+			out++
+		}
+	}
+	if n := len(b.backends); n < 2 || out > 1 && float64(out) > o.MaxShare*float64(n) {
+		return
+	}
+	if now.Sub(be.until) > o.MaxEjection {
+		be.ejections = 0 // it has behaved for long
+	}
+	be.ejections++
+	length := min(time.Duration(be.ejections)*o.Ejection, o.MaxEjection)
+	be.ejected, be.until = true, now.Add(length)
+	b.ejected.Add(1)
+	b.rebuild(now)
+	time.AfterFunc(length, func() { b.readmit(be) })
+}
+
+// readmit ends an ejection: the backend is on probation with a clean slate, and with slow start.
+func (b *Balancer) readmit(be *Backend) {
+	now := time.Now()
+	b.mu.Lock()
+	be.ejected = false
+	be.outlier.reset()
+	if b.o.SlowStart > 0 {
+		be.rampFrom = now
+	}
+	b.rebuild(now)
+	b.mu.Unlock()
+	b.tell()
+}

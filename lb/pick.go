@@ -1,0 +1,217 @@
+package lb
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/placement"
+)
+
+// Pick chooses a backend and counts a request in flight on it until [Lease.Done]. It waits when every backend is at its
+// connection limit. Errors: ErrNoBackend, ErrOverloaded, ErrClosed, or ctx's.
+func (b *Balancer) Pick(ctx context.Context, k Key) (Lease, error) {
+	return b.pick(ctx, k, nil)
+}
+
+// tried are the backends that a request has failed on already: few, so a slice is searched.
+type tried []*Backend
+
+func (t tried) has(b *Backend) bool {
+	for _, x := range t {
+		if x == b {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
+	if len(avoid) == 0 {
+		b.requests.Add(1)
+		b.budget.earn()
+	}
+	s := b.snap.Load()
+	if be := s.take(k, avoid); be != nil {
+		return b.lease(be, len(avoid)), nil
+	}
+	if s.closed {
+		return Lease{}, ErrClosed
+	}
+	if s.picker == nil || len(avoid) >= len(s.usable) {
+		b.refused.Add(1)
+		return Lease{}, ErrNoBackend
+	}
+	be, err := b.await(ctx, k, avoid)
+	if err != nil {
+		b.refused.Add(1)
+		return Lease{}, err
+	}
+	return b.lease(be, len(avoid)), nil
+}
+
+func (b *Balancer) lease(be *Backend, attempt int) Lease {
+	be.requests.Add(1)
+	if h := b.o.Hooks; h != nil && h.Picked != nil {
+		h.Picked(be, attempt)
+	}
+	return Lease{owner: b, b: be, start: time.Since(began)}
+}
+
+// take picks a backend that is below its limit and not to be avoided, and counts the request on it.
+func (s *snapshot) take(k Key, avoid tried) *Backend {
+	if s.picker == nil {
+		return nil
+	}
+	if k.Sticky != "" {
+		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire() {
+			return be
+		}
+	}
+	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire() {
+		return be
+	}
+	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and all
+	// balancers agree on it.
+	for try := uint64(1); try <= 4; try++ {
+		again := k
+		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
+		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire() {
+			return be
+		}
+	}
+	start := rand.IntN(len(s.usable))
+	for i := range s.usable {
+		be := s.usable[(start+i)%len(s.usable)]
+		if !avoid.has(be) && be.acquire() {
+			return be
+		}
+	}
+	return nil
+}
+
+// await waits in the queue until a backend is below its limit.
+func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (*Backend, error) {
+	timeout := time.NewTimer(b.o.QueueTimeout)
+	defer timeout.Stop()
+	for {
+		ch := b.queue.join()
+		if ch == nil {
+			return nil, ErrOverloaded
+		}
+		s := b.snap.Load() // again, now that a release cannot be missed
+		if be := s.take(k, avoid); be != nil {
+			b.queue.leave(ch)
+			return be, nil
+		}
+		switch {
+		case s.closed:
+			b.queue.leave(ch)
+			return nil, ErrClosed
+		case s.picker == nil || len(avoid) >= len(s.usable):
+			b.queue.leave(ch)
+			return nil, ErrNoBackend
+		}
+		select {
+		case <-ch:
+			if be := b.snap.Load().take(k, avoid); be != nil {
+				return be, nil
+			}
+		case <-timeout.C:
+			b.queue.leave(ch)
+			return nil, ErrOverloaded
+		case <-ctx.Done():
+			b.queue.leave(ch)
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// Lease is one request on one backend.
+type Lease struct {
+	owner *Balancer
+	b     *Backend
+	start time.Duration // since the process began
+}
+
+// Backend that was picked.
+func (l Lease) Backend() *Backend { return l.b }
+
+// Result of one attempt on one backend.
+type Result struct {
+	Err     error         // transport error: the backend gave no proper answer
+	Status  int           // HTTP status, 0 where there is none
+	Latency time.Duration // until the answer's header; 0: the time from Pick to Done
+	Ignored bool          // says nothing about the backend, such as a client that left
+}
+
+// Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
+func (r Result) Failed() bool {
+	return !r.Ignored && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
+}
+
+// failurePenalty is the least latency that a failure counts for, so that a host that fails fast looks slow.
+const failurePenalty = 1.0 // seconds
+
+// Done ends the request and tells how it went. It must be called exactly once.
+func (l Lease) Done(r Result) {
+	l.settle(&r)
+	l.release(r)
+}
+
+// settle takes the verdict, which a streamed answer has long before it ends.
+func (l Lease) settle(r *Result) {
+	if r.Latency == 0 {
+		r.Latency = time.Since(began) - l.start
+	}
+	if r.Ignored {
+		return
+	}
+	seconds := r.Latency.Seconds()
+	if r.Failed() {
+		l.b.failures.Add(1)
+		seconds = max(seconds, failurePenalty)
+		l.owner.failed(l.b)
+	} else {
+		l.b.outlier.success()
+	}
+	l.b.latency.observe(seconds, stamp(), defaultDecay)
+}
+
+func (l Lease) release(r Result) {
+	l.b.inFlight.Add(-1)
+	l.owner.queue.wake()
+	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
+		h.Done(l.b, r)
+	}
+}
+
+// budget lets retries be a share of the requests, so that an outage is not multiplied. It earns Budget per request and
+// holds up to 500; it starts with 100, so that a young balancer survives a dead backend too.
+type budget struct {
+	earns  int64 // thousandths per request; negative: no limit
+	tokens atomic.Int64
+}
+
+func (g *budget) init(share float64) {
+	g.earns = int64(share * 1000)
+	g.tokens.Store(100_000)
+}
+
+func (g *budget) earn() {
+	if g.earns > 0 && g.tokens.Load() < 500_000 {
+		g.tokens.Add(g.earns)
+	}
+}
+
+func (g *budget) spend() bool {
+	if g.earns < 0 {
+		return true
+	}
+	if g.tokens.Add(-1000) >= 0 {
+		return true
+	}
+	g.tokens.Add(1000)
+	return false
+}

@@ -1,0 +1,57 @@
+package lb
+
+import "time"
+
+// Stats of a [Balancer].
+type Stats struct {
+	Requests  uint64 `metric:"requests_total,counter,requests that were given to a backend or refused"`
+	Retries   uint64 `metric:"retries_total,counter,attempts after the first"`
+	NoRetry   uint64 `metric:"retry_budget_exhausted_total,counter,retries that the budget refused"`
+	Refused   uint64 `metric:"refused_total,counter,requests refused because no backend was available or all were full"`
+	Queued    int    `metric:"queued,gauge,requests waiting for a backend"`
+	InFlight  int    `metric:"in_flight,gauge,requests on backends"`
+	Available int    `metric:"backends_available,gauge,backends that may be picked"`
+	Panic     bool   `metric:"panic,gauge,1 while health is ignored because too few backends are healthy"`
+	Ejections uint64 `metric:"ejections_total,counter,passive ejections"`
+	Backends  []BackendStats
+}
+
+// BackendStats are the series of one backend.
+type BackendStats struct {
+	ID       string        `label:"backend" json:"id"`
+	Addr     string        `json:"addr"`
+	State    string        `json:"state"`
+	Weight   float64       `metric:"backend_weight,gauge,weight now" json:"weight"`
+	Up       bool          `metric:"backend_up,gauge,1 when it may be picked" json:"up"`
+	InFlight int           `metric:"backend_in_flight,gauge,requests on it" json:"in_flight"`
+	Requests uint64        `metric:"backend_requests_total,counter,attempts" json:"requests"`
+	Failures uint64        `metric:"backend_failures_total,counter,failed attempts" json:"failures"`
+	Latency  time.Duration `metric:"backend_latency_seconds,gauge,peak-sensitive mean latency" json:"latency_ns"`
+	Idle     int           `metric:"backend_idle_connections,gauge,idle connections kept" json:"idle"`
+	Dials    uint64        `metric:"backend_dials_total,counter,connections opened" json:"dials"`
+}
+
+// Stats returns counters and gauges, overall and per backend in the order of their IDs.
+func (b *Balancer) Stats() Stats {
+	s := b.snap.Load()
+	out := Stats{
+		Requests: b.requests.Load(), Retries: b.retries.Load(), NoRetry: b.noRetry.Load(), Refused: b.refused.Load(),
+		Queued: int(b.queue.size.Load()), Available: len(s.usable), Panic: s.panic, Ejections: b.ejected.Load(),
+		Backends: make([]BackendStats, 0, len(s.all)),
+	}
+	for _, be := range s.all {
+		idle, dials := be.pool.stats()
+		st := be.State()
+		out.Backends = append(out.Backends, BackendStats{
+			ID: be.id, Addr: be.ep.Load().Addr, State: st.String(), Weight: be.Weight(), Up: st == StateUp, InFlight: be.InFlight(),
+			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials,
+		})
+		out.InFlight += be.InFlight()
+	}
+	return out
+}
+
+// Backends returns all backends of the pool in the order of their IDs.
+func (b *Balancer) Backends() []*Backend {
+	return append([]*Backend(nil), b.snap.Load().all...)
+}

@@ -1,0 +1,309 @@
+package metrics
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+//go:embed page
+var page embed.FS
+
+// Node is a box of the dashboard's topology.
+type Node struct {
+	ID    string `json:"id"`
+	Label string `json:"label"`
+	// Tier is the column: nodes flow from left to right in the order in which tiers first appear.
+	Tier string `json:"tier"`
+	// Zone groups nodes of a column, such as a data centre.
+	Zone string `json:"zone,omitempty"`
+	// State is "up", "down", "frozen" or "draining"; anything else is shown as it is.
+	State string `json:"state"`
+	// Detail is a second line: a role, a size, a lag.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Edge is an arrow between two nodes, drawn the thicker the more traffic it carries.
+type Edge struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+	// Rate is per second.
+	Rate float64 `json:"rate"`
+}
+
+// Topology is what traffic flows through.
+type Topology struct {
+	Nodes []Node `json:"nodes"`
+	Edges []Edge `json:"edges"`
+}
+
+// Value is one line of a chart, or the value of a tile, now.
+type Value struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+}
+
+// Panel is a chart. Read returns the current value of each line; it must be cheap and safe at any time.
+type Panel struct {
+	Title string
+	// Unit is shown behind values: "req/s", "ms", "%".
+	Unit string
+	Read func() []Value
+}
+
+// Event is an entry of the timeline.
+type Event struct {
+	At   time.Time `json:"at"`
+	Kind string    `json:"kind"` // "failure", "recovery", "scale", "info"
+	Text string    `json:"text"`
+}
+
+// DashboardOptions configure the page. The zero value shows HTTP, host and runtime only.
+type DashboardOptions struct {
+	Title string
+	// Authorize lets a request see the page. Nil lets in only what comes from this machine itself: a loopback address, under
+	// a Host that is a loopback address or "localhost" (so that a foreign page can't read it by DNS rebinding).
+	Authorize func(*http.Request) bool
+	// Topology, Panels and Events are the application's own. Topology and Events may be nil.
+	Topology func() Topology
+	Panels   []Panel
+	Events   func() []Event
+	// Logs adds error groups and the latest records.
+	Logs *LogHandler
+	// Interval is the time between two points of the charts. Zero means 1 s.
+	Interval time.Duration
+	// History is how many points are kept. Zero means 180.
+	History int
+}
+
+// Dashboard is one live page, without assets from elsewhere. Mount it under a path that ends in a slash, with
+// http.StripPrefix where that is not the root. Its charts fill while Run runs.
+type Dashboard struct {
+	o    DashboardOptions
+	page http.Handler
+
+	mu     sync.Mutex // guards what follows
+	times  []int64    // milliseconds
+	charts []chart
+}
+
+type chart struct {
+	Title string      `json:"title"`
+	Unit  string      `json:"unit"`
+	Lines []chartLine `json:"lines"`
+}
+
+type chartLine struct {
+	Name   string     `json:"name"`
+	Points []*float64 `json:"points"` // nil where there was no value
+}
+
+// Dashboard returns the page over what m observes and the application's own panels.
+func (m *Metrics) Dashboard(o DashboardOptions) *Dashboard {
+	if o.Interval <= 0 {
+		o.Interval = time.Second
+	}
+	if o.History <= 0 {
+		o.History = 180
+	}
+	if o.Title == "" {
+		o.Title = "Service"
+	}
+	o.Panels = append(append([]Panel(nil), o.Panels...), m.httpPanels()...)
+	if !m.o.NoHost {
+		o.Panels = append(o.Panels, hostPanel(), memoryPanel())
+	}
+	d := &Dashboard{o: o, charts: make([]chart, len(o.Panels))}
+	for i, p := range o.Panels {
+		d.charts[i] = chart{Title: p.Title, Unit: p.Unit, Lines: []chartLine{}}
+	}
+	d.page = http.FileServerFS(page)
+	return d
+}
+
+// httpPanels are rate, errors and 99th percentile of every wrapper, as differences between two reads.
+func (m *Metrics) httpPanels() []Panel {
+	each := func(f func(now, before HTTPStats, dt float64) float64) func() []Value {
+		before, at := map[*HTTP]HTTPStats{}, time.Now()
+		return func() (vs []Value) {
+			m.mu.Lock()
+			https := append([]*HTTP(nil), m.https...)
+			m.mu.Unlock()
+			dt := max(time.Since(at).Seconds(), 1e-3)
+			at = time.Now()
+			for _, h := range https {
+				s := h.Stats()
+				vs = append(vs, Value{s.Server, f(s, before[h], dt)})
+				before[h] = s
+			}
+			return vs
+		}
+	}
+	return []Panel{
+		{"HTTP requests", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Requests-b.Requests) / dt })},
+		{"HTTP errors (5xx)", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Errors-b.Errors) / dt })},
+		{"HTTP latency p99", "ms", each(func(n, b HTTPStats, _ float64) float64 {
+			s := n.Took.Sub(b.Took)
+			return float64(s.Quantile(.99).Microseconds()) / 1000
+		})},
+	}
+}
+
+func hostPanel() Panel {
+	var busy float64
+	at := time.Now()
+	return Panel{"Processor", "%", func() []Value {
+		s := readHost()
+		dt := max(time.Since(at).Seconds(), 1e-3)
+		v := (s.CPUBusySeconds - busy) / dt / max(float64(s.CPUs), 1) * 100
+		if busy == 0 {
+			v = 0
+		}
+		busy, at = s.CPUBusySeconds, time.Now()
+		return []Value{{"busy", min(v, 100)}}
+	}}
+}
+
+func memoryPanel() Panel {
+	return Panel{"Memory", "%", func() []Value {
+		s := readHost()
+		return []Value{{"used", 100 * (1 - float64(s.MemoryFree)/max(float64(s.MemoryTotal), 1))}}
+	}}
+}
+
+// Run takes a point for every chart each interval, until ctx ends.
+func (d *Dashboard) Run(ctx context.Context) {
+	t := time.NewTicker(d.o.Interval)
+	defer t.Stop()
+	for {
+		d.sample(time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+func (d *Dashboard) sample(now time.Time) {
+	read := make([][]Value, len(d.o.Panels))
+	for i, p := range d.o.Panels { // outside the lock: these are the application's functions
+		read[i] = p.Read()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.times = append(d.times, now.UnixMilli())
+	drop := max(len(d.times)-d.o.History, 0)
+	d.times = d.times[drop:]
+	for i := range d.charts {
+		c := &d.charts[i]
+		for _, v := range read[i] {
+			j := 0
+			for j < len(c.Lines) && c.Lines[j].Name != v.Name {
+				j++
+			}
+			if j == len(c.Lines) {
+				c.Lines = append(c.Lines, chartLine{Name: v.Name, Points: make([]*float64, len(d.times)-1+drop)})
+			}
+			c.Lines[j].Points = append(c.Lines[j].Points, &v.Value)
+		}
+		kept := c.Lines[:0]
+		for _, l := range c.Lines {
+			for len(l.Points) < len(d.times)+drop {
+				l.Points = append(l.Points, nil)
+			}
+			l.Points = l.Points[drop:]
+			alive := false
+			for _, p := range l.Points {
+				alive = alive || p != nil
+			}
+			if alive { // a line without a point left has gone, as a server that was removed
+				kept = append(kept, l)
+			}
+		}
+		c.Lines = kept
+	}
+}
+
+// ServeHTTP serves the page and its data.
+func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	allow := d.o.Authorize
+	if allow == nil {
+		allow = FromThisMachine
+	}
+	if !allow(r) {
+		http.Error(w, "forbidden", http.StatusForbidden)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	switch r.URL.Path {
+	case "/", "":
+		http.ServeFileFS(w, r, page, "page/index.html")
+	case "/app.js", "/style.css":
+		http.ServeFileFS(w, r, page, "page"+r.URL.Path)
+	case "/data":
+		h.Set("Content-Type", "application/json")
+		json.NewEncoder(w).Encode(d.data())
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+type dashboardData struct {
+	Title    string       `json:"title"`
+	Now      int64        `json:"now"`
+	Interval int64        `json:"interval_ms"`
+	Times    []int64      `json:"times"`
+	Charts   []chart      `json:"charts"`
+	Topology Topology     `json:"topology"`
+	Events   []Event      `json:"events"`
+	Errors   []ErrorGroup `json:"errors"`
+	Logs     []LogRecord  `json:"logs"`
+}
+
+func (d *Dashboard) data() dashboardData {
+	out := dashboardData{Title: d.o.Title, Now: time.Now().UnixMilli(), Interval: d.o.Interval.Milliseconds(),
+		Events: []Event{}, Errors: []ErrorGroup{}, Logs: []LogRecord{}}
+	if d.o.Topology != nil {
+		out.Topology = d.o.Topology()
+	}
+	if d.o.Events != nil {
+		out.Events = append(out.Events, d.o.Events()...)
+	}
+	if d.o.Logs != nil {
+		out.Errors = d.o.Logs.Errors()
+		out.Logs = d.o.Logs.Recent()
+		out.Logs = out.Logs[max(0, len(out.Logs)-100):]
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	out.Times = append([]int64{}, d.times...)
+	for _, c := range d.charts {
+		c.Lines = append([]chartLine{}, c.Lines...)
+		out.Charts = append(out.Charts, c)
+	}
+	return out
+}
+
+// FromThisMachine reports whether a request comes from a loopback address and names a loopback Host.
+func FromThisMachine(r *http.Request) bool {
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	hostIP, err := netip.ParseAddr(host)
+	if host != "localhost" && (err != nil || !hostIP.IsLoopback()) {
+		return false
+	}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	return err == nil && peer.Addr().Unmap().IsLoopback()
+}

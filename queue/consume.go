@@ -1,0 +1,453 @@
+package queue
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+)
+
+// logGroup is a [GroupDriver] on the embedded log.
+type logGroup struct {
+	e *engine
+	g *groupState
+}
+
+const (
+	maxGroups    = 10_000
+	maxRunLength = 1 << 20 // of messages read at once
+)
+
+func (e *engine) Group(ctx context.Context, topic, name string, o GroupOptions) (GroupDriver, error) {
+	if name == "" {
+		return nil, fmt.Errorf("queue: group name is empty")
+	}
+	e.state.Lock()
+	t := e.ensureTopic(topic)
+	for _, g := range t.groups {
+		if g.name == name {
+			g.o = o
+			e.state.Unlock()
+			return &logGroup{e, g}, nil
+		}
+	}
+	if len(e.groups) >= maxGroups {
+		e.state.Unlock()
+		return nil, fmt.Errorf("queue: more than %d groups", maxGroups)
+	}
+	// Under both locks the group's first message is exact: what is in the log so far is not for it, unless it is the topic's first group.
+	e.mu.Lock()
+	since := e.nextSeq
+	e.mu.Unlock()
+	if len(t.groups) == 0 {
+		since = 0
+	}
+	g := newGroupState(uint32(len(e.groups)+1), t, name, since)
+	g.o = o
+	e.groups = append(e.groups, g)
+	t.groups = append(t.groups, g)
+	w, err := e.note(kindGroups, true, func(b []byte) []byte { return e.appendGroups(b) })
+	if err == nil && since == 0 {
+		err = e.adopt(g)
+	}
+	e.state.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.wait(ctx); err != nil {
+		return nil, err
+	}
+	return &logGroup{e, g}, nil
+}
+
+// adopt gives a topic's first group the messages that were published before it; e.state is held.
+func (e *engine) adopt(g *groupState) error {
+	now := time.Now().UnixNano()
+	for r, ok := g.topic.orphans.pop(); ok; r, ok = g.topic.orphans.pop() {
+		at := e.where(r)
+		key, notBefore := uint64(0), int64(0)
+		buf := make([]byte, at.length)
+		if _, err := e.segments[at.segment].file.ReadAt(buf, int64(at.offset)); err == nil {
+			p := reader{b: buf[recordHeader:]}
+			if kind(buf[8]&^kindContinues) == kindCopy {
+				p.copied()
+			}
+			if x := p.routing(); !p.bad {
+				key, notBefore = hashKey(string(x.key)), x.notBefore
+			}
+		}
+		g.arrive(r, key, notBefore, now)
+	}
+	g.topic.orphans = refQueue{}
+	return nil
+}
+
+// groupsRecord is the record with which every segment begins; e.state is held.
+func (e *engine) groupsRecord(b []byte) []byte {
+	start := len(b)
+	return closeRecord(e.appendGroups(openRecord(b, kindGroups)), start)
+}
+
+func (e *engine) appendGroups(b []byte) []byte {
+	gs := make([]groupRecord, 0, len(e.groups))
+	for _, g := range e.groups {
+		if g != nil {
+			gs = append(gs, groupRecord{g.id, g.topic.name, g.name, g.since})
+		}
+	}
+	return appendGroups(b, gs)
+}
+
+func (e *engine) mono() int64 { return int64(time.Since(e.start)) }
+
+func (d *logGroup) Fetch(ctx context.Context, max int) ([]*Delivery, error) {
+	e, g := d.e, d.g
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		select {
+		case <-e.stop:
+			return nil, fmt.Errorf("fetch: %w", ErrClosed)
+		default:
+		}
+		e.state.Lock()
+		refs, tokens, deadline, err := e.hand(g, max)
+		if err != nil {
+			e.state.Unlock()
+			return nil, err
+		}
+		if len(refs) == 0 {
+			g.idle++
+			wait, ok := g.next(time.Now().UnixNano(), e.mono())
+			e.state.Unlock()
+			var tick <-chan time.Time
+			if ok {
+				if timer == nil {
+					timer = time.NewTimer(wait)
+				} else {
+					timer.Reset(wait)
+				}
+				tick = timer.C
+			}
+			select {
+			case <-g.wake:
+			case <-tick:
+			case <-ctx.Done():
+			case <-e.stop:
+			}
+			e.state.Lock()
+			g.idle--
+			if g.readyN > 0 || ctx.Err() != nil {
+				g.signal() // somebody else should look
+			}
+			e.state.Unlock()
+			continue
+		}
+		if g.readyN > 0 || g.idle > 0 { // more for others, or a lease whose end they must wait for
+			g.signal()
+		}
+		e.state.Unlock()
+		ds := e.read(g, refs, tokens, deadline)
+		if len(ds) > 0 {
+			e.stats.delivered.Add(int64(len(ds)))
+			return ds, nil
+		}
+	}
+}
+
+// hand leases up to max messages; e.state is held. Their segments are pinned until read has read them.
+func (e *engine) hand(g *groupState, max int) (refs []ref, tokens uint64, deadline int64, err error) {
+	now := e.mono()
+	e.expire(g, now)
+	g.due(time.Now().UnixNano())
+	if g.readyN == 0 {
+		return nil, 0, 0, nil
+	}
+	n := min(max, g.readyN)
+	refs = make([]ref, 0, n)
+	deadline = now + int64(g.o.Lease)
+	tokens = e.tokens + 1
+	for range n {
+		r, _ := g.take()
+		r.attempts++
+		e.tokens++
+		g.lease(r, e.tokens, deadline)
+		g.tried.add(r.seq)
+		r = e.where(r)
+		refs = append(refs, r)
+		e.segments[r.segment].pins++
+	}
+	_, err = e.note(kindLease, false, func(b []byte) []byte { return appendSeqs(b, g.id, refs) })
+	if err != nil {
+		for _, r := range refs { // the log has failed or is full: hand out nothing that is not counted
+			l := g.leases[r.seq]
+			g.unlease(l)
+			l.r.attempts--
+			g.queue(l.r, 0, 0)
+			e.segments[r.segment].pins--
+		}
+		return nil, 0, 0, err
+	}
+	return refs, tokens, deadline, nil
+}
+
+func appendSeqs(b []byte, group uint32, refs []ref) []byte {
+	b = binary.AppendUvarint(b, uint64(group))
+	b = binary.AppendUvarint(b, uint64(len(refs)))
+	for _, r := range refs {
+		b = binary.AppendUvarint(b, r.seq)
+	}
+	return b
+}
+
+// expire takes messages back whose lease has ended; e.state is held.
+func (e *engine) expire(g *groupState, now int64) {
+	for len(g.expiry) > 0 && g.expiry[0].deadline <= now {
+		l := g.expiry[0]
+		g.unlease(l)
+		e.stats.expired.Add(1)
+		if g.exhausted(l.r.attempts) {
+			_, _ = e.bury(g, l.r, "max deliveries", false)
+		} else {
+			g.queue(l.r, 0, 0)
+		}
+	}
+}
+
+// bury moves a message to the dead letters with one record; e.state is held.
+func (e *engine) bury(g *groupState, r ref, reason string, wait bool) (*waiter, error) {
+	if len(reason) > 256 {
+		reason = reason[:256]
+	}
+	now := time.Now().UnixNano()
+	w, err := e.note(kindDead, wait, func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(g.id))
+		b = binary.AppendUvarint(b, r.seq)
+		b = binary.AppendUvarint(b, uint64(now))
+		b = binary.AppendUvarint(b, uint64(r.attempts))
+		return appendString(b, reason)
+	})
+	if err != nil {
+		g.queue(r, 0, 0)
+		return nil, err
+	}
+	g.dead = append(g.dead, deadRef{r, now, reason})
+	g.leave(r.seq, now)
+	e.stats.dead.Add(1)
+	return w, nil
+}
+
+// gone forgets a message of a group, and its place in the log when it was the last group; e.state is held.
+func (e *engine) gone(g *groupState, r ref) {
+	if !g.live.remove(r.seq) {
+		return
+	}
+	g.tried.remove(r.seq)
+	g.leave(r.seq, time.Now().UnixNano())
+	for _, o := range g.topic.groups {
+		if o.live.has(r.seq) {
+			return
+		}
+	}
+	at := e.where(r)
+	delete(e.moved, r.seq)
+	if seg := e.segments[at.segment]; seg != nil {
+		seg.live--
+		seg.liveBytes -= int64(at.length)
+		if seg.live == 0 {
+			e.kickCleaner()
+		}
+	}
+	e.depth.Add(-1)
+	e.bytes.Add(-int64(at.length))
+	if e.o.MaxDepth > 0 || e.o.MaxBytes > 0 {
+		e.mu.Lock()
+		e.room.Broadcast()
+		e.mu.Unlock()
+	}
+}
+
+// read reads leased messages from disk. Messages that lie behind each other, as they do in a backlog, are read at once.
+func (e *engine) read(g *groupState, refs []ref, token uint64, deadline int64) []*Delivery {
+	until := e.start.Add(time.Duration(deadline))
+	ds := make([]*Delivery, 0, len(refs))
+	var damaged, expired, early []ref
+	var notBefore []int64
+	now := time.Now()
+	for i := 0; i < len(refs); {
+		j, end := i+1, refs[i].offset+refs[i].length
+		for j < len(refs) && refs[j].segment == refs[i].segment && refs[j].offset >= end &&
+			refs[j].offset-end < 4096 && refs[j].offset+refs[j].length-refs[i].offset < maxRunLength {
+			end = refs[j].offset + refs[j].length
+			j++
+		}
+		e.state.Lock()
+		seg := e.segments[refs[i].segment]
+		e.state.Unlock()
+		buf := make([]byte, end-refs[i].offset)
+		_, err := seg.file.ReadAt(buf, int64(refs[i].offset))
+		for k := i; k < j; k++ {
+			r := refs[k]
+			at := r.offset - refs[i].offset
+			m, published, ok := Message{}, int64(0), false
+			if err == nil {
+				m, published, ok = decodeMessage(buf[at:at+r.length:at+r.length], seg.epoch)
+			}
+			switch {
+			case !ok:
+				damaged = append(damaged, r)
+				e.corrupt(seg, damage{int64(r.offset), int64(r.length), r.seq}, "message fails its checksum")
+			case m.TTL > 0 && now.UnixNano()-published >= int64(m.TTL):
+				expired = append(expired, r)
+			case unixNano(m.NotBefore) > now.UnixNano() && r.attempts == 1: // was behind another of its key
+				early = append(early, r)
+				notBefore = append(notBefore, unixNano(m.NotBefore))
+			default:
+				ds = append(ds, &Delivery{Message: m, Seq: r.seq, Attempt: int(r.attempts), Published: time.Unix(0, published),
+					Deadline: until, Token: token + uint64(k)})
+			}
+		}
+		i = j
+	}
+	e.state.Lock()
+	defer e.state.Unlock()
+	for _, r := range refs {
+		if seg := e.segments[r.segment]; seg != nil {
+			if seg.pins--; seg.pins == 0 && seg.live == 0 {
+				e.kickCleaner()
+			}
+		}
+	}
+	for i, r := range early {
+		if l := g.leases[r.seq]; l != nil {
+			g.unlease(l)
+			_, _ = e.note(kindRelease, false, func(b []byte) []byte { return appendSeqs(b, g.id, []ref{r}) })
+			l.r.attempts--
+			g.queue(l.r, notBefore[i], time.Now().UnixNano())
+		}
+	}
+	e.stats.ttl.Add(int64(len(expired)))
+	if drop := append(expired, damaged...); len(drop) > 0 {
+		_, _ = e.note(kindDone, false, func(b []byte) []byte { return appendSeqs(b, g.id, drop) })
+		for _, r := range drop {
+			if l := g.leases[r.seq]; l != nil {
+				g.unlease(l)
+			}
+			e.gone(g, r)
+		}
+	}
+	return ds
+}
+
+func decodeMessage(rec []byte, epoch uint64) (m Message, published int64, ok bool) {
+	k, _, payload, n, ok := parseRecord(rec, epoch)
+	if !ok || n != len(rec) {
+		return m, 0, false
+	}
+	p := reader{b: payload}
+	if k == kindCopy {
+		p.copied()
+	} else if k != kindPublish {
+		return m, 0, false
+	}
+	m, published = p.message()
+	return m, published, !p.bad
+}
+
+func (d *logGroup) Settle(ctx context.Context, ds []*Delivery, s Settlement) (errs []error, err error) {
+	e, g := d.e, d.g
+	e.state.Lock()
+	e.expire(g, e.mono())
+	held := make([]ref, 0, len(ds))
+	for i, x := range ds {
+		token, _ := x.Token.(uint64)
+		l := g.leases[x.Seq]
+		if l == nil || l.token != token {
+			if errs == nil {
+				errs = make([]error, len(ds))
+			}
+			errs[i] = fmt.Errorf("message %d: %w", x.Seq, ErrLeaseLost)
+			continue
+		}
+		held = append(held, l.r)
+	}
+	var w *waiter
+	if len(held) > 0 {
+		w, err = e.settle(g, held, s)
+	}
+	e.state.Unlock()
+	if err != nil || w == nil {
+		return errs, err
+	}
+	return errs, w.wait(ctx)
+}
+
+// settle writes the verdict and applies it; e.state is held. Nothing is applied when the log cannot take it.
+func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err error) {
+	seqs := func(b []byte) []byte { return appendSeqs(b, g.id, held) }
+	switch s.Verdict {
+	case Ack:
+		if w, err = e.note(kindDone, s.Wait, seqs); err != nil {
+			return nil, err
+		}
+		for _, r := range held {
+			g.unlease(g.leases[r.seq])
+			e.gone(g, r)
+		}
+		e.stats.acked.Add(int64(len(held)))
+	case Release:
+		if w, err = e.note(kindRelease, s.Wait, seqs); err != nil {
+			return nil, err
+		}
+		for _, r := range held {
+			g.unlease(g.leases[r.seq])
+			r.attempts--
+			g.queue(r, 0, 0)
+		}
+	case Extend:
+		by := s.Delay
+		if by <= 0 {
+			by = g.o.Lease
+		}
+		deadline := e.mono() + int64(by)
+		for _, r := range held {
+			g.extend(g.leases[r.seq], deadline)
+		}
+	case Nack, Term:
+		for _, r := range held {
+			g.unlease(g.leases[r.seq])
+			if s.Verdict == Term || g.exhausted(r.attempts) {
+				reason := s.Reason
+				if reason == "" {
+					reason = "max deliveries"
+				}
+				if w, err = e.bury(g, r, reason, s.Wait); err != nil { // of many, waiting for the last will do
+					return nil, err
+				}
+				continue
+			}
+			delay := s.Delay
+			if delay < 0 {
+				delay = g.o.Backoff.Delay(int(r.attempts))
+			}
+			now := time.Now().UnixNano()
+			if delay > 0 {
+				_, _ = e.note(kindNack, false, func(b []byte) []byte {
+					b = binary.AppendUvarint(b, uint64(g.id))
+					b = binary.AppendUvarint(b, r.seq)
+					return binary.AppendUvarint(b, uint64(now+int64(delay)))
+				})
+			}
+			e.stats.retried.Add(1)
+			g.queue(r, now+int64(delay), now)
+		}
+	}
+	return w, nil
+}
