@@ -118,8 +118,9 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 	old := c.lastPrimary
 	last, synchronous := c.lastPosition, c.lastSynchronous
 	var stands []*standby
+	configured := len(c.members) - 1
 	for _, m := range c.members {
-		if m.node == old {
+		if m.node == old && !(m.up() && m.state.Role == RoleReplica) { // one that stepped down by itself is a candidate like the others
 			if !m.failing.IsZero() {
 				rep.Detected = began.Sub(m.failing)
 			}
@@ -144,7 +145,7 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge nothing that
 	// needs a replica, and the positions are final.
 	c.cutAll(ctx, stands)
-	best, answered, err := c.elect(stands, to, len(stands), last, synchronous, &rep)
+	best, answered, err := c.elect(stands, to, configured, last, synchronous, &rep)
 	if err == nil && opt.Before != nil {
 		c.mu.Lock()
 		st := c.statusOf(best.m)

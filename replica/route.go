@@ -157,38 +157,66 @@ func (c *Cluster) choose(t *topology, f *floor, maxLag time.Duration, avoid *nod
 	if seen.ok && !seen.pos.IsZero() && !c.covers(want, seen.pos) {
 		want = seen.pos
 	}
-	var buf [8]*candidate
-	fresh := buf[:0]
-	var most *candidate
+	var fresh, rest, behind pair
 	for i := range t.readable {
 		k := &t.readable[i]
 		if k.node == avoid || maxLag > 0 && k.lag > maxLag {
 			continue
 		}
-		if t.local > 0 && i >= t.local && len(fresh) > 0 {
+		if t.local > 0 && i >= t.local && fresh.n > 0 {
 			break // a local one is fresh
 		}
 		if seen.ok && c.covers(k.pos, want) {
-			fresh = append(fresh, k)
-		} else if most == nil || c.dialect.Covers(k.pos, most.pos) {
-			most = k
+			fresh.add(k)
+		} else if k.lag <= c.opts.WaitBudget { // its probe is older than the write, but it keeps up
+			rest.add(k)
+		} else {
+			behind.add(k)
 		}
 	}
-	switch len(fresh) {
-	case 0:
-		if last != nil {
-			return choice{best: last, want: f.pos, bounded: true}
+	switch {
+	case fresh.n > 0:
+		return choice{best: fresh.best(), fresh: true}
+	case last != nil:
+		return choice{best: last, want: f.pos, bounded: true}
+	case rest.n > 0:
+		return choice{best: rest.best(), want: want, bounded: seen.ok}
+	}
+	// Replicas that are known to lag too far are named without being offered, so that the caller can tell this from having none.
+	return choice{best: behind.a}
+}
+
+// pair holds two random ones of those added to it (reservoir sampling), without allocating.
+type pair struct {
+	a, b *candidate
+	n    int
+}
+
+func (p *pair) add(k *candidate) {
+	p.n++
+	switch {
+	case p.n == 1:
+		p.a = k
+	case p.n == 2:
+		p.b = k
+	default:
+		switch i := rand.IntN(p.n); i {
+		case 0:
+			p.a = k
+		case 1:
+			p.b = k
 		}
-		return choice{best: most, want: want, bounded: seen.ok}
-	case 1:
-		return choice{best: fresh[0], fresh: true}
 	}
-	i := rand.IntN(len(fresh))
-	j := rand.IntN(len(fresh) - 1)
-	if j >= i {
-		j++
+}
+
+func (p *pair) best() *candidate {
+	switch {
+	case p.n == 1:
+		return p.a
+	case rand.Uint32()&1 == 0: // ties go either way
+		return better(p.a, p.b)
 	}
-	return choice{best: better(fresh[i], fresh[j]), fresh: true}
+	return better(p.b, p.a)
 }
 
 func (c *Cluster) covers(have, want Position) bool {
