@@ -38,7 +38,7 @@ type shardNodes struct {
 
 func nodeID(shard, zone string) string { return shard + "-" + zone }
 
-func openData(ctx context.Context, s *Stack) (*data, error) {
+func (s *Stack) openData(ctx context.Context) error {
 	d := &data{clusters: map[string]*shard.Cluster{}}
 	s.data = d                                                                       // so that what is open is closed when a later step fails
 	for i, zones := range [][]string{{East, West, Witness}, {West, East, Witness}} { // the first is the primary of a new shard
@@ -57,7 +57,7 @@ func openData(ctx context.Context, s *Stack) (*data, error) {
 		}
 		var err error
 		if sn.ship, err = logship.Open(o); err != nil {
-			return nil, err
+			return err
 		}
 		d.shards = append(d.shards, sn)
 	}
@@ -67,7 +67,7 @@ func openData(ctx context.Context, s *Stack) (*data, error) {
 		for _, sn := range d.shards {
 			rc, err := sn.connect(s, zone, lease)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			d.replicas = append(d.replicas, rc)
 			sn.byZone[zone] = rc
@@ -75,20 +75,20 @@ func openData(ctx context.Context, s *Stack) (*data, error) {
 			err = rc.WaitReady(ready)
 			cancel()
 			if err != nil {
-				return nil, fmt.Errorf("shard %s: %w", sn.id, err)
+				return fmt.Errorf("shard %s: %w", sn.id, err)
 			}
 			shards = append(shards, shard.Shard{ID: shard.ID(sn.id), DB: rc.DB()})
 		}
 		sc, err := shard.New(ctx, store, shards, shard.Options{Dialect: shard.SQLite(), Tables: site.Tables, Retry: 3 * time.Second})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		d.clusters[zone] = sc
 	}
 	if err := site.Migrate(ctx, d.clusters[East]); err != nil {
-		return nil, err
+		return err
 	}
-	return d, site.Seed(ctx, d.clusters[East], s.o.Catalog)
+	return site.Seed(ctx, d.clusters[East], s.o.Catalog)
 }
 
 // connect opens one centre's view of a shard.

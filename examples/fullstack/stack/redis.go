@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ type redisTier struct {
 	sessions, cache *miniredis.Miniredis
 	sessionClient   *redis.Client
 	cacheClient     *redis.Client
+	journal         *journal
 
 	mu        sync.Mutex // guards cacheDown
 	cacheDown bool
@@ -33,6 +35,13 @@ func startRedis(ctx context.Context, wg *sync.WaitGroup, dir string) (*redisTier
 		return redis.NewClient(&redis.Options{Addr: m.Addr(), DialTimeout: 200 * time.Millisecond, ReadTimeout: time.Second, MaxRetries: 1, PoolSize: 64})
 	}
 	t.sessionClient, t.cacheClient = open(t.sessions), open(t.cache)
+	journal, err := openJournal(ctx, filepath.Join(dir, "sessions.log"), t.sessionClient)
+	if err != nil {
+		t.close()
+		return nil, err
+	}
+	t.journal = journal
+	t.sessionClient.AddHook(journal)
 	wg.Go(func() { // its clock stands still unless it is pushed
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
@@ -75,6 +84,9 @@ func (t *redisTier) cacheAlive() bool {
 func (t *redisTier) close() {
 	t.sessionClient.Close()
 	t.cacheClient.Close()
+	if t.journal != nil {
+		t.journal.f.Close()
+	}
 	t.sessions.Close()
 	t.cache.Close()
 }

@@ -106,46 +106,49 @@ type Stack struct {
 }
 
 // Start assembles and starts everything. On an error nothing is left running.
-func Start(ctx context.Context, o Options) (s *Stack, err error) {
+func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Workers == 0 {
 		o.Workers = 8
 	}
 	if o.Webs == 0 {
 		o.Webs = 4
 	}
-	s = &Stack{o: o, log: o.Log, tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	s := &Stack{o: o, log: o.Log, tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// start goes from the stores to the front door. What it has started when it fails, Close ends.
+func (s *Stack) start(ctx context.Context) (err error) {
 	s.metrics = metrics.New(metrics.Options{Namespace: "fullstack"})
 	for _, t := range []string{"edge", "lb", "web"} {
 		s.tiers[t] = s.metrics.HTTP(metrics.HTTPOptions{Server: t})
 	}
-	if s.redis, err = startRedis(s.ctx, &s.wg, o.Dir); err != nil {
-		return nil, err
+	if s.redis, err = startRedis(s.ctx, &s.wg, s.o.Dir); err != nil {
+		return err
 	}
-	if s.queue, err = queue.Open(filepath.Join(o.Dir, "queue"), queue.Options{DedupeWindow: 10 * time.Minute, SegmentBytes: 16 << 20}); err != nil {
-		return nil, err
+	if s.queue, err = queue.Open(filepath.Join(s.o.Dir, "queue"), queue.Options{DedupeWindow: 10 * time.Minute, SegmentBytes: 16 << 20}); err != nil {
+		return err
 	}
-	if s.data, err = openData(ctx, s); err != nil {
-		return nil, err
+	if err = s.openData(ctx); err != nil {
+		return err
 	}
-	if s.tokens, err = loadKeys(o.Dir); err != nil {
-		return nil, err
+	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
+		return err
 	}
 	if err = s.startCenters(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err = s.startNames(); err != nil {
-		return nil, err
+		return err
 	}
 	if s.admin, err = startAdmin(s); err != nil {
-		return nil, err
+		return err
 	}
-	return s, s.register()
+	return s.register()
 }
 
 // Event adds to the timeline.
