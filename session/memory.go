@@ -166,7 +166,7 @@ func (m *Memory) Load(_ context.Context, k Key, now time.Time) (Record, error) {
 		}
 		r := s.record(k)
 		sh.mu.RUnlock()
-		if s.idle > 0 && at-r.Seen.UnixNano() >= s.idle/10 {
+		if r.Idle > 0 && at-r.Seen.UnixNano() >= int64(r.Idle)/10 {
 			sh.mu.Lock()
 			if s = sh.records[k]; s == nil || s.deadline() <= at {
 				sh.mu.Unlock()

@@ -58,7 +58,7 @@ func (r *Record) Deadline() time.Time {
 // what one has returned without error every later call sees, from any server. The suite session/sessiontest holds stores to this contract.
 type Store interface {
 	// Load returns the record, or ErrNotFound. When it has an idle timeout and its Seen lies back by a tenth of that or more, Load sets Seen to
-	// now, in the same step and without changing Version, and returns it so.
+	// now, in the same step and without changing Version, and returns it so. The caller does not modify Data.
 	Load(ctx context.Context, k Key, now time.Time) (Record, error)
 	// Create stores a new record with Version 1, or returns ErrExists.
 	Create(ctx context.Context, k Key, r Record) error
