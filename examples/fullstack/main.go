@@ -40,6 +40,7 @@ type config struct {
 	chaos, verbose       bool
 	site, dns, admin     int
 	mutant               stack.Mutant // a deliberate defect; set by tests only
+	drills               []string     // only these; set by tests only
 	started              func(*stack.Stack)
 }
 
@@ -233,9 +234,9 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	var wg sync.WaitGroup
 	chaos, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if c.chaos {
+	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing}, c.playTime(log))
+			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills}, c.playTime(log))
 		})
 	}
 	result, err := p.Run(ctx)
