@@ -40,8 +40,8 @@ const Host = "www.tierkit.example"
 // Detection times of the tiers, and the TTL of the site's name.
 const (
 	probeEvery   = 250 * time.Millisecond
-	probeTimeout = 250 * time.Millisecond
-	probeFall    = 2
+	probeTimeout = 500 * time.Millisecond
+	probeFall    = 3
 	ttl          = time.Second
 )
 
@@ -153,6 +153,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 
 // Event adds to the timeline.
 func (s *Stack) Event(kind, text string) {
+	s.log.Info("event", "kind", kind, "text", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})
