@@ -2,32 +2,405 @@ package session
 
 import (
 	"context"
+	"encoding/binary"
+	"hash/maphash"
+	"slices"
+	"sync"
 	"time"
 )
 
-// Memory is a store in the process: for one server, tests, and the front of nothing. It is sharded; expired records are
-// swept a few at a time by the operations themselves, so it needs no goroutine and no Close.
+// Memory is a store in the process: for one server, and for tests. It is sharded, and swept a few records at a time by its own
+// operations, so that it needs no goroutine and no Close, and no request waits for a sweep.
 type Memory struct {
+	shards [memoryShards]memoryShard
+	users  [memoryShards]userShard
+	seed   maphash.Seed
+}
+
+const (
+	memoryShards = 64
+	sweepPerOp   = 4
+)
+
+type memoryShard struct {
+	mu      sync.RWMutex
+	records map[Key]*stored
+	due     dueHeap
+	_       [64]byte
+}
+
+type userShard struct {
+	mu   sync.Mutex
+	keys map[string]map[Key]struct{}
+}
+
+// stored is a Record with its times in Unix nanoseconds, or a grace key: then only alias and until count.
+type stored struct {
+	version                uint64
+	created, seen, expires int64
+	idle                   int64
+	user                   string
+	data                   []byte
+	alias                  *Key
+	until                  int64
+	grace                  *Key // the old key that leads here
+}
+
+// due is when to look at a key; a record that was used meanwhile is then put back.
+type due struct {
+	at  int64
+	key Key
+}
+
+// dueHeap is a binary heap without the interface calls of container/heap: it is in the path of every operation.
+type dueHeap []due
+
+func (h *dueHeap) push(d due) {
+	*h = append(*h, d)
+	s := *h
+	for i := len(s) - 1; i > 0; {
+		p := (i - 1) / 2
+		if s[p].at <= s[i].at {
+			return
+		}
+		s[p], s[i] = s[i], s[p]
+		i = p
+	}
+}
+
+func (h *dueHeap) pop() due {
+	s := *h
+	top, last := s[0], len(s)-1
+	s[0] = s[last]
+	s = s[:last]
+	*h = s
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= last {
+			return top
+		}
+		if c+1 < last && s[c+1].at < s[c].at {
+			c++
+		}
+		if s[i].at <= s[c].at {
+			return top
+		}
+		s[i], s[c] = s[c], s[i]
+		i = c
+	}
 }
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{} }
+func NewMemory() *Memory {
+	m := &Memory{seed: maphash.MakeSeed()}
+	for i := range m.shards {
+		m.shards[i].records = map[Key]*stored{}
+		m.users[i].keys = map[string]map[Key]struct{}{}
+	}
+	return m
+}
 
-func (m *Memory) Load(ctx context.Context, k Key, now time.Time, touch time.Duration) (Record, error) {
+// shard goes by the key's own bits: it is a hash.
+func (m *Memory) shard(k Key) *memoryShard {
+	return &m.shards[binary.LittleEndian.Uint64(k[:])%memoryShards]
+}
+
+func (m *Memory) userShard(user string) *userShard {
+	return &m.users[maphash.String(m.seed, user)%memoryShards]
+}
+
+func (s *stored) deadline() int64 {
+	if s.alias != nil {
+		return s.until
+	}
+	if s.idle > 0 {
+		return min(s.expires, s.seen+s.idle)
+	}
+	return s.expires
+}
+
+func (s *stored) record(k Key) Record {
+	return Record{Version: s.version, User: s.user, Created: time.Unix(0, s.created), Seen: time.Unix(0, s.seen),
+		Expires: time.Unix(0, s.expires), Idle: time.Duration(s.idle), Key: k, Data: s.data}
+}
+
+func (s *stored) take(r *Record) {
+	s.user, s.created, s.seen, s.expires = r.User, r.Created.UnixNano(), r.Seen.UnixNano(), r.Expires.UnixNano()
+	s.idle, s.data = int64(r.Idle), slices.Clone(r.Data)
+}
+
+// find returns the live record and its key, following a grace key; no lock is held when it returns.
+func (m *Memory) find(k Key, now int64) (Key, bool) {
+	for range 2 {
+		sh := m.shard(k)
+		sh.mu.RLock()
+		s := sh.records[k]
+		if s == nil || s.deadline() <= now {
+			sh.mu.RUnlock()
+			return k, false
+		}
+		alias := s.alias
+		sh.mu.RUnlock()
+		if alias == nil {
+			return k, true
+		}
+		k = *alias
+	}
+	return k, false
+}
+
+func (m *Memory) Load(_ context.Context, k Key, now time.Time) (Record, error) {
+	at := now.UnixNano()
+	for range 2 {
+		sh := m.shard(k)
+		sh.mu.RLock()
+		s := sh.records[k]
+		if s == nil || s.deadline() <= at {
+			sh.mu.RUnlock()
+			return Record{}, ErrNotFound
+		}
+		if s.alias != nil {
+			k = *s.alias
+			sh.mu.RUnlock()
+			continue
+		}
+		r := s.record(k)
+		sh.mu.RUnlock()
+		if r.Idle > 0 && at-r.Seen.UnixNano() >= int64(r.Idle)/10 {
+			sh.mu.Lock()
+			if s = sh.records[k]; s == nil || s.deadline() <= at {
+				sh.mu.Unlock()
+				return Record{}, ErrNotFound
+			}
+			s.seen = max(s.seen, at)
+			r = s.record(k)
+			m.sweep(sh, at)
+			sh.mu.Unlock()
+		}
+		return r, nil
+	}
 	return Record{}, ErrNotFound
 }
-func (m *Memory) Create(ctx context.Context, k Key, r Record) error { return nil }
-func (m *Memory) Update(ctx context.Context, k Key, r Record, now time.Time) error {
-	return ErrNotFound
-}
-func (m *Memory) Rotate(ctx context.Context, k, next Key, r Record, now time.Time, grace time.Duration) error {
-	return ErrNotFound
-}
-func (m *Memory) Delete(ctx context.Context, k Key) error { return nil }
-func (m *Memory) ListUser(ctx context.Context, user string, now time.Time) ([]Listed, error) {
-	return nil, nil
-}
-func (m *Memory) DeleteUser(ctx context.Context, user string, keep Key) (int, error) { return 0, nil }
 
-// Len is the number of records, expired ones not yet swept included.
-func (m *Memory) Len() int { return 0 }
+func (m *Memory) Create(_ context.Context, k Key, r Record) error {
+	sh := m.shard(k)
+	s := &stored{version: 1}
+	s.take(&r)
+	sh.mu.Lock()
+	if old := sh.records[k]; old != nil && old.deadline() > r.Seen.UnixNano() {
+		sh.mu.Unlock()
+		return ErrExists
+	}
+	sh.records[k] = s
+	sh.due.push(due{s.deadline(), k})
+	m.sweep(sh, r.Seen.UnixNano())
+	sh.mu.Unlock()
+	m.index(r.User, k, true)
+	return nil
+}
+
+func (m *Memory) Update(_ context.Context, k Key, r Record, now time.Time) error {
+	k, ok := m.find(k, now.UnixNano())
+	if !ok {
+		return ErrNotFound
+	}
+	sh := m.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := sh.records[k]
+	switch {
+	case s == nil || s.deadline() <= now.UnixNano():
+		return ErrNotFound
+	case s.alias != nil: // rotated since
+		return ErrConflict
+	case s.version != r.Version:
+		return ErrConflict
+	}
+	r.User = s.user
+	r.Seen = maxTime(r.Seen, time.Unix(0, s.seen))
+	s.take(&r)
+	s.version++
+	m.sweep(sh, now.UnixNano())
+	return nil
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time, grace time.Duration) error {
+	k, ok := m.find(k, now.UnixNano())
+	if !ok {
+		return ErrNotFound
+	}
+	a, b := m.shard(k), m.shard(next)
+	// Two shards are locked in the order of their addresses in the array.
+	if binary.LittleEndian.Uint64(k[:])%memoryShards <= binary.LittleEndian.Uint64(next[:])%memoryShards {
+		a.mu.Lock()
+		if a != b {
+			b.mu.Lock()
+		}
+	} else {
+		b.mu.Lock()
+		a.mu.Lock()
+	}
+	s := a.records[k]
+	var err error
+	var old *Key
+	user := ""
+	switch {
+	case s == nil || s.deadline() <= now.UnixNano():
+		err = ErrNotFound
+	case s.alias != nil: // rotated since
+		err = ErrConflict
+	case s.version != r.Version:
+		err = ErrConflict
+	case b.records[next] != nil:
+		err = ErrExists
+	default:
+		user, old = s.user, s.grace
+		n := &stored{version: s.version + 1}
+		n.take(&r)
+		b.records[next] = n
+		b.due.push(due{n.deadline(), next})
+		delete(a.records, k)
+		if grace > 0 {
+			n.grace = &k
+			a.records[k] = &stored{alias: &next, until: now.Add(grace).UnixNano()}
+			a.due.push(due{now.Add(grace).UnixNano(), k})
+		}
+	}
+	a.mu.Unlock()
+	if a != b {
+		b.mu.Unlock()
+	}
+	if err != nil {
+		return err
+	}
+	if old != nil {
+		m.drop(*old)
+	}
+	m.index(user, k, false)
+	m.index(r.User, next, true)
+	return nil
+}
+
+func (m *Memory) Delete(_ context.Context, k Key) error {
+	s := m.drop(k)
+	if s != nil && s.alias != nil {
+		k = *s.alias
+		s = m.drop(k)
+	}
+	if s == nil {
+		return nil
+	}
+	m.index(s.user, k, false)
+	if s.grace != nil {
+		m.drop(*s.grace)
+	}
+	return nil
+}
+
+func (m *Memory) drop(k Key) *stored {
+	sh := m.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	s := sh.records[k]
+	delete(sh.records, k)
+	return s
+}
+
+// sweep removes a few expired records; the shard is locked.
+func (m *Memory) sweep(sh *memoryShard, now int64) {
+	for range sweepPerOp {
+		if len(sh.due) == 0 || sh.due[0].at > now {
+			return
+		}
+		d := sh.due.pop()
+		s := sh.records[d.key]
+		if s == nil {
+			continue
+		}
+		if t := s.deadline(); t > now {
+			sh.due.push(due{t, d.key})
+			continue
+		}
+		delete(sh.records, d.key)
+		if s.alias == nil {
+			m.index(s.user, d.key, false)
+		}
+	}
+}
+
+func (m *Memory) index(user string, k Key, in bool) {
+	if user == "" {
+		return
+	}
+	u := m.userShard(user)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	set := u.keys[user]
+	switch {
+	case in && set == nil:
+		u.keys[user] = map[Key]struct{}{k: {}}
+	case in:
+		set[k] = struct{}{}
+	default:
+		delete(set, k)
+		if len(set) == 0 {
+			delete(u.keys, user)
+		}
+	}
+}
+
+func (m *Memory) userKeys(user string) []Key {
+	u := m.userShard(user)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	ks := make([]Key, 0, len(u.keys[user]))
+	for k := range u.keys[user] {
+		ks = append(ks, k)
+	}
+	return ks
+}
+
+// ListUser implements [UserIndex].
+func (m *Memory) ListUser(_ context.Context, user string, now time.Time) ([]Listed, error) {
+	var ls []Listed
+	for _, k := range m.userKeys(user) {
+		sh := m.shard(k)
+		sh.mu.RLock()
+		if s := sh.records[k]; s != nil && s.deadline() > now.UnixNano() {
+			ls = append(ls, Listed{k, s.record(k)})
+		}
+		sh.mu.RUnlock()
+	}
+	slices.SortFunc(ls, func(a, b Listed) int { return b.Record.Created.Compare(a.Record.Created) })
+	return ls, nil
+}
+
+// DeleteUser implements [UserIndex].
+func (m *Memory) DeleteUser(ctx context.Context, user string, keep Key) (int, error) {
+	n := 0
+	for _, k := range m.userKeys(user) {
+		if k != keep {
+			_ = m.Delete(ctx, k)
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Len is the number of records and grace keys, expired ones that are not yet swept included.
+func (m *Memory) Len() int {
+	n := 0
+	for i := range m.shards {
+		m.shards[i].mu.RLock()
+		n += len(m.shards[i].records)
+		m.shards[i].mu.RUnlock()
+	}
+	return n
+}

@@ -2,8 +2,17 @@ package session
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/httpwrap"
 )
 
 // Options configure [Sessions]. The zero value is a good default for production over https.
@@ -29,8 +38,9 @@ type Options struct {
 	StoreTimeout time.Duration
 	// OnFailure says what a request gets when the store fails. Default FailClosed.
 	OnFailure FailurePolicy
-	// JSON encodes the data as JSON instead of the compact default.
-	JSON bool
+	// Address tells a request's client address, kept with the session for its owner to see. Default: r.RemoteAddr without the port, which is
+	// the load balancer's behind one.
+	Address func(*http.Request) string
 	// Hooks observe.
 	Hooks *Hooks
 }
@@ -53,30 +63,243 @@ type Hooks struct {
 	StoreError func(ctx context.Context, op string, err error)
 }
 
-// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip. It is safe for concurrent use.
+func (o Options) withDefaults() (Options, error) {
+	if o.Cookie == "" {
+		o.Cookie = "__Host-session"
+		if o.Insecure || o.Domain != "" || o.Path != "" && o.Path != "/" {
+			o.Cookie = "session"
+		}
+	}
+	if strings.HasPrefix(o.Cookie, "__Host-") && (o.Insecure || o.Domain != "" || o.Path != "" && o.Path != "/") {
+		return o, errors.New("session: Options.Cookie begins with __Host-, which excludes Insecure, Domain and Path")
+	}
+	if err := (&http.Cookie{Name: o.Cookie, Value: "x", Domain: o.Domain, Path: o.Path}).Valid(); err != nil {
+		return o, fmt.Errorf("session: Options.Cookie, Domain or Path: %w", err)
+	}
+	if o.Path == "" {
+		o.Path = "/"
+	}
+	switch {
+	case o.SameSite == 0:
+		o.SameSite = http.SameSiteLaxMode
+	case o.SameSite == http.SameSiteNoneMode && o.Insecure:
+		return o, errors.New("session: Options.SameSite is None, which needs a Secure cookie")
+	}
+	if o.Absolute == 0 {
+		o.Absolute = 12 * time.Hour
+	}
+	if o.Absolute < time.Second {
+		return o, fmt.Errorf("session: Options.Absolute is %v, must be at least 1s", o.Absolute)
+	}
+	if o.Idle == 0 {
+		o.Idle = 30 * time.Minute
+	}
+	if o.Idle > 0 && o.Idle < time.Second {
+		return o, fmt.Errorf("session: Options.Idle is %v, must be at least 1s", o.Idle)
+	}
+	if o.Grace == 0 {
+		o.Grace = 10 * time.Second
+	}
+	if o.StoreTimeout == 0 {
+		o.StoreTimeout = 2 * time.Second
+	}
+	if o.StoreTimeout < 0 {
+		return o, errors.New("session: Options.StoreTimeout is negative")
+	}
+	if o.OnFailure > Anonymous {
+		return o, fmt.Errorf("session: Options.OnFailure is %d, not a policy", o.OnFailure)
+	}
+	if o.Address == nil {
+		o.Address = func(r *http.Request) string {
+			if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+				return host
+			}
+			return r.RemoteAddr
+		}
+	}
+	return o, nil
+}
+
+// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip, so that fields may be
+// added and removed between versions of the program. It is safe for concurrent use.
 type Sessions[T any] struct {
+	store Store
+	index UserIndex // nil when the store has none
+	o     Options
+	stats counters
+}
+
+type counters struct {
+	loads, missing, created, updates, conflicts, destroyed, logins, storeErrors atomic.Int64
 }
 
 // New returns sessions kept in store.
-func New[T any](store Store, o Options) (*Sessions[T], error) { return &Sessions[T]{}, nil }
+func New[T any](store Store, o Options) (*Sessions[T], error) {
+	if store == nil {
+		return nil, errors.New("session: store is nil")
+	}
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Sessions[T]{store: store, o: o}
+	s.index, _ = store.(UserIndex)
+	return s, nil
+}
 
 // Middleware gives every request a session, loaded when it is first used.
-func (s *Sessions[T]) Middleware(next http.Handler) http.Handler { return next }
+func (s *Sessions[T]) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hw := httpwrap.Get(w)
+		sess := &Session[T]{all: s, w: hw, r: r}
+		hw.Before = func(status int) int { sess.seal(); return 0 }
+		defer func() {
+			sess.end() // a goroutine that outlives the request must not touch the pooled writer
+			hw.Finish()
+			httpwrap.Put(hw)
+		}()
+		next.ServeHTTP(hw, r.WithContext(context.WithValue(r.Context(), s, sess)))
+	})
+}
 
 // From returns the request's session. Without the middleware its methods return ErrNoSession.
-func (s *Sessions[T]) From(ctx context.Context) *Session[T] { return &Session[T]{} }
+func (s *Sessions[T]) From(ctx context.Context) *Session[T] {
+	if sess, ok := ctx.Value(s).(*Session[T]); ok {
+		return sess
+	}
+	return &Session[T]{}
+}
 
 // List returns the sessions of a user, newest first.
-func (s *Sessions[T]) List(ctx context.Context, user string) ([]Info, error) { return nil, nil }
+func (s *Sessions[T]) List(ctx context.Context, user string) ([]Info, error) {
+	ls, err := s.listed(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	current := s.From(ctx).currentKey(ctx)
+	infos := make([]Info, 0, len(ls))
+	for i := range ls {
+		r := &ls[i].Record
+		r.Key = ls[i].Key
+		m, _, err := decodeMeta(r.Data, r)
+		if err != nil {
+			s.event(ctx, "swapped-record", user)
+			continue
+		}
+		in := info(r, &m)
+		in.Current = r.Key == current
+		infos = append(infos, in)
+	}
+	return infos, nil
+}
 
-// Revoke ends one session of a user by its Info.ID; RevokeAll ends all of them and returns how many.
-func (s *Sessions[T]) Revoke(ctx context.Context, user, id string) error { return nil }
+func (s *Sessions[T]) listed(ctx context.Context, user string) ([]Listed, error) {
+	if s.index == nil {
+		return nil, fmt.Errorf("list: %w", ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+	defer cancel()
+	ls, err := s.index.ListUser(ctx, user, time.Now())
+	if err != nil {
+		return nil, s.failed(ctx, "list", err)
+	}
+	return ls, nil
+}
 
-// RevokeAll ends all sessions of a user and returns how many.
-func (s *Sessions[T]) RevokeAll(ctx context.Context, user string) (int, error) { return 0, nil }
+// Revoke ends one session of a user by its Info.ID. ErrNotFound: it has none of that id.
+func (s *Sessions[T]) Revoke(ctx context.Context, user, id string) error {
+	ls, err := s.listed(ctx, user)
+	if err != nil {
+		return err
+	}
+	for _, l := range ls {
+		if publicID(l.Key) == id {
+			ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+			defer cancel()
+			if err := s.store.Delete(ctx, l.Key); err != nil {
+				return s.failed(ctx, "delete", err)
+			}
+			s.stats.destroyed.Add(1)
+			s.event(ctx, "revoked", user)
+			return nil
+		}
+	}
+	return fmt.Errorf("session %q of the user: %w", id, ErrNotFound)
+}
+
+// RevokeAll ends all sessions of a user, the current one included, and returns how many.
+func (s *Sessions[T]) RevokeAll(ctx context.Context, user string) (int, error) {
+	if s.index == nil {
+		return 0, fmt.Errorf("revoke: %w", ErrUnsupported)
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+	defer cancel()
+	n, err := s.index.DeleteUser(ctx, user, Key{})
+	if err != nil {
+		return n, s.failed(ctx, "delete user", err)
+	}
+	s.stats.destroyed.Add(int64(n))
+	s.event(ctx, "revoked", user)
+	return n, nil
+}
 
 // Stats is cheap and safe at any time.
-func (s *Sessions[T]) Stats() Stats { return Stats{} }
+func (s *Sessions[T]) Stats() Stats {
+	c := &s.stats
+	return Stats{Loads: c.loads.Load(), Missing: c.missing.Load(), Created: c.created.Load(), Updates: c.updates.Load(),
+		Conflicts: c.conflicts.Load(), Destroyed: c.destroyed.Load(), Logins: c.logins.Load(), StoreErrors: c.storeErrors.Load()}
+}
+
+func (s *Sessions[T]) event(ctx context.Context, kind, user string) {
+	if h := s.o.Hooks; h != nil && h.Event != nil {
+		h.Event(ctx, kind, user)
+	}
+}
+
+// failed turns a store's error into ErrUnavailable.
+func (s *Sessions[T]) failed(ctx context.Context, op string, err error) error {
+	s.stats.storeErrors.Add(1)
+	if h := s.o.Hooks; h != nil && h.StoreError != nil {
+		h.StoreError(ctx, op, err)
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnavailable, op, err)
+}
+
+// token is what the cookie carries: 256 random bits.
+type token [32]byte
+
+func newToken() (t token) {
+	rand.Read(t[:]) // never fails (crypto/rand)
+	return t
+}
+
+func (t token) String() string { return base64.RawURLEncoding.EncodeToString(t[:]) }
+
+// parseToken refuses everything that String does not write.
+func parseToken(v string) (t token, ok bool) {
+	if len(v) != 43 {
+		return t, false
+	}
+	var src [43]byte
+	copy(src[:], v)
+	n, err := base64.RawURLEncoding.Strict().Decode(t[:], src[:])
+	return t, err == nil && n == len(t)
+}
+
+// cookieValue finds a cookie without parsing all of them.
+func cookieValue(h http.Header, name string) string {
+	for _, line := range h["Cookie"] {
+		for line != "" {
+			var part string
+			part, line, _ = strings.Cut(line, ";")
+			part = strings.TrimLeft(part, " \t")
+			if len(part) > len(name) && part[len(name)] == '=' && part[:len(name)] == name {
+				return strings.TrimRight(part[len(name)+1:], " \t")
+			}
+		}
+	}
+	return ""
+}
 
 // Info describes a session without its data.
 type Info struct {
@@ -90,43 +313,6 @@ type Info struct {
 	// Current is set for the session that asks.
 	Current bool
 }
-
-// Session is one request's view of its session. Its methods may be called from several goroutines of the request.
-type Session[T any] struct {
-}
-
-// Get returns a copy of the data, the zero T when there is no session. The first call loads it. Errors: ErrUnavailable, ErrNoSession.
-func (s *Session[T]) Get(ctx context.Context) (T, error) { var z T; return z, nil }
-
-// Exists reports whether the request has a live session.
-func (s *Session[T]) Exists(ctx context.Context) (bool, error) { return false, nil }
-
-// User is the account given to Login, "" without.
-func (s *Session[T]) User(ctx context.Context) (string, error) { return "", nil }
-
-// Update changes the data and stores it before it returns; the closure is run again on the newest data when another request was
-// faster, so it must do nothing but change its argument. Without a session one is created and its cookie set. An error of the closure changes
-// nothing and is returned. ErrNotFound: the session has ended while this request was under way, and stays ended.
-func (s *Session[T]) Update(ctx context.Context, change func(*T) error) error { return nil }
-
-// Login binds the session to a user under a new id, without grace for the old one (against session fixation), and applies change to its
-// data (nil: none). Do the same through Regenerate when privileges change.
-func (s *Session[T]) Login(ctx context.Context, user string, change func(*T) error) error { return nil }
-
-// Regenerate gives the session a new id; the old one works for Options.Grace.
-func (s *Session[T]) Regenerate(ctx context.Context) error { return nil }
-
-// Destroy ends the session and removes the cookie. Without one it does nothing.
-func (s *Session[T]) Destroy(ctx context.Context) error { return nil }
-
-// Flash stores a message for the next request that asks; Flashes returns the stored ones and removes them.
-func (s *Session[T]) Flash(ctx context.Context, message string) error { return nil }
-
-// Flashes returns the messages stored by Flash and removes them.
-func (s *Session[T]) Flashes(ctx context.Context) ([]string, error) { return nil, nil }
-
-// Remember makes the session last for d without idle timeout, and its cookie survive the browser's end.
-func (s *Session[T]) Remember(ctx context.Context, d time.Duration) error { return nil }
 
 // Stats are the counters of a [Sessions].
 type Stats struct {

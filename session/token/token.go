@@ -7,8 +7,16 @@ package token
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
 	"errors"
+	"fmt"
+	"hash"
 	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -63,84 +71,229 @@ type Options struct {
 	Leeway time.Duration
 }
 
+const (
+	minSecret = 32   // bytes, RFC 7518 section 3.2
+	maxToken  = 8192 // bytes, before anything is parsed
+)
+
 // Authority signs with its first key and verifies with all. It is safe for concurrent use.
-type Authority struct{}
+type Authority struct {
+	o    Options
+	mu   sync.Mutex // serialises Rotate and Drop
+	keys atomic.Pointer[[]*key]
+}
+
+// key is an HMAC-SHA256 key with its hash states kept ready: half of the cost of a short HMAC is hashing the key.
+type key struct {
+	id     string
+	states sync.Pool
+}
+
+func newKey(k Key) (*key, error) {
+	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+		return nil, fmt.Errorf("token: Key.ID %q must be 1 to 64 letters, digits, - or _", k.ID)
+	}
+	if len(k.Secret) < minSecret {
+		return nil, fmt.Errorf("token: Key.Secret of %q has %d bytes, must have at least %d", k.ID, len(k.Secret), minSecret)
+	}
+	secret := append([]byte(nil), k.Secret...)
+	return &key{id: k.ID, states: sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, secret)} }}}, nil
+}
+
+type mac struct {
+	hash.Hash
+	sum [sha256.Size]byte
+	in  []byte
+}
+
+// sign calls f with the HMAC of domain and s; it is only valid during the call.
+func (k *key) sign(domain, s string, f func(sum []byte)) {
+	m := k.states.Get().(*mac)
+	m.Reset()
+	m.in = append(append(m.in[:0], domain...), s...)
+	m.Write(m.in)
+	f(m.Sum(m.sum[:0]))
+	k.states.Put(m)
+}
+
+func (k *key) valid(domain, s string, sum []byte) bool {
+	m := k.states.Get().(*mac)
+	m.Reset()
+	m.in = append(append(m.in[:0], domain...), s...)
+	m.Write(m.in)
+	ok := subtle.ConstantTimeCompare(m.Sum(m.sum[:0]), sum) == 1
+	k.states.Put(m)
+	return ok
+}
 
 // New returns an authority; at least one key is required.
-func New(keys []Key, o Options) (*Authority, error) { return &Authority{}, nil }
+func New(keys []Key, o Options) (*Authority, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("token: no keys")
+	}
+	if o.Format > JWT {
+		return nil, fmt.Errorf("token: Options.Format is %d, not a format", o.Format)
+	}
+	if o.TTL == 0 {
+		o.TTL = 15 * time.Minute
+	}
+	if o.TTL < time.Second {
+		return nil, fmt.Errorf("token: Options.TTL is %v, must be at least 1s", o.TTL)
+	}
+	if o.Leeway < 0 || o.Leeway > 10*time.Minute {
+		return nil, fmt.Errorf("token: Options.Leeway is %v, must be 0 to 10m", o.Leeway)
+	}
+	a := &Authority{o: o}
+	ks := make([]*key, 0, len(keys))
+	for _, k := range keys {
+		n, err := newKey(k)
+		if err != nil {
+			return nil, err
+		}
+		for _, old := range ks {
+			if old.id == n.id {
+				return nil, fmt.Errorf("token: two keys have the ID %q", n.id)
+			}
+		}
+		ks = append(ks, n)
+	}
+	a.keys.Store(&ks)
+	return a, nil
+}
 
-// Rotate makes k the signing key; older keys go on verifying until Drop.
-func (a *Authority) Rotate(k Key) error { return nil }
+// Rotate makes k the signing key; older keys go on verifying until Drop. Verifiers on other servers need the key first: add it to them with
+// New, then rotate.
+func (a *Authority) Rotate(k Key) error {
+	n, err := newKey(k)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.find(k.ID) != nil {
+		return fmt.Errorf("token: a key with the ID %q exists", k.ID)
+	}
+	ks := append([]*key{n}, *a.keys.Load()...)
+	a.keys.Store(&ks)
+	return nil
+}
 
-// Drop forgets a key: its tokens fail from now on.
-func (a *Authority) Drop(id string) error { return nil }
+// Drop forgets a key: its tokens fail from now on. The signing key cannot be dropped.
+func (a *Authority) Drop(id string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old := *a.keys.Load()
+	if old[0].id == id {
+		return fmt.Errorf("token: %q is the signing key; rotate first", id)
+	}
+	ks := make([]*key, 0, len(old))
+	for _, k := range old {
+		if k.id != id {
+			ks = append(ks, k)
+		}
+	}
+	if len(ks) == len(old) {
+		return fmt.Errorf("token: %q: %w", id, ErrUnknownKey)
+	}
+	a.keys.Store(&ks)
+	return nil
+}
 
-// Sign returns a token for c.
-func (a *Authority) Sign(c Claims) (string, error) { return "", nil }
+func (a *Authority) find(id string) *key {
+	for _, k := range *a.keys.Load() {
+		if k.id == id {
+			return k
+		}
+	}
+	return nil
+}
 
-// Verify checks a token and returns its claims.
-func (a *Authority) Verify(token string) (Claims, error) { return Claims{}, nil }
+// Sign returns a token for c. IssuedAt is set to now when zero, Expires to IssuedAt plus Options.TTL, Issuer and Audience to those of Options.
+func (a *Authority) Sign(c Claims) (string, error) {
+	if c.IssuedAt.IsZero() {
+		c.IssuedAt = time.Now()
+	}
+	if c.Expires.IsZero() {
+		c.Expires = c.IssuedAt.Add(a.o.TTL)
+	}
+	if c.Issuer == "" {
+		c.Issuer = a.o.Issuer
+	}
+	if c.Audience == "" {
+		c.Audience = a.o.Audience
+	}
+	k := (*a.keys.Load())[0]
+	var t string
+	var err error
+	if a.o.Format == JWT {
+		t, err = signJWT(k, &c)
+	} else {
+		t = signCompact(k, domainAccess, &c)
+	}
+	if err == nil && len(t) > maxToken {
+		err = fmt.Errorf("token: %d bytes, the limit is %d", len(t), maxToken)
+	}
+	return t, err
+}
 
-// Middleware lets requests with a valid "Authorization: Bearer" token pass, with the claims in the context ([FromContext]); others get 401.
-func (a *Authority) Middleware(next http.Handler) http.Handler { return next }
+// Verify checks a token in this authority's format and returns its claims. Errors: those of this package.
+func (a *Authority) Verify(token string) (Claims, error) {
+	if len(token) > maxToken {
+		return Claims{}, fmt.Errorf("%w: %d bytes", ErrMalformed, len(token))
+	}
+	var c Claims
+	var err error
+	if a.o.Format == JWT {
+		c, err = a.verifyJWT(token)
+	} else {
+		c, err = a.verifyCompact(domainAccess, token)
+	}
+	if err != nil {
+		return Claims{}, err
+	}
+	if err := a.check(&c, time.Now()); err != nil {
+		return Claims{}, err
+	}
+	return c, nil
+}
+
+// check holds the claims against the clock and the options.
+func (a *Authority) check(c *Claims, now time.Time) error {
+	switch {
+	case c.Expires.IsZero():
+		return fmt.Errorf("%w: no expiry", ErrMalformed)
+	case !now.Before(c.Expires.Add(a.o.Leeway)):
+		return ErrExpired
+	case !c.NotBefore.IsZero() && now.Before(c.NotBefore.Add(-a.o.Leeway)):
+		return ErrNotYet
+	case a.o.Issuer != "" && c.Issuer != a.o.Issuer, a.o.Audience != "" && c.Audience != a.o.Audience:
+		return ErrAudience
+	}
+	return nil
+}
+
+type contextKey struct{}
+
+// Middleware lets requests with a valid "Authorization: Bearer" token pass, with the claims in the context ([FromContext]); others get 401 with a
+// WWW-Authenticate header (RFC 6750) that does not say why.
+func (a *Authority) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		auth := r.Header["Authorization"]
+		if len(auth) == 1 && len(auth[0]) > 7 && strings.EqualFold(auth[0][:7], "Bearer ") {
+			if c, err := a.Verify(strings.TrimSpace(auth[0][7:])); err == nil {
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, c)))
+				return
+			}
+			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		} else {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+		}
+		http.Error(w, "unauthorized", http.StatusUnauthorized)
+	})
+}
 
 // FromContext returns the claims that Middleware verified.
-func FromContext(ctx context.Context) (Claims, bool) { return Claims{}, false }
-
-// Pair is what a client gets at login and at each refresh.
-type Pair struct {
-	Access         string
-	Refresh        string
-	AccessExpires  time.Time
-	RefreshExpires time.Time
+func FromContext(ctx context.Context) (Claims, bool) {
+	c, ok := ctx.Value(contextKey{}).(Claims)
+	return c, ok
 }
-
-// RefreshOptions configure a [Refresher].
-type RefreshOptions struct {
-	// TTL of a family: how long after login the user must log in again. Default 30 days.
-	TTL time.Duration
-	// Leeway is how long after an exchange the same refresh token still gets an answer (the same successor), for parallel requests and lost responses.
-	// Default 15 s; negative: none.
-	Leeway time.Duration
-	// Reused is told when a token is used again after that.
-	Reused func(ctx context.Context, subject, family string)
-}
-
-// Family is what a [FamilyStore] keeps per login.
-type Family struct {
-	Subject string
-	Version uint64 // compared by Update
-	Current uint64 // number of the newest refresh token
-	Rotated time.Time
-	Expires time.Time
-	Extra   map[string]string
-}
-
-// FamilyStore keeps refresh families where all servers see them. Missing or expired: ErrRevoked.
-type FamilyStore interface {
-	Create(ctx context.Context, id string, f Family) error
-	Load(ctx context.Context, id string) (Family, error)
-	// Update replaces the family if its version is f.Version and stores f.Version+1; false when it is another.
-	Update(ctx context.Context, id string, f Family) (bool, error)
-	Delete(ctx context.Context, id string) error
-}
-
-// Refresher issues pairs of a short access token and a rotating refresh token.
-type Refresher struct{}
-
-// NewRefresher returns a refresher that signs with a.
-func NewRefresher(a *Authority, store FamilyStore, o RefreshOptions) (*Refresher, error) {
-	return &Refresher{}, nil
-}
-
-// Issue starts a family at login.
-func (r *Refresher) Issue(ctx context.Context, c Claims) (Pair, error) { return Pair{}, nil }
-
-// Refresh exchanges a refresh token for a new pair. ErrReused when it was exchanged before the leeway: the family is revoked.
-func (r *Refresher) Refresh(ctx context.Context, refresh string) (Pair, error) { return Pair{}, nil }
-
-// Revoke ends the family of a refresh token: logout.
-func (r *Refresher) Revoke(ctx context.Context, refresh string) error { return nil }
-
-// MemoryFamilies is a FamilyStore in the process.
-func MemoryFamilies() FamilyStore { return nil }

@@ -1,0 +1,74 @@
+package sqlstore_test
+
+import (
+	"context"
+	"database/sql"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	_ "modernc.org/sqlite"
+
+	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/session"
+	"github.com/tierkit/tierkit/session/sessiontest"
+	"github.com/tierkit/tierkit/session/sqlstore"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func sqlite(t *testing.T) *sql.DB {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
+	require.NoError(t, err)
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+func open(t *testing.T, db *sql.DB, o sqlstore.Options) *sqlstore.Store {
+	s, err := sqlstore.New(db, o)
+	require.NoError(t, err)
+	require.NoError(t, s.Migrate(t.Context()))
+	require.NoError(t, s.Migrate(t.Context()), "again")
+	return s
+}
+
+func TestSQLite(t *testing.T) {
+	s := open(t, sqlite(t), sqlstore.Options{})
+	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
+}
+
+func TestCleanup(t *testing.T) {
+	s := open(t, sqlite(t), sqlstore.Options{Table: "others"})
+	at := time.Now()
+	for range 5 {
+		require.NoError(t, s.Create(context.Background(), sessiontest.Key(), session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute)}))
+	}
+	n, err := s.Cleanup(t.Context(), at, 10)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	n, err = s.Cleanup(t.Context(), at.Add(time.Hour), 3)
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	n, err = s.Cleanup(t.Context(), at.Add(time.Hour), 3)
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
+
+func TestOptionsNameTheField(t *testing.T) {
+	_, err := sqlstore.New(sqlite(t), sqlstore.Options{Table: "a; drop table b"})
+	require.ErrorContains(t, err, "Table")
+	_, err = sqlstore.New(sqlite(t), sqlstore.Options{Dialect: 9})
+	require.ErrorContains(t, err, "Dialect")
+}
+
+func TestPostgreSQL(t *testing.T) {
+	s := open(t, testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.PostgreSQL})
+	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
+}
+
+func TestMariaDB(t *testing.T) {
+	s := open(t, testserver.MariaDB(t, testserver.MariaDBOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
+	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
+}
