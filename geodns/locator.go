@@ -15,6 +15,7 @@ type Location struct {
 	Country   string // ISO 3166-1 alpha-2, upper case; "" unknown
 	Continent string // AF, AN, AS, EU, NA, OC, SA; "" unknown
 	ASN       uint32 // 0 unknown
+	Net       string // a name of your own for a network, for GeoMap; "" none
 	Lat, Lon  float64
 	HasCoords bool
 }

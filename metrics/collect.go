@@ -127,3 +127,9 @@ func number(v reflect.Value) (float64, bool) {
 	}
 	return 0, false
 }
+
+// WithLabels adds constant labels to everything a collector yields, so that several instances of one kind (two edges, four
+// pools) can be told apart under the same names.
+func WithLabels(labels map[string]string, c prometheus.Collector) prometheus.Collector {
+	return prometheus.WrapCollectorWith(labels, c)
+}

@@ -11,6 +11,9 @@ type Node struct {
 	Name string
 	// Connector opens physical connections to this server and no other. Required.
 	Connector driver.Connector
+	// Admin opens connections that may change the server's role. Needed for promotion when the application's user may not
+	// (PostgreSQL: a superuser; MariaDB: READ_ONLY ADMIN and REPLICATION SLAVE ADMIN). nil: Connector.
+	Admin driver.Connector
 	// Weight is the node's share of reads relative to the other replicas. 0 means 1; negative means no reads.
 	Weight int
 	// Zone is where the node stands. Reads prefer replicas of Options.Zone.
@@ -70,6 +73,9 @@ type NodeState struct {
 	// ReplayAge is the age of the last replayed transaction, or 0 when unknown. It counts as lag only while the node is behind
 	// the primary: an idle primary makes it grow without any lag.
 	ReplayAge time.Duration
+	// Synchronous is set on a primary that acknowledges a commit only when a replica has it: what it acknowledged is then on
+	// one of the standbys.
+	Synchronous bool
 	// ReadOnly is set on a primary that refuses writes by configuration.
 	ReadOnly bool
 }

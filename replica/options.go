@@ -45,6 +45,10 @@ type Options struct {
 	// SpillWait is how long a read waits for room under SpillLimit. 0: 1 s; negative: not at all.
 	SpillWait time.Duration
 
+	// PrimaryWait is how long a write waits for a primary when there is none, before ErrNoPrimary: nothing was sent, so waiting
+	// is safe, and a failover ends sooner. 0: 5 s; negative: not at all.
+	PrimaryWait time.Duration
+
 	// ClassCache bounds the number of remembered query texts. 0: 4096.
 	ClassCache int
 	// ShadowFraction of the reads on replicas is repeated on the primary and compared, in the background; differences are counted in Stats. 0: none.

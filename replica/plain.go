@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
 	"time"
 )
 
@@ -18,7 +19,7 @@ type PlainHooks struct {
 	Reached func(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error)
 	// Covers compares. nil: same system, timeline not lower, offset not lower.
 	Covers func(have, want Position) bool
-	// Kind sorts errors. nil: driver.ErrBadConn is KindRefused, everything else KindOther.
+	// Kind sorts errors; return KindOther to leave it to the built-in rules for network errors. nil: only those.
 	Kind func(err error) ErrorKind
 	// Volatile names functions that must not run on a replica, besides the built-in list.
 	Volatile []string
@@ -29,4 +30,96 @@ type PlainHooks struct {
 }
 
 // Plain is the dialect for drivers whose roles are fixed or come from hooks, such as SQLite nodes with their own log shipping.
-func Plain(h PlainHooks) Dialect { return nil }
+func Plain(h PlainHooks) Dialect {
+	d := &plain{h: h, volatile: map[string]struct{}{}}
+	for _, f := range h.Volatile {
+		d.volatile[f] = struct{}{}
+	}
+	d.grammar = grammar{
+		syntax:   syntax{brackets: true},
+		volatile: func(name []byte) bool { _, ok := d.volatile[string(name)]; return ok },
+		session: func(name []byte) bool {
+			switch string(name) {
+			case "last_insert_rowid", "changes", "total_changes", "load_extension":
+				return true
+			}
+			return false
+		},
+	}
+	if h.Cut != nil && h.Promote != nil && h.Follow != nil {
+		return &plainPromoter{d}
+	}
+	return d
+}
+
+type plain struct {
+	h        PlainHooks
+	volatile map[string]struct{}
+	grammar  grammar
+}
+
+func (d *plain) Name() string {
+	if d.h.Name != "" {
+		return d.h.Name
+	}
+	return "plain"
+}
+
+func (d *plain) Classify(query string) Verdict { return d.grammar.classify(query) }
+
+func (d *plain) Probe(ctx context.Context, c driver.Conn) (NodeState, error) {
+	if d.h.Probe != nil {
+		return d.h.Probe(ctx, c)
+	}
+	if p, ok := c.(driver.Pinger); ok {
+		if err := p.Ping(ctx); err != nil {
+			return NodeState{}, err
+		}
+	}
+	return NodeState{}, nil // the role is Node.Role
+}
+
+func (d *plain) Capture(ctx context.Context, c driver.Conn) (Position, error) {
+	if d.h.Capture != nil {
+		return d.h.Capture(ctx, c)
+	}
+	return Position{}, errors.New("replica: the dialect has no positions")
+}
+
+func (d *plain) Reached(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error) {
+	if d.h.Reached != nil {
+		return d.h.Reached(ctx, c, want, budget)
+	}
+	return false, nil
+}
+
+func (d *plain) Covers(have, want Position) bool {
+	if d.h.Covers != nil {
+		return d.h.Covers(have, want)
+	}
+	return have.System == want.System && have.Timeline >= want.Timeline && have.Offset >= want.Offset
+}
+
+func (d *plain) Kind(err error) ErrorKind {
+	if d.h.Kind != nil {
+		if k := d.h.Kind(err); k != KindOther {
+			return k
+		}
+	}
+	k, _ := netKind(err)
+	return k
+}
+
+type plainPromoter struct{ *plain }
+
+func (d *plainPromoter) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
+	return d.h.Cut(ctx, c)
+}
+
+func (d *plainPromoter) Promote(ctx context.Context, c driver.Conn) (NodeState, error) {
+	return d.h.Promote(ctx, c)
+}
+
+func (d *plainPromoter) Follow(ctx context.Context, c driver.Conn, primary Node) error {
+	return d.h.Follow(ctx, c, primary)
+}

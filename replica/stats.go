@@ -1,5 +1,7 @@
 package replica
 
+import "sync/atomic"
+
 // Stats are counters since New and gauges of now.
 type Stats struct {
 	ReadsReplica  uint64 `metric:"reads_replica_total,counter,reads served by replicas"`
@@ -37,4 +39,27 @@ type NodeStats struct {
 }
 
 // Stats returns the counters. Cheap, safe at any time.
-func (c *Cluster) Stats() Stats { return Stats{} }
+func (c *Cluster) Stats() Stats {
+	s := Stats{
+		ReadsReplica: c.n.readsReplica.Load(), ReadsPrimary: c.n.readsPrimary.Load(), Spilled: c.n.spilled.Load(), SpillRefused: c.n.spillRefused.Load(),
+		Writes: c.n.writes.Load(), Healed: c.n.healed.Load(), Retried: c.n.retried.Load(), TokenHits: c.n.tokenHits.Load(), TokenWaits: c.n.tokenWaits.Load(),
+		TokenMisses: c.n.tokenMisses.Load(), TokensRefused: c.n.tokensRefused.Load(), ClassMisses: c.n.classMisses.Load(), Discarded: c.n.discarded.Load(),
+		Promotions: c.n.promotions.Load(), ShadowReads: c.n.shadowReads.Load(), ShadowDiffs: c.n.shadowDiffs.Load(),
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	primary := c.topo.Load().primary
+	for _, m := range c.members {
+		bytes, lag := c.lagOf(m)
+		inUse, idle := m.counts()
+		s.Nodes = append(s.Nodes, NodeStats{Node: m.Name, Reads: m.reads.Load(), Writes: m.writes.Load(), Errors: m.errors.Load(), Opened: m.opened.Load(),
+			InUse: inUse, Idle: idle, LagSeconds: lag.Seconds(), LagBytes: bytes, Up: btoi(m.up() && m.fenced == ""), Primary: btoi(m.node == primary)})
+	}
+	return s
+}
+
+type counters struct {
+	readsReplica, readsPrimary, spilled, spillRefused, writes, healed, retried atomic.Uint64
+	tokenHits, tokenWaits, tokenMisses, tokensRefused, classMisses, discarded  atomic.Uint64
+	promotions, shadowReads, shadowDiffs                                       atomic.Uint64
+}

@@ -93,6 +93,8 @@ func notSent(err error) bool {
 
 // put repeats a write under its key until its outcome is known.
 func (p *Player) put(ctx context.Context, c *client, a ask) (reply, error) {
+	p.writing.Add(1)
+	defer p.writing.Add(-1)
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.c.WriteDeadline)
 	defer cancel()

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/accesslog"
@@ -52,6 +53,7 @@ type Player struct {
 	result  *Result
 	total   int
 	wg      sync.WaitGroup
+	writing atomic.Int64 // writes in flight
 }
 
 // New prepares the clients of a log: every fifth of them, by first appearance, also writes, half of these as mobile
@@ -138,6 +140,9 @@ func (p *Player) Run(ctx context.Context) (*Result, error) {
 	p.result.took = time.Since(start)
 	return p.result, context.Cause(ctx)
 }
+
+// Writing reports whether at least one write is in flight.
+func (p *Player) Writing() bool { return p.writing.Load() > 0 }
 
 func (p *Player) progress(sent int) {
 	if p.c.Progress != nil {

@@ -1,0 +1,106 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierkit/tierkit/autoscale"
+	"github.com/tierkit/tierkit/examples/fullstack/site"
+	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/queue"
+)
+
+// lease is how long a worker has a message: short, so that a worker that died is noticed within the drill.
+const lease = 2 * time.Second
+
+// workerPool is the workers of one centre for one topic.
+type workerPool struct {
+	topic string
+	group *queue.Group
+	pool  *queue.Pool
+	scale *autoscale.Controller
+	dead  atomic.Bool
+}
+
+// startWorkers starts a pool per topic and lets the backlog size it.
+func (c *center) startWorkers(ctx context.Context) error {
+	wk := &site.Worker{Shards: c.s.data.clusters[c.name], Log: c.s.log, AckFirst: c.s.o.Mutant == AckBeforeCount, Counting: c.counting}
+	for topic, mux := range map[string]*queue.Mux{site.TopicViews: wk.Views(), site.TopicPhotos: wk.Photos()} {
+		g, err := c.s.queue.Group(ctx, topic, "site", queue.GroupOptions{Lease: lease, MaxDeliveries: 50, Backoff: queue.Backoff{Base: 100 * time.Millisecond, Max: time.Second}})
+		if err != nil {
+			return err
+		}
+		p := &workerPool{topic: topic, group: g}
+		if p.pool, err = queue.NewPool(g, mux, queue.PoolOptions{Workers: 1, Timeout: 10 * time.Second}); err != nil {
+			return err
+		}
+		c.pools = append(c.pools, p)
+		target := 40.0
+		if topic == site.TopicPhotos {
+			target = 2
+		}
+		p.scale, err = autoscale.New(autoscale.Funcs{
+			Get: func(context.Context) (int, error) {
+				if p.dead.Load() {
+					return 0, fmt.Errorf("the workers of %s are dead", c.name)
+				}
+				return p.pool.Workers(), nil
+			},
+			Set: func(_ context.Context, n int) error { p.pool.SetWorkers(n); return nil },
+		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: target}, {Name: "age", Target: 1}},
+			Up: autoscale.Direction{Rates: []autoscale.Rate{{Count: 4, Percent: 100, Period: 500 * time.Millisecond}}}, Down: autoscale.Direction{Stabilize: 3 * time.Second}},
+			func(ctx context.Context) ([]autoscale.Sample, error) {
+				l, err := p.pool.Lag(ctx)
+				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}}, err
+			}, autoscale.Options{Interval: 250 * time.Millisecond, OnDecision: c.scaled("workers for " + topic)})
+		if err != nil {
+			return err
+		}
+		c.s.wg.Go(func() { p.scale.Run(c.s.ctx) })
+	}
+	return nil
+}
+
+// kill ends the workers of a centre as a power cut would; revive starts new ones.
+func (p *workerPool) kill() {
+	p.dead.Store(true)
+	p.pool.SetWorkers(0)
+	p.pool.Kill(1 << 20)
+}
+
+func (p *workerPool) revive() {
+	p.pool.SetWorkers(1)
+	p.dead.Store(false)
+}
+
+// counting is called by a worker that holds a batch which it has not counted yet. A drill that wants to kill a worker in
+// the middle of a job waits for one here.
+func (c *center) counting(ctx context.Context) {
+	select {
+	case c.s.midJob <- c: // a drill is waiting: stay in the middle of the job until the worker is dead
+		<-ctx.Done()
+	default:
+	}
+}
+
+// WaitIdle waits until every message is settled. It returns what is left when ctx ends.
+func (s *Stack) WaitIdle(ctx context.Context) (left int, err error) {
+	for {
+		left = 0
+		for _, p := range s.centers[0].pools {
+			l, err := p.group.Lag(ctx)
+			if err != nil {
+				return left, err
+			}
+			left += l.Ready + l.Delayed + l.InFlight
+		}
+		if left == 0 {
+			return 0, nil
+		}
+		if err := backoff.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return left, err
+		}
+	}
+}

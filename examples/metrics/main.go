@@ -1,0 +1,88 @@
+// Metrics shows one wrapper around a mux, a tier's Stats turned into series, unique users, and the health endpoints.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tierkit/tierkit/metrics"
+)
+
+// poolStats is what any tier offers: a struct with tags.
+type poolStats struct {
+	Workers int `metric:"workers,gauge,Workers of the pool"`
+}
+
+func main() {
+	requests := flag.Int("n", 2000, "requests to send")
+	flag.Parse()
+	if *requests < 1 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "metrics: -n must be at least 1, and no arguments are taken")
+		os.Exit(2)
+	}
+	if err := run(*requests); err != nil {
+		fmt.Fprintln(os.Stderr, "metrics:", err)
+		os.Exit(1)
+	}
+}
+
+func run(n int) error {
+	m := metrics.New(metrics.Options{Namespace: "shop"})
+	web := m.HTTP(metrics.HTTPOptions{Server: "web"})
+	if err := m.Register(metrics.Collect("shop_pool", func() poolStats { return poolStats{Workers: 4} })); err != nil {
+		return err
+	}
+	users := metrics.NewUniques(nil)
+	logs := metrics.NewLogHandler(slog.NewTextHandler(io.Discard, nil), metrics.LogOptions{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) {
+		users.Add(r.Header.Get("User"), time.Now())
+		fmt.Fprintf(w, "item %s\n", r.PathValue("id"))
+	})
+	mux.HandleFunc("GET /broken", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	srv := httptest.NewServer(metrics.AccessLog(slog.New(logs), web.Wrap(mux)))
+	defer srv.Close()
+
+	for i := range n {
+		path := fmt.Sprintf("/items/%d", i)
+		switch {
+		case i%100 == 0:
+			path = "/broken"
+		case i%50 == 0:
+			path = fmt.Sprintf("/scan/%d.php", i) // a scanner: no series for its paths
+		}
+		req, err := http.NewRequest("GET", srv.URL+path, nil)
+		if err != nil {
+			return err
+		}
+		req.Header.Set("User", fmt.Sprintf("user-%d", i%700))
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
+
+	s := web.Stats()
+	fmt.Printf("%d requests, %d errors, p50 %v, p99 %v\n", s.Requests, s.Errors, s.Took.Quantile(.5).Round(time.Microsecond), s.Took.Quantile(.99).Round(time.Microsecond))
+	fmt.Printf("%d unique users today\n", users.At(time.Now()).Day)
+	for _, g := range logs.Errors() {
+		fmt.Printf("error group %q: %d times\n", g.Message, g.Count)
+	}
+	rec := httptest.NewRecorder()
+	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(rec.Body.String()) {
+		if strings.HasPrefix(line, "shop_http_requests_total") || strings.HasPrefix(line, "shop_pool") {
+			fmt.Print(line)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,324 @@
+package geodns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// ServerOptions configure a [Server]. The zero value of every field is a good default.
+type ServerOptions struct {
+	Sockets    int           // UDP sockets that share the port (SO_REUSEPORT); 0: GOMAXPROCS on Linux, 1 elsewhere
+	UDPSize    int           // largest UDP answer in bytes, 512 to 4096; 0: 1232
+	TCPIdle    time.Duration // 0: 10 s
+	MaxTCP     int           // TCP connections at once; 0: 1024
+	MaxTCPAddr int           // of them from one client address (IPv6: /64); 0: 64
+	RateLimit  int           // UDP answers per second to one client network (/24, /56); of those beyond it every second one is truncated, so that a real client comes by TCP, and the rest are dropped; 0: no limit
+	NoECS      bool          // ignore EDNS client subnet
+	Gate       func() bool   // false: the server hears nothing (a simulated dead node); nil: always on
+	OnQuery    func(Query)   // called per query on the serving goroutine; nil costs nothing
+}
+
+// Query is what ServerOptions.OnQuery sees.
+type Query struct {
+	Client netip.AddrPort
+	Subnet netip.Prefix // EDNS client subnet; zero: none
+	Name   string
+	Type   uint16
+	Rcode  int
+	TCP    bool
+}
+
+// Server is an authoritative name server on one address, UDP and TCP. It answers from an immutable snapshot: queries
+// take no lock and, without OnQuery, do not allocate.
+type Server struct {
+	o     ServerOptions
+	zones atomic.Pointer[zoneSet]
+	addr  netip.AddrPort
+	udp   []*net.UDPConn
+	tcp   *net.TCPListener
+	limit *limiter
+	count counters
+
+	running sync.WaitGroup
+	done    chan struct{}
+	ending  atomic.Bool
+	closing sync.Once
+
+	mu    sync.Mutex // guards what follows
+	conns map[*net.TCPConn]netip.Addr
+	from  map[netip.Addr]int
+}
+
+// Listen binds addr ("127.0.0.1:0" takes a free port, the same for UDP and TCP) and serves the zones until Shutdown or
+// Close. The zones' errors are found here.
+func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
+	switch {
+	case o.UDPSize == 0:
+		o.UDPSize = 1232
+	case o.UDPSize < 512 || o.UDPSize > 4096:
+		return nil, fmt.Errorf("geodns: ServerOptions.UDPSize %d: want 512 to 4096", o.UDPSize)
+	}
+	if o.Sockets < 0 || o.MaxTCP < 0 || o.MaxTCPAddr < 0 || o.RateLimit < 0 || o.TCPIdle < 0 {
+		return nil, errors.New("geodns: ServerOptions: Sockets, MaxTCP, MaxTCPAddr, RateLimit and TCPIdle: want 0 or more")
+	}
+	if o.Sockets == 0 {
+		if o.Sockets = 1; reusePort {
+			o.Sockets = runtime.GOMAXPROCS(0)
+		}
+	}
+	if !reusePort {
+		o.Sockets = 1
+	}
+	if o.TCPIdle == 0 {
+		o.TCPIdle = 10 * time.Second
+	}
+	if o.MaxTCP == 0 {
+		o.MaxTCP = 1024
+	}
+	if o.MaxTCPAddr == 0 {
+		o.MaxTCPAddr = 64
+	}
+	set, err := compileZones(zones)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}}
+	s.zones.Store(set)
+	if o.RateLimit > 0 {
+		s.limit = newLimiter(o.RateLimit)
+	}
+	if err := s.bind(addr); err != nil {
+		return nil, fmt.Errorf("geodns: %w", err)
+	}
+	for _, c := range s.udp {
+		s.running.Go(func() { s.serveUDP(c) })
+	}
+	s.running.Go(s.serveTCP)
+	go func() {
+		s.running.Wait()
+		close(s.done)
+	}()
+	return s, nil
+}
+
+// bind takes one port for both protocols; a free one that only one of them can have is tried again.
+func (s *Server) bind(addr string) (err error) {
+	for try := 0; ; try++ {
+		if err = s.bindOnce(addr); err == nil {
+			return nil
+		}
+		s.unbind()
+		if _, port, e := net.SplitHostPort(addr); e != nil || port != "0" || try == 10 {
+			return err
+		}
+	}
+}
+
+func (s *Server) bindOnce(addr string) error {
+	lc := net.ListenConfig{}
+	l, err := lc.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return err
+	}
+	s.tcp = l.(*net.TCPListener)
+	s.addr = l.Addr().(*net.TCPAddr).AddrPort()
+	lc.Control = reuseControl(s.o.Sockets > 1)
+	for range s.o.Sockets {
+		pc, err := lc.ListenPacket(context.Background(), "udp", s.tcp.Addr().String())
+		if err != nil {
+			return err
+		}
+		c := pc.(*net.UDPConn)
+		c.SetReadBuffer(4 << 20) // bursts; the kernel may grant less
+		s.udp = append(s.udp, c)
+	}
+	return nil
+}
+
+func (s *Server) unbind() {
+	if s.tcp != nil {
+		s.tcp.Close()
+	}
+	for _, c := range s.udp {
+		c.Close()
+	}
+	s.tcp, s.udp = nil, nil
+}
+
+// Addr is the address that is served.
+func (s *Server) Addr() netip.AddrPort {
+	return netip.AddrPortFrom(s.addr.Addr().Unmap(), s.addr.Port())
+}
+
+// Update replaces all zones at once; queries see the old set or the new one, never a mixture. On an error nothing
+// changes.
+func (s *Server) Update(zones []*Zone) error {
+	set, err := compileZones(zones)
+	if err != nil {
+		return err
+	}
+	s.zones.Store(set)
+	return nil
+}
+
+// Done is closed when the server has ended.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Shutdown stops listening, lets queries that were read be answered, and waits for that until ctx ends; then it closes.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.ending.Store(true)
+	s.tcp.Close()
+	now := time.Now()
+	for _, c := range s.udp {
+		c.SetReadDeadline(now)
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		c.SetReadDeadline(now)
+	}
+	s.mu.Unlock()
+	select {
+	case <-s.done:
+		return s.Close()
+	case <-ctx.Done():
+		s.Close()
+		return ctx.Err()
+	}
+}
+
+// Close ends the server at once. It is idempotent.
+func (s *Server) Close() error {
+	s.closing.Do(func() {
+		s.ending.Store(true)
+		s.tcp.Close()
+		for _, c := range s.udp {
+			c.Close()
+		}
+		s.mu.Lock()
+		for c := range s.conns {
+			c.Close()
+		}
+		s.mu.Unlock()
+	})
+	<-s.done
+	return nil
+}
+
+// handle answers one packet into out (of enough capacity) and returns nil when there is nothing to say. It runs on the
+// goroutine of its socket with that one's scratch.
+func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp bool) []byte {
+	if s.o.Gate != nil && !s.o.Gate() {
+		return nil
+	}
+	c := &s.count
+	c.queries.Add(1)
+	v := q.parse(packet)
+	if v == drop {
+		c.dropped.Add(1)
+		return nil
+	}
+	if s.o.NoECS {
+		q.ecs = false
+	}
+	limit := 65535
+	if tcp {
+		c.tcp.Add(1)
+	} else if limit = 512; q.edns {
+		limit = min(max(q.size, 512), s.o.UDPSize)
+	}
+	client := from.Addr().Unmap().WithZone("")
+	slip := false
+	if s.limit != nil && !tcp {
+		switch s.limit.take(client, time.Now()) {
+		case limitDrop:
+			c.dropped.Add(1)
+			return nil
+		case limitSlip:
+			slip = true
+		}
+	}
+	if q.ecs {
+		c.ecs.Add(1)
+	}
+	r := s.zones.Load().answer(q, v, packet, client, out, limit)
+	if slip {
+		r.tc = true
+		r.out, r.an, r.ns, r.ar = r.out[:q.end], 0, 0, 0
+		r.finish(packet)
+	}
+	c.note(&r)
+	if s.o.OnQuery != nil {
+		name := "."
+		if q.length > 0 {
+			name, _, _ = dns.UnpackDomainName(q.name[:q.length], 0)
+		}
+		info := Query{Client: from, Name: strings.ToLower(name), Type: q.typ, Rcode: r.rcode, TCP: tcp}
+		if q.ecs && q.subnet.IsValid() {
+			info.Subnet = netip.PrefixFrom(q.subnet, q.source)
+		}
+		s.o.OnQuery(info)
+	}
+	return r.out
+}
+
+type counters struct {
+	queries, tcp, ecs, noerror, nodata, nx, refused, form, fail, truncated, dropped atomic.Uint64
+}
+
+func (c *counters) note(r *reply) {
+	switch {
+	case r.tc:
+		c.truncated.Add(1)
+	case r.rcode == rcodeNX:
+		c.nx.Add(1)
+	case r.rcode == rcodeRefused:
+		c.refused.Add(1)
+	case r.rcode == rcodeForm || r.rcode == rcodeBadVers || r.rcode == rcodeNotImp:
+		c.form.Add(1)
+	case r.rcode == rcodeFail:
+		c.fail.Add(1)
+	case r.an == 0 && r.aa:
+		c.nodata.Add(1)
+	default:
+		c.noerror.Add(1)
+	}
+}
+
+// ServerStats are counters of a [Server].
+type ServerStats struct {
+	Queries   uint64 `metric:"queries_total,counter,DNS queries read"`
+	TCP       uint64 `metric:"tcp_queries_total,counter,of them over TCP"`
+	ECS       uint64 `metric:"ecs_queries_total,counter,queries with a client subnet"`
+	NoError   uint64 `metric:"noerror_total,counter,answers with data"`
+	NoData    uint64 `metric:"nodata_total,counter,the name exists but not the type"`
+	NXDomain  uint64 `metric:"nxdomain_total,counter,no such name"`
+	Refused   uint64 `metric:"refused_total,counter,names of no zone of ours and transfers"`
+	FormErr   uint64 `metric:"formerr_total,counter,queries that are malformed or of a kind not implemented"`
+	ServFail  uint64 `metric:"servfail_total,counter,no healthy data centre"`
+	Truncated uint64 `metric:"truncated_total,counter,answers cut to make the client use TCP"`
+	Dropped   uint64 `metric:"dropped_total,counter,packets without an answer: not queries or rate limited"`
+	TCPConns  int    `metric:"tcp_connections,gauge,open TCP connections"`
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() ServerStats {
+	c := &s.count
+	s.mu.Lock()
+	conns := len(s.conns)
+	s.mu.Unlock()
+	return ServerStats{
+		Queries: c.queries.Load(), TCP: c.tcp.Load(), ECS: c.ecs.Load(), NoError: c.noerror.Load(), NoData: c.nodata.Load(),
+		NXDomain: c.nx.Load(), Refused: c.refused.Load(), FormErr: c.form.Load(), ServFail: c.fail.Load(),
+		Truncated: c.truncated.Load(), Dropped: c.dropped.Load(), TCPConns: conns,
+	}
+}

@@ -1,0 +1,183 @@
+package replica
+
+import (
+	"context"
+	"database/sql/driver"
+	"fmt"
+	"time"
+)
+
+// stmt is a logical prepared statement: each physical connection prepares it when it first runs there, so it survives
+// failover and follows the routing of every execution.
+type stmt struct {
+	n     *conn
+	query string
+}
+
+func (n *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if err := n.run(ctx, &statement{query: query, kind: opPrepare}); err != nil {
+		return nil, err
+	}
+	return &stmt{n: n, query: query}, nil
+}
+
+func (n *conn) Prepare(query string) (driver.Stmt, error) {
+	return n.PrepareContext(context.Background(), query)
+}
+
+// NumInput is unknown: the physical statement checks.
+func (s *stmt) NumInput() int { return -1 }
+
+// Close leaves the physical statements for the next one who prepares the same text.
+func (s *stmt) Close() error { return nil }
+
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	st := statement{query: s.query, args: args, kind: opStmtExec}
+	err := s.n.run(ctx, &st)
+	return st.res, err
+}
+
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	st := statement{query: s.query, args: args, kind: opStmtQuery}
+	err := s.n.run(ctx, &st)
+	return st.rows, err
+}
+
+func (s *stmt) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
+func (s *stmt) Query([]driver.Value) (driver.Rows, error)  { return nil, driver.ErrSkip }
+
+// tx is a transaction on one physical connection.
+type tx struct {
+	n     *conn
+	p     *phys
+	inner driver.Tx
+	ctx   context.Context
+	sess  *Session
+	write bool // may have written
+	unpin bool
+}
+
+func (n *conn) Begin() (driver.Tx, error) {
+	return n.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// BeginTx begins on the primary, or on one replica when the transaction is read-only. Beginning is repeated elsewhere when a
+// connection turns out to be dead, since nothing has happened in it yet.
+func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
+	c := n.c
+	if n.pin != nil {
+		inner, err := n.pin.begin(ctx, o)
+		if err != nil {
+			n.failed(n.pin, err)
+			return nil, err
+		}
+		return &tx{n: n, p: n.pin, inner: inner, sess: SessionOf(ctx), ctx: ctx, write: !o.ReadOnly}, nil
+	}
+	sess := SessionOf(ctx)
+	r := routeOf(ctx)
+	var avoid *node
+	var deadline time.Time
+	for attempt := 0; ; attempt++ {
+		var t target
+		var err error
+		if o.ReadOnly {
+			t, err = c.pick(ctx, r, sess, avoid)
+		} else {
+			t.role = RolePrimary
+			t.node, err = c.pickPrimary(ctx)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if t.spill {
+			n.spills++
+		}
+		used, done := t.node.under(ctx)
+		n.deferred(done)
+		p, err := n.hold(used, t.node)
+		if err == nil && t.wait {
+			ok, e := n.waitFor(used, p, &t)
+			if !ok && e == nil {
+				c.n.tokenMisses.Add(1)
+				r = route{primary: true}
+				continue
+			}
+			err = e
+		}
+		var inner driver.Tx
+		if err == nil {
+			inner, err = p.begin(used, o)
+		}
+		if err == nil {
+			n.pin = p
+			x := &tx{n: n, p: p, inner: inner, ctx: used, unpin: true}
+			if o.ReadOnly {
+				n.readDone(ctx, &t, sess, &classEntry{verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
+			} else {
+				x.sess, x.write = sess, true
+				c.n.writes.Add(1)
+				t.node.writes.Add(1)
+				if h := c.opts.Hooks; h != nil && h.Routed != nil {
+					h.Routed(ctx, Route{Node: t.node.Name, Role: RolePrimary, Reason: "transaction"})
+				}
+			}
+			return x, nil
+		}
+		err = explain(ctx, used, t.node, err)
+		kind := n.judge(p, err)
+		again := (kind == KindRefused || kind == KindLost || kind == KindReadOnly) && attempt < 8 && ctx.Err() == nil
+		if again && t.role == RolePrimary {
+			again, err = n.otherPrimary(ctx, t.node, p, err, &deadline)
+		} else {
+			avoid = t.node
+		}
+		if !again {
+			return nil, unbad(err)
+		}
+		c.n.retried.Add(1)
+	}
+}
+
+// Commit fails with ErrCommitUnknown when the connection broke before the answer, or when the node lost its role meanwhile: a
+// primary that was frozen, replaced and thawed may say yes, and its yes is worth nothing.
+func (t *tx) Commit() error {
+	if t.write && t.sess != nil {
+		t.sess.writing(t.n.c.opts.Name)
+	}
+	err := t.inner.Commit()
+	t.end()
+	if !t.write {
+		if err != nil {
+			t.n.failed(t.p, err)
+		}
+		return err
+	}
+	if err != nil {
+		if kind := t.n.judge(t.p, err); kind == KindLost || kind == KindRefused || t.ctx.Err() != nil {
+			t.p.broken = true
+			t.n.c.probeNow(t.p.node)
+			return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
+		}
+	} else if t.p.gen != t.p.node.gen.Load() {
+		return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, t.p.node.Name)
+	}
+	if t.sess != nil && !t.p.broken {
+		t.n.capture(t.ctx, t.sess, t.p)
+	}
+	return err
+}
+
+func (t *tx) Rollback() error {
+	err := t.inner.Rollback()
+	t.end()
+	if err != nil {
+		t.n.failed(t.p, err)
+	}
+	return err
+}
+
+func (t *tx) end() {
+	if t.unpin && !t.n.stateful {
+		t.n.pin = nil
+	}
+}
