@@ -99,8 +99,9 @@ type Stack struct {
 	moves  atomic.Int64 // of the autoscalers
 	midJob chan *center // see counting
 
-	mu     sync.Mutex // guards events
+	mu     sync.Mutex // guards events and peak
 	events []metrics.Event
+	peak   Scaling
 	closed sync.Once
 	ended  error
 }
@@ -148,6 +149,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.admin, err = startAdmin(s); err != nil {
 		return err
 	}
+	s.wg.Go(s.watch)
 	return s.register()
 }
 
