@@ -40,6 +40,7 @@ type config struct {
 	chaos, verbose       bool
 	site, dns, admin     int
 	mutant               stack.Mutant // a deliberate defect; set by tests only
+	drills               []string     // only these; set by tests only
 	started              func(*stack.Stack)
 }
 
@@ -233,9 +234,9 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	var wg sync.WaitGroup
 	chaos, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if c.chaos {
+	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing}, c.playTime(log))
+			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills}, c.playTime(log))
 		})
 	}
 	result, err := p.Run(ctx)
@@ -252,6 +253,9 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	if err != nil && left == 0 {
 		return 0, err
 	}
+	down, stop := context.WithTimeout(ctx, 15*time.Second)
+	defer stop()
+	_ = s.WaitScaledDown(down) // the report says how many are left
 	sessions, lost := p.Sessions(ctx)
 	books, err := site.Audit(ctx, s.Shards())
 	if err != nil {
@@ -261,7 +265,7 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	if err != nil {
 		return 0, err
 	}
-	r := makeReport(result.Summary(), promises, books, s.Figures(), failovers, sessions, lost)
+	r := makeReport(result.Summary(), promises, books, s.Figures(), s.Scaling(), failovers, sessions, lost)
 	r.Malformed = log.Malformed
 	if left > 0 {
 		r.wrong("%d messages were not settled within a minute", left)

@@ -3,6 +3,7 @@ package stack
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -34,6 +35,8 @@ type Hooks struct {
 	Start time.Time
 	// Writing reports whether at least one write is in flight.
 	Writing func() bool
+	// Only names the drills to carry out; nil means all.
+	Only []string
 }
 
 // drill is one failure: inject, wait until it is detected and recovered from, hold, and bring the node back.
@@ -52,11 +55,11 @@ type drill struct {
 // Chaos breaks one of each redundant tier and then a whole centre, one after the other, spread over the duration of the
 // play, each while a write is in flight. It returns what happened; an error means that a drill could not be carried out.
 func (s *Stack) Chaos(ctx context.Context, h Hooks, play time.Duration) ([]Failover, error) {
-	drills := s.drills()
+	drills := slices.DeleteFunc(s.drills(), func(d drill) bool { return h.Only != nil && !slices.Contains(h.Only, d.what) })
 	var out []Failover
 	for i, d := range drills {
 		// The first at 8 % of the play, the last (the centre) at 66 %, and never sooner than the one before is over.
-		due := h.Start.Add(time.Duration(float64(play) * (0.08 + 0.58*float64(i)/float64(len(drills)-1))))
+		due := h.Start.Add(time.Duration(float64(play) * (0.08 + 0.58*float64(i)/float64(max(len(drills)-1, 1)))))
 		if err := backoff.Sleep(ctx, time.Until(due)); err != nil {
 			return out, err
 		}
@@ -201,15 +204,13 @@ func (s *Stack) drills() []drill {
 					return err
 				}
 				s1.kill(primary)
+				s1.cut.Store(nil) // nothing is sent any more that the standby could catch up with
 				return nil
 			},
 			detected:  func() bool { return s1.state(East, primary) == "down" || s1.primary() != "" },
 			recovered: s1.writable(s),
-			revive: func(ctx context.Context) error {
-				s1.cut.Store(nil)
-				return s1.restart(ctx, primary)
-			},
-			whole: s1.whole},
+			revive:    func(ctx context.Context) error { return s1.restart(ctx, primary) },
+			whole:     s1.whole},
 		{what: "the data centre " + East, window: CenterWindow, excuses: true, hold: 2 * time.Second,
 			inject:    func(context.Context) error { s.killCenter(east); return nil },
 			detected:  func() bool { return !s.answersWith(east.edges[0].ip) && !s.answersWith(east.edges[1].ip) },

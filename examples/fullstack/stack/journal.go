@@ -54,7 +54,7 @@ func openJournal(ctx context.Context, name string, c *redis.Client) (*journal, e
 func (j *journal) note(cmds ...redis.Cmder) error {
 	var out []byte
 	for _, c := range cmds {
-		if name := strings.ToLower(c.Name()); reads[name] || name == "multi" || name == "exec" {
+		if name := strings.ToLower(c.Name()); reads[name] || name == "multi" || name == "exec" { // the single commands repeat it
 			continue
 		}
 		args := make([][]byte, len(c.Args()))
@@ -80,9 +80,20 @@ func (j *journal) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
 }
 
+// quiet reports whether no command may write, so that no note is due. What sets a connection up is quiet too; it must
+// not wait for the lock, which the command that needs the connection may hold.
+func quiet(cmds ...redis.Cmder) bool {
+	for _, c := range cmds {
+		if !reads[strings.ToLower(c.Name())] {
+			return false
+		}
+	}
+	return true
+}
+
 func (j *journal) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if reads[strings.ToLower(cmd.Name())] {
+		if quiet(cmd) {
 			return next(ctx, cmd)
 		}
 		j.mu.Lock()
@@ -97,6 +108,9 @@ func (j *journal) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func (j *journal) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if quiet(cmds...) {
+			return next(ctx, cmds)
+		}
 		j.mu.Lock()
 		defer j.mu.Unlock()
 		if err := next(ctx, cmds); err != nil {

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/examples/fullstack/stack"
+)
+
+// TestMain lets a test start this very binary as the program, so that it can be killed.
+func TestMain(m *testing.M) {
+	if os.Getenv("FULLSTACK_RUN") == "1" {
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// free are flags for ports that nobody has.
+var free = []string{"-site", "0", "-dns", "0", "-admin", "0"}
+
+func TestBadUsageIsOneLineAndExit2(t *testing.T) {
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer busy.Close()
+	_, port, _ := net.SplitHostPort(busy.Addr().String())
+	binary := filepath.Join(t.TempDir(), "binary")
+	require.NoError(t, os.WriteFile(binary, []byte{0, 1, 2, '\n', 3}, 0o600))
+	for want, args := range map[string][]string{
+		"flag provided but not defined": {"-nonsense"},
+		"unexpected argument":           {"replay"},
+		"no such file":                  {"-replay", "/does/not/exist"},
+		"combined log format":           {"-replay", binary},
+		"need -replay":                  {"-chaos"},
+		"-rate must be":                 {"-replay", "sample", "-rate", "-1"},
+		"-site must be":                 {"-site", "70000"},
+		"at least 25s":                  {"-replay", "sample", "-chaos", "-duration", "5s"},
+		"address already in use":        {"-site", "0", "-dns", "0", "-admin", port},
+	} {
+		t.Run(want, func(t *testing.T) {
+			var out, errs bytes.Buffer
+			before, _ := filepath.Glob(filepath.Join(os.TempDir(), "fullstack-*"))
+			require.Equal(t, 2, run(args, &out, &errs))
+			require.Contains(t, errs.String(), want)
+			require.Equal(t, 1, strings.Count(errs.String(), "\n"), errs.String())
+			after, _ := filepath.Glob(filepath.Join(os.TempDir(), "fullstack-*"))
+			require.Equal(t, before, after, "nothing is left behind")
+		})
+	}
+	require.Equal(t, 0, run([]string{"-h"}, io.Discard, io.Discard))
+}
+
+// play runs the program and returns its exit code and report.
+func play(t *testing.T, c config) (int, Report) {
+	t.Helper()
+	c.report = filepath.Join(t.TempDir(), "report.json")
+	var out bytes.Buffer
+	code := c.run(&out, &out)
+	t.Log(out.String())
+	b, err := os.ReadFile(c.report)
+	require.NoError(t, err)
+	var r Report
+	require.NoError(t, json.Unmarshal(b, &r))
+	return code, r
+}
+
+func TestPlaySample(t *testing.T) {
+	code, r := play(t, config{replay: "sample", duration: 6 * time.Second, rate: 250})
+	require.Equal(t, 0, code)
+	require.True(t, r.Balanced)
+	require.Zero(t, r.ClientErrors)
+	require.Zero(t, r.SessionsLost)
+	require.Greater(t, r.AckedViews, 100)
+	require.Equal(t, r.AckedViews, r.CountedViews)
+	require.Greater(t, r.AckedWrites, 100)
+	require.Equal(t, r.AckedWrites, r.StoredWrites)
+	require.Greater(t, r.Sessions, 20)
+	require.Greater(t, r.AckedUploads, 3)
+	require.Greater(t, r.Honest404, 5)
+	require.Greater(t, r.PeakWorkers, r.LeastWork, "the burst needs more workers")
+	require.Equal(t, r.LeastWork, r.EndWorkers, "idle returns to the least")
+	require.Less(t, r.OldestAge, 5.0)
+}
+
+// The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring the
+// defect to light.
+func TestMutantsAreCaught(t *testing.T) {
+	for mutant, symptom := range map[stack.Mutant]string{
+		stack.AckBeforeCount:   "acknowledged views are not counted",
+		stack.PromoteLaggard:   "acknowledged",
+		stack.ServeAfterDelete: "deleted post was served",
+	} {
+		t.Run(string(mutant), func(t *testing.T) {
+			c := config{replay: "sample", duration: 8 * time.Second, rate: 200, mutant: mutant}
+			switch mutant {
+			case stack.AckBeforeCount:
+				c.drills = []string{"a worker in the middle of a job"}
+			case stack.PromoteLaggard:
+				c.drills = []string{"the primary of shard s1"}
+			}
+			code, r := play(t, c)
+			require.Equal(t, 1, code)
+			require.False(t, r.Balanced)
+			require.Contains(t, strings.Join(r.Imbalances, "; "), symptom)
+		})
+	}
+}
+
+// The same drills without a mutant: the books balance.
+func TestDrillsWithoutMutantBalance(t *testing.T) {
+	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: 200, drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
+	require.Equal(t, 0, code)
+	require.Len(t, r.Failovers, 2)
+	require.Less(t, r.Failovers[1].RecoveredMS, 1000.0)
+}
+
+// Killed with kill -9 in the middle of a play and started again on the same directory: nothing that was acknowledged is
+// missing, from either play.
+func TestKill9AndGoOn(t *testing.T) {
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir, report := t.TempDir(), filepath.Join(t.TempDir(), "r.json")
+	start := func(extra ...string) (*exec.Cmd, *watched) {
+		cmd := exec.Command(exe, append(append([]string{"-data", dir, "-replay", "sample", "-rate", "250"}, free...), extra...)...)
+		cmd.Env = append(os.Environ(), "FULLSTACK_RUN=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		out := &watched{}
+		cmd.Stdout, cmd.Stderr = out, out
+		require.NoError(t, cmd.Start())
+		return cmd, out
+	}
+	cmd, out := start("-duration", "60s")
+	ledger := filepath.Join(dir, "ledger.jsonl")
+	require.Eventually(t, func() bool {
+		b, _ := os.ReadFile(ledger)
+		return bytes.Count(b, []byte(`"k":"write"`)) > 150 && bytes.Count(b, []byte(`"k":"view"`)) > 300
+	}, 40*time.Second, 20*time.Millisecond, "%s", out)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+
+	cmd, out = start("-duration", "4s", "-report", report)
+	err = cmd.Wait()
+	t.Log(out)
+	require.NoError(t, err)
+	require.Contains(t, out.String(), "going on with")
+	b, err := os.ReadFile(report)
+	require.NoError(t, err)
+	var r Report
+	require.NoError(t, json.Unmarshal(b, &r))
+	require.True(t, r.Balanced)
+	require.Greater(t, r.AckedWrites, 75)
+}
+
+// An interrupt drains and ends with 0; during a play it ends with 130. Nothing stays behind.
+func TestInterrupt(t *testing.T) {
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	for code, args := range map[int][]string{0: nil, 130: {"-replay", "sample", "-duration", "60s"}} {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			tmp := t.TempDir()
+			cmd := exec.Command(exe, append(args, free...)...)
+			cmd.Env = append(os.Environ(), "FULLSTACK_RUN=1", "TMPDIR="+tmp)
+			cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			out := &watched{}
+			cmd.Stdout, cmd.Stderr = out, out
+			require.NoError(t, cmd.Start())
+			require.Eventually(t, func() bool { return strings.Contains(out.String(), "still single") }, 30*time.Second, 10*time.Millisecond)
+			require.NoError(t, cmd.Process.Signal(os.Interrupt))
+			_ = cmd.Wait()
+			require.Equal(t, code, cmd.ProcessState.ExitCode(), out.String())
+			left, _ := os.ReadDir(tmp)
+			require.Empty(t, left)
+		})
+	}
+}
+
+// watched is a buffer that may be read while a process writes.
+type watched struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.Write(p)
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
