@@ -5,10 +5,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http/httpguts"
 )
 
 // edge is a cache in front of one origin or handler.
@@ -291,8 +290,20 @@ func isHop(k string) bool {
 func stripHop(h http.Header) {
 	connection := h["Connection"]
 	for k := range h {
-		if isHop(k) || len(connection) > 0 && httpguts.HeaderValuesContainsToken(connection, k) {
+		if isHop(k) || len(connection) > 0 && listed(connection, k) {
 			delete(h, k)
 		}
 	}
+}
+
+// listed is whether a list-valued field names k.
+func listed(lines []string, k string) bool {
+	for _, line := range lines {
+		for item := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.Trim(item, " \t"), k) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -25,7 +25,6 @@ type admin struct {
 	prior map[string]uint64
 	rates map[string]float64
 	at    time.Time
-	extra []metrics.Panel
 }
 
 func startAdmin(s *Stack) (*admin, error) {
