@@ -20,6 +20,9 @@ type conn struct {
 	pin *phys
 	// stateful: the pinned connection's session was changed; it is closed at the end of the use.
 	stateful bool
+	// inTx: a transaction is open; txWrites: it was not begun as a read-only one.
+	inTx     bool
+	txWrites bool
 	spills   int
 	after    []func() // run at the end of the use
 	// pending is the session of a write whose rows were still open when it was sent; its position is captured at the end of the use.
@@ -131,8 +134,17 @@ func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 	used, done := p.node.under(ctx)
 	n.deferred(done)
 	err := explain(ctx, used, p.node, s.on(used, p))
-	if err != nil {
-		n.failed(p, err)
+	if err == nil {
+		return nil
+	}
+	switch kind := n.judge(p, err); {
+	case !n.inTx || ctx.Err() != nil:
+	case kind == KindRefused, kind == KindLost:
+		n.c.probeNow(p.node)
+		return &txLost{err}
+	case kind == KindReadOnly && p.node != n.c.topo.Load().primary, kind == KindReadOnly && n.txWrites:
+		n.c.probeNow(p.node)
+		return &txLost{err}
 	}
 	return err
 }
