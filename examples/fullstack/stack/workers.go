@@ -104,3 +104,64 @@ func (s *Stack) WaitIdle(ctx context.Context) (left int, err error) {
 		}
 	}
 }
+
+// Scaling is what the pools of workers went through.
+type Scaling struct {
+	PeakWorkers int           // of all pools together
+	Workers     int           // now
+	Least       int           // the least that the policies allow
+	OldestAge   time.Duration // the highest age of a waiting message
+}
+
+// watch notes the peaks that the counters alone do not keep.
+func (s *Stack) watch() {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := s.workers()
+		for _, p := range s.centers[0].pools { // both centres work for the same groups
+			if l, err := p.group.Lag(s.ctx); err == nil {
+				now.OldestAge = max(now.OldestAge, l.OldestAge)
+			}
+		}
+		s.mu.Lock()
+		s.peak.PeakWorkers, s.peak.OldestAge = max(s.peak.PeakWorkers, now.Workers), max(s.peak.OldestAge, now.OldestAge)
+		s.mu.Unlock()
+	}
+}
+
+func (s *Stack) workers() (n Scaling) {
+	for _, c := range s.centers {
+		for _, p := range c.pools {
+			n.Workers += p.pool.Workers()
+			n.Least++
+		}
+	}
+	return n
+}
+
+// Scaling returns the peaks so far.
+func (s *Stack) Scaling() Scaling {
+	n := s.workers()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.PeakWorkers, n.OldestAge = s.peak.PeakWorkers, s.peak.OldestAge
+	return n
+}
+
+// WaitScaledDown waits until every pool is at its least size.
+func (s *Stack) WaitScaledDown(ctx context.Context) error {
+	for {
+		if n := s.workers(); n.Workers == n.Least {
+			return nil
+		}
+		if err := backoff.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,349 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
+)
+
+// BackOptions configure a write-back cache. The zero value is good.
+type BackOptions struct {
+	// Delay is how long a write waits for later ones of its key to replace it. Default 100 ms; negative: none.
+	Delay time.Duration
+	// MaxPending bounds the keys waiting to be written; at the bound Set waits. Default 10,000.
+	MaxPending int
+	// Workers write different keys at the same time. Default 4.
+	Workers int
+	// Attempts after which a key is parked. Default 10, negative: no limit.
+	Attempts int
+	// RetryBase and RetryMax shape the backoff between attempts. Defaults 50 ms and 5 s.
+	RetryBase, RetryMax time.Duration
+	// Timeout bounds one attempt. Default 10 s.
+	Timeout time.Duration
+}
+
+// Back answers writes from memory and writes them to the store a little later, the latest value of each key only (write-back). Writes of one key
+// reach the store in order. Pending writes are lost when the process dies: use it where that is acceptable, such as counters that can be
+// rebuilt. It is safe for concurrent use.
+type Back[K comparable, V any] struct {
+	cache *Cache[K, V]
+	store Store[K, V]
+	o     BackOptions
+
+	mu      sync.Mutex // guards what follows
+	changed sync.Cond  // room, work, or progress
+	pending map[K]*pendingWrite[V]
+	parked  map[K]*pendingWrite[V]
+	ready   []K // in the order of their first write; a key is in it at most once
+	epoch   uint64
+	closing bool
+	tasks   sync.WaitGroup
+}
+
+// pendingWrite is the newest write of a key that is not in the store yet.
+//
+//	waiting --its time comes--> writing --ok--> gone, or waiting again when a newer write came meanwhile
+//	                            writing --error--> waiting (backoff) --Attempts--> parked --Retry--> waiting
+type pendingWrite[V any] struct {
+	value    V
+	deleted  bool
+	version  uint64 // of value
+	epoch    uint64 // of the oldest write in it, for Flush
+	writing  bool
+	attempts int
+	err      error
+	timer    *time.Timer
+}
+
+// NewBack joins a cache and a store. Close flushes. The cache must not be written to directly.
+func NewBack[K comparable, V any](c *Cache[K, V], s Store[K, V], o BackOptions) (*Back[K, V], error) {
+	if c == nil || s == nil {
+		return nil, errors.New("cache: NewBack needs a cache and a store")
+	}
+	if o.MaxPending < 0 || o.Workers < 0 || o.RetryBase < 0 || o.RetryMax < 0 || o.Timeout < 0 {
+		return nil, errors.New("cache: a field of BackOptions (MaxPending, Workers, RetryBase, RetryMax, Timeout) is negative")
+	}
+	or := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	or(&o.Delay, 100*time.Millisecond)
+	or(&o.RetryBase, 50*time.Millisecond)
+	or(&o.RetryMax, 5*time.Second)
+	or(&o.Timeout, 10*time.Second)
+	if o.MaxPending == 0 {
+		o.MaxPending = 10_000
+	}
+	if o.Workers == 0 {
+		o.Workers = 4
+	}
+	if o.Attempts == 0 {
+		o.Attempts = 10
+	}
+	b := &Back[K, V]{cache: c, store: s, o: o, pending: map[K]*pendingWrite[V]{}, parked: map[K]*pendingWrite[V]{}}
+	b.changed.L = &b.mu
+	for range o.Workers {
+		b.tasks.Add(1)
+		go b.work()
+	}
+	return b, nil
+}
+
+// Get returns the newest value, pending, parked or cached, or reads it from the store.
+func (b *Back[K, V]) Get(ctx context.Context, k K) (v V, err error) {
+	b.mu.Lock()
+	w := b.pending[k]
+	if w == nil {
+		w = b.parked[k]
+	}
+	if w != nil {
+		v, deleted := w.value, w.deleted
+		b.mu.Unlock()
+		if deleted {
+			return v, ErrNotFound
+		}
+		return v, nil
+	}
+	b.mu.Unlock()
+	return b.cache.Load(ctx, k, b.store.Get)
+}
+
+// Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. Errors: ErrClosed, ctx's.
+func (b *Back[K, V]) Set(ctx context.Context, k K, v V) error { return b.write(ctx, k, v, false) }
+
+// Delete does the same with a deletion.
+func (b *Back[K, V]) Delete(ctx context.Context, k K) error {
+	var zero V
+	return b.write(ctx, k, zero, true)
+}
+
+func (b *Back[K, V]) write(ctx context.Context, k K, v V, deleted bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var stop func() bool
+	for b.pending[k] == nil && len(b.pending) >= b.o.MaxPending && !b.closing && ctx.Err() == nil {
+		if stop == nil {
+			stop = context.AfterFunc(ctx, b.wake)
+			defer stop()
+		}
+		b.changed.Wait()
+	}
+	switch {
+	case b.closing:
+		return fmt.Errorf("cache: write-back: %w", ErrClosed)
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	b.epoch++
+	w := b.pending[k]
+	if w == nil {
+		if w = b.parked[k]; w != nil { // a newer value gives a parked key a new chance
+			delete(b.parked, k)
+			w.attempts, w.err = 0, nil
+		} else {
+			w = &pendingWrite[V]{}
+		}
+		w.epoch = b.epoch
+		b.pending[k] = w
+		b.schedule(k, w, max(0, b.o.Delay))
+	}
+	w.value, w.deleted = v, deleted
+	w.version++
+	// Under the lock, so that cache and pending agree on the order of writes.
+	if deleted {
+		b.cache.Delete(k)
+	} else {
+		b.cache.Set(k, v)
+	}
+	return nil
+}
+
+func (b *Back[K, V]) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.changed.Broadcast()
+}
+
+// schedule makes the key ready after a delay; b.mu is held.
+func (b *Back[K, V]) schedule(k K, w *pendingWrite[V], d time.Duration) {
+	if d == 0 || b.closing {
+		b.ready = append(b.ready, k)
+		b.changed.Broadcast()
+		return
+	}
+	w.timer = time.AfterFunc(d, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if w.timer != nil && b.pending[k] == w {
+			w.timer = nil
+			b.ready = append(b.ready, k)
+			b.changed.Broadcast()
+		}
+	})
+}
+
+// hurry makes a waiting key ready at once; b.mu is held.
+func (b *Back[K, V]) hurry(k K, w *pendingWrite[V]) {
+	if w.timer != nil {
+		w.timer.Stop()
+		w.timer = nil
+		b.ready = append(b.ready, k)
+	}
+}
+
+func (b *Back[K, V]) work() {
+	defer b.tasks.Done()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for {
+		for len(b.ready) == 0 {
+			if b.closing {
+				return
+			}
+			b.changed.Wait()
+		}
+		k := b.ready[0]
+		b.ready = b.ready[1:]
+		w := b.pending[k]
+		if w == nil {
+			continue
+		}
+		w.writing = true
+		version, value, deleted, until := w.version, w.value, w.deleted, b.epoch
+		b.mu.Unlock()
+		err := b.store1(k, value, deleted)
+		b.mu.Lock()
+		w.writing = false
+		switch {
+		case err == nil && w.version == version:
+			delete(b.pending, k)
+		case err == nil: // written to meanwhile: the newer value goes next, and counts from now
+			w.attempts, w.err, w.epoch = 0, nil, until+1
+			b.schedule(k, w, max(0, b.o.Delay))
+		default:
+			w.attempts++
+			w.err = err
+			if b.o.Attempts > 0 && w.attempts >= b.o.Attempts {
+				delete(b.pending, k)
+				b.parked[k] = w
+				break
+			}
+			b.schedule(k, w, backoff.Policy{Base: b.o.RetryBase, Max: b.o.RetryMax}.Delay(w.attempts-1))
+		}
+		b.changed.Broadcast()
+	}
+}
+
+// store1 writes one value; a panic of the store is an error of this attempt.
+func (b *Back[K, V]) store1(k K, v V, deleted bool) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), b.o.Timeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("cache: store panicked: %v", p)
+		}
+	}()
+	if deleted {
+		return b.store.Delete(ctx, k)
+	}
+	return b.store.Set(ctx, k, v)
+}
+
+// Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but for their backoff.
+func (b *Back[K, V]) Flush(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	target := b.epoch
+	for k, w := range b.pending {
+		if w.attempts == 0 {
+			b.hurry(k, w)
+		}
+	}
+	b.changed.Broadcast()
+	defer context.AfterFunc(ctx, b.wake)()
+	for {
+		old := false
+		for k, w := range b.pending {
+			if w.epoch <= target {
+				old = true
+				if w.attempts == 0 {
+					b.hurry(k, w)
+				}
+			}
+		}
+		if !old {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("cache: flush: %d keys pending: %w", len(b.pending), err)
+		}
+		b.changed.Broadcast()
+		b.changed.Wait()
+	}
+}
+
+// Pending is the number of keys not yet written.
+func (b *Back[K, V]) Pending() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.pending)
+}
+
+// Parked returns the keys whose writes were given up, with the last error. Reads still see their newest value, and [Back.Retry] tries again.
+func (b *Back[K, V]) Parked() map[K]error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := make(map[K]error, len(b.parked))
+	for k, w := range b.parked {
+		m[k] = w.err
+	}
+	return m
+}
+
+// Retry makes all parked keys pending again.
+func (b *Back[K, V]) Retry() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		return
+	}
+	for k, w := range b.parked {
+		delete(b.parked, k)
+		w.attempts = 0
+		b.epoch++
+		w.epoch = b.epoch
+		b.pending[k] = w
+		b.schedule(k, w, 0)
+	}
+}
+
+// Close refuses new writes, flushes what is pending until ctx ends, and stops. An error names how many keys could not be written; they are in Parked.
+func (b *Back[K, V]) Close(ctx context.Context) error {
+	err := b.Flush(ctx)
+	b.mu.Lock()
+	b.closing = true
+	for k, w := range b.pending {
+		if w.timer != nil {
+			w.timer.Stop()
+			w.timer = nil
+		}
+		if !w.writing {
+			delete(b.pending, k)
+			w.err = errors.Join(w.err, ErrClosed)
+			b.parked[k] = w
+		}
+	}
+	b.ready = nil
+	b.changed.Broadcast()
+	b.mu.Unlock()
+	b.tasks.Wait()
+	if n := len(b.Parked()); n > 0 {
+		err = errors.Join(err, fmt.Errorf("cache: %d keys are not in the store", n))
+	}
+	return err
+}
