@@ -93,8 +93,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		if t.spill {
 			n.spills++
 		}
-		used, done := t.node.under(ctx)
-		n.deferred(done)
+		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
 			ok, e := n.waitFor(used, p, &t)
