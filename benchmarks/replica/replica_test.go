@@ -19,19 +19,19 @@ import (
 // zero is a driver whose queries return one row at once.
 type zero struct{}
 
-func (zero) Open(string) (driver.Conn, error)              { return &zeroConn{}, nil }
+func (zero) Open(string) (driver.Conn, error)             { return &zeroConn{}, nil }
 func (zero) Connect(context.Context) (driver.Conn, error) { return &zeroConn{}, nil }
-func (zero) Driver() driver.Driver                         { return zero{} }
+func (zero) Driver() driver.Driver                        { return zero{} }
 
 func init() { sql.Register("zero", zero{}) }
 
 type zeroConn struct{}
 
-func (*zeroConn) Prepare(string) (driver.Stmt, error)       { return nil, errors.New("zero: no Prepare") }
-func (*zeroConn) Close() error                              { return nil }
-func (*zeroConn) Begin() (driver.Tx, error)                 { return nil, errors.New("zero: no Begin") }
-func (*zeroConn) ResetSession(context.Context) error        { return nil }
-func (*zeroConn) IsValid() bool                             { return true }
+func (*zeroConn) Prepare(string) (driver.Stmt, error)      { return nil, errors.New("zero: no Prepare") }
+func (*zeroConn) Close() error                             { return nil }
+func (*zeroConn) Begin() (driver.Tx, error)                { return nil, errors.New("zero: no Begin") }
+func (*zeroConn) ResetSession(context.Context) error       { return nil }
+func (*zeroConn) IsValid() bool                            { return true }
 func (*zeroConn) CheckNamedValue(*driver.NamedValue) error { return nil }
 func (*zeroConn) QueryContext(context.Context, string, []driver.NamedValue) (driver.Rows, error) {
 	return &zeroRows{}, nil
