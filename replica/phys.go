@@ -21,13 +21,13 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 	columns, _ := st.(driver.ColumnConverter)
 	out := args[:0]
 	for i := range args {
-		nv := args[i]
+		nv := &args[i] // in place: a copy would escape
 		err := driver.ErrSkip
 		if stChecker != nil {
-			err = stChecker.CheckNamedValue(&nv)
+			err = stChecker.CheckNamedValue(nv)
 		}
 		if err == driver.ErrSkip && connChecker != nil {
-			err = connChecker.CheckNamedValue(&nv)
+			err = connChecker.CheckNamedValue(nv)
 		}
 		if err == driver.ErrSkip {
 			if columns != nil {
@@ -38,7 +38,7 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 		}
 		switch err {
 		case nil:
-			out = append(out, nv)
+			out = append(out, *nv)
 		case driver.ErrRemoveArgument:
 		default:
 			return nil, err
