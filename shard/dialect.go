@@ -1,19 +1,181 @@
 package shard
 
-// Dialect is the SQL of one kind of database: state tables, guard triggers, locking, keyset reads.
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// States of a slot in a shard's tk_slot table. The map store says who owns a slot; these rows make the database enforce it.
+//
+//	state      client writes       reads in Tx   becomes
+//	owned      pass                pass          capture
+//	capture    pass, keys noted    pass          fenced, or owned again (abort)
+//	fenced     refused             pass          gone, or capture again (differences found)
+//	gone       refused             refused       importing
+//	importing  refused             refused       owned, or gone again (abort)
+const (
+	stateOwned     = "owned"
+	stateCapture   = "capture"
+	stateFenced    = "fenced"
+	stateGone      = "gone"
+	stateImporting = "importing"
+)
+
+// Dialect is the SQL of one kind of database: state tables, guard triggers, locking, keyset reads. Only this package implements it.
 type Dialect interface {
+	// Name is short and stable: "postgres", "sqlite".
 	Name() string
 	// IsFenced reports whether the error of a statement is the guard's refusal.
 	IsFenced(err error) bool
 	// IsRetryable reports a serialisation failure or lock timeout: the transaction was rolled back and may be repeated.
 	IsRetryable(err error) bool
-	sql() *dialectSQL
+
+	// bind rewrites ? placeholders.
+	bind(query string) string
+	slotState(ctx context.Context, tx *sql.Tx, s Slot, readOnly bool) (string, error)
+	// prepare creates the state tables and a row for each slot.
+	prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error
+	// begin starts a mover's transaction: the guards let it pass, locks are waited for at most lockTimeout, and it fails with
+	// ErrMoverLost when this database has seen a higher token.
+	begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error)
+	commit(ctx context.Context, tx *sql.Tx) error
+	describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
+	// lockTables waits for writers that began before the guards were there.
+	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
+	guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
+	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
+
+	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
+	current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) ([]row, error) // those that exist
+	upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error
+	remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error
+	sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error
+	clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error)
+	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
+	slotList(slots []Slot) string
 }
 
-type dialectSQL struct{}
+// row is one row on its way.
+type row struct {
+	pk   string // JSON array of the key columns
+	slot Slot
+	json string // PostgreSQL
+	vals []any  // SQLite
+}
 
-// Postgres is the dialect of PostgreSQL 12 and later.
-func Postgres() Dialect { return nil }
+// tableInfo is a managed table as the database describes it.
+type tableInfo struct {
+	Table
+	cols []column
+	keys []column
+}
 
-// SQLite is the dialect of SQLite 3.35 and later.
-func SQLite() Dialect { return nil }
+type column struct{ name, typ string }
+
+// fingerprint changes with the schema as far as rows depend on it.
+func (t *tableInfo) fingerprint() string {
+	var b strings.Builder
+	for _, c := range t.cols {
+		fmt.Fprintf(&b, "%s %s;", c.name, c.typ)
+	}
+	return b.String()
+}
+
+func (t *tableInfo) sameSchema(o *tableInfo) bool {
+	if len(t.cols) != len(o.cols) {
+		return false
+	}
+	have := map[column]bool{}
+	for _, c := range t.cols {
+		have[c] = true
+	}
+	for _, c := range o.cols {
+		if !have[c] {
+			return false
+		}
+	}
+	return true
+}
+
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
+
+func names(cols []column, each func(string) string) string {
+	out := make([]string, len(cols))
+	for i, c := range cols {
+		out[i] = each(quote(c.name))
+	}
+	return strings.Join(out, ", ")
+}
+
+// values are the columns that are not keys.
+func (t *tableInfo) values() (out []column) {
+	for _, c := range t.cols {
+		key := false
+		for _, k := range t.keys {
+			key = key || k.name == c.name
+		}
+		if !key {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func (t *tableInfo) upsertTail() string {
+	vals := t.values()
+	if len(vals) == 0 {
+		return " on conflict (" + names(t.keys, ident) + ") do nothing"
+	}
+	return " on conflict (" + names(t.keys, ident) + ") do update set " + names(vals, func(c string) string { return c + " = excluded." + c })
+}
+
+func ident(s string) string { return s }
+
+// findKeys orders the key columns as Table.Key has them.
+func (t *tableInfo) findKeys() error {
+	slot := false
+	for _, c := range t.cols {
+		slot = slot || strings.EqualFold(c.name, t.SlotColumn)
+	}
+	if !slot {
+		return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, t.SlotColumn)
+	}
+	for _, k := range t.Key {
+		found := false
+		for _, c := range t.cols {
+			if strings.EqualFold(c.name, k) {
+				t.keys, found = append(t.keys, c), true
+			}
+		}
+		if !found {
+			return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, k)
+		}
+	}
+	return nil
+}
+
+func joinSlots(slots []Slot) string {
+	b := make([]byte, 0, 6*len(slots))
+	for i, s := range slots {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, int64(s), 10)
+	}
+	return string(b)
+}
+
+func jsonList(pks []string) string { return "[" + strings.Join(pks, ",") + "]" }
+
+func sqlState(err error) string {
+	var s interface{ SQLState() string }
+	if errors.As(err, &s) {
+		return s.SQLState()
+	}
+	return ""
+}

@@ -1,12 +1,26 @@
 package shard
 
-import "time"
+import (
+	"fmt"
+	"sync"
+	"time"
+)
 
-// IDs makes 64-bit ids that sort by time and carry their slot: 41 bits of milliseconds since IDEpoch, 14 of slot, 8 of sequence.
-// Safe for concurrent use.
-type IDs struct{}
+// IDs makes 64-bit ids that sort by time and carry their slot: 41 bits of milliseconds since 2024-01-01 UTC (until 2093), 14 of
+// slot, 8 of sequence. Of one slot that is 256 ids a millisecond, shared by its generators. Safe for concurrent use.
+type IDs struct {
+	o     IDOptions
+	mu    sync.Mutex // guards what follows
+	ms    int64      // of the last id
+	seq   [1 << idSlotBits]uint8
+	stamp [1 << idSlotBits]int64 // the millisecond that seq counts in
+}
 
-// IDEpoch is where ids begin to count: 2024-01-01 UTC.
+const (
+	idSlotBits = 14
+	idSeqBits  = 8
+)
+
 var idEpoch = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // IDOptions configure NewIDs.
@@ -14,23 +28,89 @@ type IDOptions struct {
 	// Node tells the generators of one slot apart: the sequence is split between up to 1<<NodeBits of them.
 	Node     int
 	NodeBits int // 0 to 4
-	// Floor is the highest time this generator may have used before a restart; ids begin after it. Store IDs.Mark now and then.
+	// Floor is the highest time this generator may have used before a restart; ids begin after it. Store IDs.Mark now and then, plus
+	// the interval at which you do.
 	Floor time.Time
-	// MaxWait bounds how long Next waits for a clock that went backwards. 0: 100 ms.
+	// MaxWait bounds how long Next waits for a clock that went backwards, or for the next millisecond when the slot's sequence is
+	// used up. 0: 100 ms.
 	MaxWait time.Duration
 }
 
-// NewIDs returns a generator.
-func NewIDs(o IDOptions) (*IDs, error) { return &IDs{}, nil }
+// NewIDs returns a generator. Generators that run at the same time need different Nodes.
+func NewIDs(o IDOptions) (*IDs, error) {
+	if o.NodeBits < 0 || o.NodeBits > 4 {
+		return nil, fmt.Errorf("shard: IDOptions.NodeBits %d is not 0 to 4", o.NodeBits)
+	}
+	if o.Node < 0 || o.Node >= 1<<o.NodeBits {
+		return nil, fmt.Errorf("shard: IDOptions.Node %d does not fit %d bits", o.Node, o.NodeBits)
+	}
+	if o.MaxWait <= 0 {
+		o.MaxWait = 100 * time.Millisecond
+	}
+	g := &IDs{o: o}
+	if !o.Floor.IsZero() {
+		g.ms = max(o.Floor.Sub(idEpoch).Milliseconds(), 0)
+		for i := range g.stamp {
+			g.stamp[i] = g.ms
+			g.seq[i] = 1<<idSeqBits - 1 // that millisecond is used up
+		}
+	}
+	return g, nil
+}
 
 // Next returns a new id in the slot. ErrClock when the clock is further behind than MaxWait.
-func (g *IDs) Next(s Slot) (int64, error) { return 0, nil }
+func (g *IDs) Next(s Slot) (int64, error) {
+	if s < 0 || s >= 1<<idSlotBits {
+		return 0, fmt.Errorf("shard: slot %d does not fit an id", s)
+	}
+	var deadline time.Time
+	for {
+		id, ok := g.try(s, time.Since(idEpoch).Milliseconds())
+		if ok {
+			return id, nil
+		}
+		now := time.Now()
+		if deadline.IsZero() {
+			deadline = now.Add(g.o.MaxWait)
+		}
+		if now.After(deadline) {
+			return 0, ErrClock
+		}
+		time.Sleep(200 * time.Microsecond)
+	}
+}
+
+// try makes an id of the millisecond now, or fails: when the clock is behind the last id, or the slot's part of the sequence is used up.
+func (g *IDs) try(s Slot, now int64) (int64, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if now < g.ms {
+		return 0, false
+	}
+	first := uint8(g.o.Node << (idSeqBits - g.o.NodeBits))
+	last := first + uint8(1<<(idSeqBits-g.o.NodeBits)-1)
+	seq := first
+	if g.stamp[s] == now && now != 0 {
+		if g.seq[s] >= last {
+			return 0, false
+		}
+		seq = g.seq[s] + 1
+	}
+	g.ms, g.stamp[s], g.seq[s] = now, now, seq
+	return now<<(idSlotBits+idSeqBits) | int64(s)<<idSeqBits | int64(seq), true
+}
 
 // Mark is a time that no id given out so far is after.
-func (g *IDs) Mark() time.Time { return time.Time{} }
+func (g *IDs) Mark() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return idEpoch.Add(time.Duration(g.ms) * time.Millisecond)
+}
 
 // SlotOfID returns the slot in an id.
-func SlotOfID(id int64) Slot { return 0 }
+func SlotOfID(id int64) Slot { return Slot(id >> idSeqBits & (1<<idSlotBits - 1)) }
 
 // TimeOfID returns when an id was made, to the millisecond.
-func TimeOfID(id int64) time.Time { return idEpoch }
+func TimeOfID(id int64) time.Time {
+	return idEpoch.Add(time.Duration(id>>(idSlotBits+idSeqBits)) * time.Millisecond)
+}

@@ -1,5 +1,13 @@
 package shard
 
+import (
+	"encoding/binary"
+	"fmt"
+	"strconv"
+
+	"github.com/tierkit/tierkit/internal/placement"
+)
+
 // Slot is the unit of placement: keys hash to slots, slots are owned by shards. Slots below Map.Slots() are the hashed ones,
 // those from there on are pinned keys.
 type Slot int32
@@ -7,19 +15,76 @@ type Slot int32
 // ID names a shard.
 type ID string
 
-// Key is what rows are sharded by.
+// Key is what rows are sharded by. Making one does not allocate, except for Composite.
 type Key struct {
-	hash   uint64
-	id     uint64 // of integer keys, for Modulo
-	pinKey string
+	text string // of String and Composite keys
+	num  uint64 // of Int keys
+	kind keyKind
 }
 
+type keyKind uint8
+
+const (
+	keyString keyKind = iota
+	keyInt
+	keyComposite
+)
+
 // String is a key of text.
-func String(s string) Key { return Key{} }
+func String(s string) Key { return Key{text: s} }
 
 // Int is an integer key.
-func Int(id int64) Key { return Key{} }
+func Int(id int64) Key { return Key{num: uint64(id), kind: keyInt} }
 
 // Composite is a key of several columns; the parts' boundaries matter ("ab","c" is not "a","bc"). Parts are strings, byte
 // slices, integers and bools; other types are formatted with %v.
-func Composite(parts ...any) Key { return Key{} }
+func Composite(parts ...any) Key {
+	var b []byte
+	for _, p := range parts {
+		switch v := p.(type) {
+		case string:
+			b = binary.AppendUvarint(append(b, 's'), uint64(len(v)))
+			b = append(b, v...)
+		case []byte:
+			b = binary.AppendUvarint(append(b, 's'), uint64(len(v)))
+			b = append(b, v...)
+		case int:
+			b = binary.AppendVarint(append(b, 'i'), int64(v))
+		case int32:
+			b = binary.AppendVarint(append(b, 'i'), int64(v))
+		case int64:
+			b = binary.AppendVarint(append(b, 'i'), v)
+		default:
+			t := fmt.Sprint(v)
+			b = binary.AppendUvarint(append(b, 's'), uint64(len(t)))
+			b = append(b, t...)
+		}
+	}
+	return Key{text: string(b), kind: keyComposite}
+}
+
+func (k Key) hash() uint64 {
+	if k.kind == keyInt {
+		return placement.HashUint64(k.num)
+	}
+	return placement.HashString(k.text)
+}
+
+// pin is the key's name in State.Pins.
+func (k Key) pin() string {
+	switch k.kind {
+	case keyInt:
+		return "i" + strconv.FormatInt(int64(k.num), 10)
+	case keyComposite:
+		return "c" + k.text
+	}
+	return "s" + k.text
+}
+
+// String is how the key is shown to people.
+func (k Key) String() string {
+	if k.kind == keyInt {
+		return strconv.FormatInt(int64(k.num), 10)
+	}
+	return k.text
+}

@@ -1,62 +1,188 @@
 package shard
 
 import (
-	"context"
-	"database/sql"
+	"fmt"
+	"maps"
+	"math/bits"
+	"slices"
+
+	"github.com/tierkit/tierkit/internal/placement"
 )
 
 // Map says which shard owns which slot at one epoch. Immutable; lookups take no lock and allocate nothing.
-type Map struct{}
+type Map struct {
+	owner []uint16 // per hashed slot: index into shards, with the exception bit when a key of the slot is pinned
+	shift uint8    // 64 - log2 of the slots
+	mod   uint64   // slots when the map adopts id % n, else 0
+	ids   []ID
+	st    *State
+	index map[ID]int
+}
 
-// Slots is the number of hashed slots, a power of two.
-func (m *Map) Slots() int { return 0 }
+// exception marks slots that need a second look, so that all others never pay for pins.
+const exception = 1 << 15
+
+func newMap(st *State) (*Map, error) {
+	if st.HashVersion != placement.HashVersion {
+		return nil, fmt.Errorf("%w: it has %d, this build %d", ErrHashVersion, st.HashVersion, placement.HashVersion)
+	}
+	if st.Slots < 1 || len(st.Owners) != st.Slots || st.Modulo == 0 && st.Slots&(st.Slots-1) != 0 {
+		return nil, fmt.Errorf("%w: %d slots, %d owners", ErrHashVersion, st.Slots, len(st.Owners))
+	}
+	if len(st.Shards) == 0 || len(st.Shards) >= exception {
+		return nil, fmt.Errorf("shard: a map of %d shards", len(st.Shards))
+	}
+	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), ids: st.Shards, st: st, index: map[ID]int{}}
+	if st.Modulo > 0 {
+		m.mod = uint64(st.Slots)
+	}
+	for i, id := range st.Shards {
+		m.index[id] = i
+	}
+	for s, o := range m.owner {
+		if int(o) >= len(st.Shards) {
+			return nil, fmt.Errorf("shard: slot %d belongs to shard %d of %d", s, o, len(st.Shards))
+		}
+	}
+	for pin := range st.Pins {
+		m.owner[m.hashed(pinHash(pin), pinNum(pin))] |= exception
+	}
+	return m, nil
+}
+
+func pinHash(pin string) uint64 {
+	if pin[0] == 'i' {
+		return placement.HashUint64(pinNum(pin))
+	}
+	return placement.HashString(pin[1:])
+}
+
+func pinNum(pin string) uint64 {
+	var n int64
+	if pin[0] == 'i' {
+		_, _ = fmt.Sscan(pin[1:], &n)
+	}
+	return uint64(n)
+}
+
+// Slots is the number of hashed slots.
+func (m *Map) Slots() int { return len(m.owner) }
 
 // Epoch rises with each change.
-func (m *Map) Epoch() uint64 { return 0 }
+func (m *Map) Epoch() uint64 { return m.st.Epoch }
+
+func (m *Map) hashed(h, num uint64) Slot {
+	if m.mod != 0 {
+		if num != 0 {
+			return Slot(num % m.mod)
+		}
+		return Slot(h % m.mod)
+	}
+	return Slot(h >> m.shift)
+}
 
 // Slot of a text key.
-func (m *Map) Slot(key string) Slot { return 0 }
+func (m *Map) Slot(key string) Slot {
+	if m.mod != 0 {
+		return m.SlotOf(String(key))
+	}
+	s := placement.HashString(key) >> m.shift
+	if m.owner[s]&exception != 0 {
+		return m.pinned(String(key), Slot(s))
+	}
+	return Slot(s)
+}
 
 // SlotUint64 of an integer key.
-func (m *Map) SlotUint64(id uint64) Slot { return 0 }
+func (m *Map) SlotUint64(id uint64) Slot {
+	if m.mod != 0 {
+		return m.SlotOf(Int(int64(id)))
+	}
+	s := placement.HashUint64(id) >> m.shift
+	if m.owner[s]&exception != 0 {
+		return m.pinned(Int(int64(id)), Slot(s))
+	}
+	return Slot(s)
+}
 
 // SlotOf any key, pinned ones included.
-func (m *Map) SlotOf(k Key) Slot { return 0 }
+func (m *Map) SlotOf(k Key) Slot {
+	s := m.hashed(k.hash(), k.num)
+	if m.owner[s]&exception != 0 {
+		return m.pinned(k, s)
+	}
+	return s
+}
+
+func (m *Map) pinned(k Key, s Slot) Slot {
+	if p, ok := m.st.Pins[k.pin()]; ok {
+		return p
+	}
+	return s
+}
 
 // Owner of a slot, "" when it has none.
-func (m *Map) Owner(s Slot) ID { return "" }
+func (m *Map) Owner(s Slot) ID {
+	i, ok := m.ownerIndex(s)
+	if !ok {
+		return ""
+	}
+	return m.ids[i]
+}
+
+func (m *Map) ownerIndex(s Slot) (int, bool) {
+	if uint(s) < uint(len(m.owner)) {
+		return int(m.owner[s] &^ exception), true
+	}
+	o, ok := m.st.PinOwners[s]
+	return int(o), ok
+}
 
 // Shards in the map's order.
-func (m *Map) Shards() []ID { return nil }
+func (m *Map) Shards() []ID { return slices.Clone(m.ids) }
 
 // Counts is the number of hashed slots per shard.
-func (m *Map) Counts() map[ID]int { return nil }
-
-// State is the stored form of a Map.
-type State struct {
-	Epoch       uint64          `json:"epoch"`
-	HashVersion int             `json:"hash_version"`
-	Slots       int             `json:"slots"`
-	Shards      []ID            `json:"shards"`
-	Weights     map[ID]float64  `json:"weights,omitempty"`
-	Owners      []uint16        `json:"owners"`         // index into Shards per slot
-	Pins        map[string]Slot `json:"pins,omitempty"` // pinned key -> its own slot, >= Slots
-	PinOwners   map[Slot]uint16 `json:"pin_owners,omitempty"`
-	Job         *JobState       `json:"job,omitempty"` // the move in progress
-	Token       uint64          `json:"token"`         // mover token: the highest handed out
-	Modulo      int             `json:"modulo,omitempty"`
+func (m *Map) Counts() map[ID]int {
+	c := map[ID]int{}
+	for _, o := range m.owner {
+		c[m.ids[o&^exception]]++
+	}
+	return c
 }
 
-// A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified.
-type MapStore interface {
-	// Load returns the state; ErrNoMap when there is none yet.
-	Load(ctx context.Context) (*State, error)
-	// CompareAndSwap stores next if the stored epoch is old (0: none stored), else ErrConflict. It must be durable when it returns nil.
-	CompareAndSwap(ctx context.Context, old uint64, next *State) error
+// owned lists the slots of a shard, pinned ones included.
+func (m *Map) owned(id ID) (out []Slot) {
+	i, ok := m.index[id]
+	if !ok {
+		return nil
+	}
+	for s, o := range m.owner {
+		if int(o&^exception) == i {
+			out = append(out, Slot(s))
+		}
+	}
+	for s, o := range m.st.PinOwners {
+		if int(o) == i {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
-// MemoryStore keeps the state in this process, for tests and for shards that live in it.
-func MemoryStore() MapStore { return nil }
+// sameOwners reports whether two maps place every slot alike.
+func (m *Map) sameOwners(o *Map) bool {
+	return slices.Equal(m.owner, o.owner) && slices.Equal(m.ids, o.ids) && maps.Equal(m.st.PinOwners, o.st.PinOwners) && maps.Equal(m.st.Pins, o.st.Pins)
+}
 
-// SQLStore keeps the state as one row of the table tk_map in db, which it creates.
-func SQLStore(db *sql.DB, d Dialect) MapStore { return nil }
+// table is the map as placement sees it.
+func (m *Map) table() (*placement.Table, error) {
+	nodes := make([]placement.Node, len(m.ids))
+	for i, id := range m.ids {
+		nodes[i] = placement.Node{ID: string(id), Weight: 1}
+	}
+	owners := make([]int, len(m.owner))
+	for s, o := range m.owner {
+		owners[s] = int(o &^ exception)
+	}
+	return placement.FromOwners(nodes, owners)
+}

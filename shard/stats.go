@@ -19,4 +19,15 @@ type ShardStats struct {
 }
 
 // Stats returns the counters. Cheap, safe at any time.
-func (c *Cluster) Stats() Stats { return Stats{} }
+func (c *Cluster) Stats() Stats {
+	v := c.view.Load()
+	s := Stats{Routed: c.n.routed.Load(), Refused: c.n.refused.Load(), CrossShard: c.n.crossShard.Load(), Scatters: c.n.scatters.Load(), MapEpoch: v.Epoch()}
+	if j := v.st.Job; j != nil {
+		s.Moving = len(j.Moves) - j.Done
+	}
+	counts := v.Counts()
+	for _, sh := range v.dbs {
+		s.Shards = append(s.Shards, ShardStats{Shard: string(sh.ID), Routed: sh.routed.Load(), Slots: counts[sh.ID]})
+	}
+	return s
+}

@@ -253,6 +253,9 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	if err != nil && left == 0 {
 		return 0, err
 	}
+	down, stop := context.WithTimeout(ctx, 15*time.Second)
+	defer stop()
+	_ = s.WaitScaledDown(down) // the report says how many are left
 	sessions, lost := p.Sessions(ctx)
 	books, err := site.Audit(ctx, s.Shards())
 	if err != nil {
@@ -262,7 +265,7 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	if err != nil {
 		return 0, err
 	}
-	r := makeReport(result.Summary(), promises, books, s.Figures(), failovers, sessions, lost)
+	r := makeReport(result.Summary(), promises, books, s.Figures(), s.Scaling(), failovers, sessions, lost)
 	r.Malformed = log.Malformed
 	if left > 0 {
 		r.wrong("%d messages were not settled within a minute", left)

@@ -89,6 +89,9 @@ func TestPlaySample(t *testing.T) {
 	require.Greater(t, r.Sessions, 20)
 	require.Greater(t, r.AckedUploads, 3)
 	require.Greater(t, r.Honest404, 5)
+	require.Greater(t, r.PeakWorkers, r.LeastWork, "the burst needs more workers")
+	require.Equal(t, r.LeastWork, r.EndWorkers, "idle returns to the least")
+	require.Less(t, r.OldestAge, 5.0)
 }
 
 // The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring the
@@ -96,7 +99,7 @@ func TestPlaySample(t *testing.T) {
 func TestMutantsAreCaught(t *testing.T) {
 	for mutant, symptom := range map[stack.Mutant]string{
 		stack.AckBeforeCount:   "acknowledged views are not counted",
-		stack.PromoteLaggard:   "not stored",
+		stack.PromoteLaggard:   "acknowledged",
 		stack.ServeAfterDelete: "deleted post was served",
 	} {
 		t.Run(string(mutant), func(t *testing.T) {

@@ -49,6 +49,10 @@ type Report struct {
 	WritesPer   map[string]uint64    `json:"writes_per_database_node"`
 	Queue       map[string]float64   `json:"queue"`
 	Moves       int64                `json:"autoscaler_moves"`
+	PeakWorkers int                  `json:"workers_peak"`
+	EndWorkers  int                  `json:"workers_at_end"`
+	LeastWork   int                  `json:"workers_least"`
+	OldestAge   float64              `json:"queue_oldest_age_max_s"`
 	Honest404   int                  `json:"honest_404"`
 	Unlocated   int                  `json:"clients_unlocated"`
 	Clients     int                  `json:"clients"`
@@ -79,12 +83,13 @@ func quantiles(h metrics.HistogramSnapshot) Quantiles {
 const sendLagLimit = 50 * time.Millisecond
 
 // makeReport compares what clients were promised with what is stored.
-func makeReport(s player.Summary, p player.Promises, b *site.Books, f stack.Figures, failovers []stack.Failover, sessions, lost int) Report {
+func makeReport(s player.Summary, p player.Promises, b *site.Books, f stack.Figures, sc stack.Scaling, failovers []stack.Failover, sessions, lost int) Report {
 	r := Report{
 		Requests: s.Requests, AckedViews: p.ViewsTotal, CountedViews: b.ViewsTotal, AckedWrites: len(p.Writes), AckedUploads: len(p.Photos),
 		Sessions: sessions, SessionsLost: lost, DurationS: s.Took.Seconds(), Failovers: failovers,
 		ErrorsByCause: map[string]int{}, Latency: map[string]Quantiles{}, PerCenter: s.Centers, PerWeb: f.Webs, ReadsPer: f.Reads, WritesPer: f.Writes,
-		Moves: f.Moves, Honest404: s.Status[404], Unlocated: s.Unlocated, Clients: s.Clients, MegaBytes: float64(s.Bytes) / 1e6, Repeats: s.Repeats,
+		Moves: f.Moves, PeakWorkers: sc.PeakWorkers, EndWorkers: sc.Workers, LeastWork: sc.Least, OldestAge: sc.OldestAge.Seconds(),
+		Honest404: s.Status[404], Unlocated: s.Unlocated, Clients: s.Clients, MegaBytes: float64(s.Bytes) / 1e6, Repeats: s.Repeats,
 		DNSQueries: f.DNS, SendLagP99: quantiles(s.SendLag).P99, PhotoP99: quantiles(s.Resized).P99, Imbalances: []string{},
 		Valid: s.SendLag.Quantile(.99) <= sendLagLimit,
 	}
@@ -244,7 +249,7 @@ func (r *Report) print(w io.Writer) {
 	line("clients at unknown places", "%d", r.Unlocated)
 	line("edge hit ratio", "%.1f %%, cache %.1f %%", 100*r.EdgeHits, 100*r.CacheHits)
 	line("queue", "%.0f published, %.0f deliveries, %.0f leases expired, %.0f commits", r.Queue["published"], r.Queue["delivered"], r.Queue["leases_expired"], r.Queue["commits"])
-	line("autoscaler moves", "%d", r.Moves)
+	line("autoscaler", "%d moves; workers: %d at the peak, %d at the end; oldest waiting message %.2f s", r.Moves, r.PeakWorkers, r.EndWorkers, r.OldestAge)
 	line("write repetitions", "%d, longest write %.0f ms", r.Repeats, r.LongestLate)
 	line("requests per centre", "%s", counts(r.PerCenter))
 	line("requests per web server", "%s", counts(r.PerWeb))

@@ -83,7 +83,7 @@ func (r *Result) count(c *client, a ask, rep reply, err error, ok bool) {
 	case err != nil:
 		r.fail(c, a, time.Now(), err)
 	case !ok && rep.status >= 500:
-		r.fail(c, a, time.Now(), fmt.Errorf("status %d", rep.status))
+		r.fail(c, a, time.Now(), fmt.Errorf("status %d from %s: %.80q", rep.status, rep.center, rep.body))
 	case !ok:
 		r.fail(c, a, time.Now(), fmt.Errorf("%w: status %d", errUnexpected, rep.status))
 	}

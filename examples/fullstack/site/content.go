@@ -1,6 +1,7 @@
 package site
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 )
@@ -17,18 +18,26 @@ func (c *content) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := int(min(int64(len(p)), c.size-c.pos))
-	for i := 0; i < n; {
-		word := c.seed + uint64(c.pos+int64(i))>>3*0x9e3779b97f4a7c15
-		word ^= word >> 29
-		word *= 0xbf58476d1ce4e5b9
-		word ^= word >> 32
-		for b := uint(c.pos+int64(i)) & 7; b < 8 && i < n; b++ {
-			p[i] = byte(word >> (8 * b))
-			i++
-		}
+	i := 0
+	for ; i < n && (c.pos+int64(i))&7 != 0; i++ { // up to the first whole word
+		p[i] = byte(c.word(c.pos+int64(i)) >> (8 * uint((c.pos+int64(i))&7)))
+	}
+	for ; i+8 <= n; i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], c.word(c.pos+int64(i)))
+	}
+	for ; i < n; i++ {
+		p[i] = byte(c.word(c.pos+int64(i)) >> (8 * uint((c.pos+int64(i))&7)))
 	}
 	c.pos += int64(n)
 	return n, nil
+}
+
+// word is the eight bytes around a position.
+func (c *content) word(pos int64) uint64 {
+	w := c.seed + uint64(pos)>>3*0x9e3779b97f4a7c15
+	w ^= w >> 29
+	w *= 0xbf58476d1ce4e5b9
+	return w ^ w>>32
 }
 
 func (c *content) Seek(offset int64, whence int) (int64, error) {

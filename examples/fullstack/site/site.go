@@ -81,14 +81,23 @@ func New(c Config) *Site {
 	handle("GET /-/photos/{id}/{version}", s.photo)
 	handle("POST /-/api/token", s.apiToken)
 	handle("POST /-/api/refresh", s.apiRefresh)
-	handle("/", s.page)
 	return s
 }
 
 // Handler returns the whole chain of a web server. The mux is inside of everything that changes the request, so that
 // patterns are known to the metrics around it.
 func (s *Site) Handler() http.Handler {
-	return s.Sessions.Middleware(http.NewCrossOriginProtection().Handler(s.mux))
+	return s.Sessions.Middleware(http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/-/") {
+			s.mux.ServeHTTP(w, r)
+			return
+		}
+		// A path of the log is taken as it is: the mux would redirect "/a//b" to a cleaner one that is not in the catalog.
+		r.Pattern = "/"
+		if err := s.page(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	})))
 }
 
 // statusError is an answer that is the client's doing.

@@ -18,6 +18,10 @@ import (
 // edgeHealth is answered by an edge itself, before its cache: what the name servers probe.
 const edgeHealth = "/-/edge-health"
 
+// allFail ignores health only when every check fails: then the checker is more likely wrong (a machine short of time) than
+// right.
+const allFail = 0.1
+
 // loopback is the one network whose forwarding headers are believed: in this example every hop is on this machine.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
@@ -108,7 +112,7 @@ func (c *center) startBalancer(i int) error {
 		TrustedProxies: loopback,
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
 		Hooks:          c.stateHooks(b.name),
-		PanicThreshold: -1,
+		PanicThreshold: allFail,
 	})
 	if err != nil {
 		return err
@@ -143,9 +147,10 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	var err error
 	e.up, err = lb.New(eps, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall},
-		Retry:  lb.Retry{Max: 3, MaxBody: 3 << 20},
-		Hooks:  c.stateHooks(e.name),
+		Health:         lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall},
+		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
+		Hooks:          c.stateHooks(e.name),
+		PanicThreshold: allFail,
 	})
 	if err != nil {
 		return err

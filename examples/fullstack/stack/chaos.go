@@ -204,15 +204,13 @@ func (s *Stack) drills() []drill {
 					return err
 				}
 				s1.kill(primary)
+				s1.cut.Store(nil) // nothing is sent any more that the standby could catch up with
 				return nil
 			},
 			detected:  func() bool { return s1.state(East, primary) == "down" || s1.primary() != "" },
 			recovered: s1.writable(s),
-			revive: func(ctx context.Context) error {
-				s1.cut.Store(nil)
-				return s1.restart(ctx, primary)
-			},
-			whole: s1.whole},
+			revive:    func(ctx context.Context) error { return s1.restart(ctx, primary) },
+			whole:     s1.whole},
 		{what: "the data centre " + East, window: CenterWindow, excuses: true, hold: 2 * time.Second,
 			inject:    func(context.Context) error { s.killCenter(east); return nil },
 			detected:  func() bool { return !s.answersWith(east.edges[0].ip) && !s.answersWith(east.edges[1].ip) },

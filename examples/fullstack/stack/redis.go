@@ -23,6 +23,7 @@ type redisTier struct {
 }
 
 func startRedis(ctx context.Context, wg *sync.WaitGroup, dir string) (*redisTier, error) {
+	redis.SetLogger(quietRedis{}) // the client's own lines about a tier that a drill has killed
 	t := &redisTier{sessions: miniredis.NewMiniRedis(), cache: miniredis.NewMiniRedis()}
 	if err := t.sessions.Start(); err != nil {
 		return nil, err
@@ -90,3 +91,7 @@ func (t *redisTier) close() {
 	t.sessions.Close()
 	t.cache.Close()
 }
+
+type quietRedis struct{}
+
+func (quietRedis) Printf(context.Context, string, ...any) {}

@@ -40,8 +40,8 @@ const Host = "www.tierkit.example"
 // Detection times of the tiers, and the TTL of the site's name.
 const (
 	probeEvery   = 250 * time.Millisecond
-	probeTimeout = 250 * time.Millisecond
-	probeFall    = 2
+	probeTimeout = 500 * time.Millisecond
+	probeFall    = 3
 	ttl          = time.Second
 )
 
@@ -99,8 +99,9 @@ type Stack struct {
 	moves  atomic.Int64 // of the autoscalers
 	midJob chan *center // see counting
 
-	mu     sync.Mutex // guards events
+	mu     sync.Mutex // guards events and peak
 	events []metrics.Event
+	peak   Scaling
 	closed sync.Once
 	ended  error
 }
@@ -148,11 +149,13 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.admin, err = startAdmin(s); err != nil {
 		return err
 	}
+	s.wg.Go(s.watch)
 	return s.register()
 }
 
 // Event adds to the timeline.
 func (s *Stack) Event(kind, text string) {
+	s.log.Info("event", "kind", kind, "text", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})

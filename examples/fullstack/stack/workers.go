@@ -37,10 +37,12 @@ func (c *center) startWorkers(ctx context.Context) error {
 			return err
 		}
 		c.pools = append(c.pools, p)
-		target := 40.0
+		backlog, rate := 40.0, 150.0 // what one worker should have waiting, and do per second
 		if topic == site.TopicPhotos {
-			target = 2
+			backlog, rate = 2, 20
 		}
+		var done int64
+		at := time.Now()
 		p.scale, err = autoscale.New(autoscale.Funcs{
 			Get: func(context.Context) (int, error) {
 				if p.dead.Load() {
@@ -49,11 +51,14 @@ func (c *center) startWorkers(ctx context.Context) error {
 				return p.pool.Workers(), nil
 			},
 			Set: func(_ context.Context, n int) error { p.pool.SetWorkers(n); return nil },
-		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: target}, {Name: "age", Target: 1}},
+		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: backlog}, {Name: "age", Target: 1}, {Name: "rate", Target: rate}},
 			Up: autoscale.Direction{Rates: []autoscale.Rate{{Count: 4, Percent: 100, Period: 500 * time.Millisecond}}}, Down: autoscale.Direction{Stabilize: 3 * time.Second}},
 			func(ctx context.Context) ([]autoscale.Sample, error) {
 				l, err := p.pool.Lag(ctx)
-				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}}, err
+				n, dt := p.pool.Stats().Succeeded, time.Since(at).Seconds()
+				worked := float64(n-done) / max(dt, 1e-3)
+				done, at = n, time.Now()
+				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}, {Metric: "rate", Value: worked}}, err
 			}, autoscale.Options{Interval: 250 * time.Millisecond, OnDecision: c.scaled("workers for " + topic)})
 		if err != nil {
 			return err
@@ -101,6 +106,67 @@ func (s *Stack) WaitIdle(ctx context.Context) (left int, err error) {
 		}
 		if err := backoff.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return left, err
+		}
+	}
+}
+
+// Scaling is what the pools of workers went through.
+type Scaling struct {
+	PeakWorkers int           // of all pools together
+	Workers     int           // now
+	Least       int           // the least that the policies allow
+	OldestAge   time.Duration // the highest age of a waiting message
+}
+
+// watch notes the peaks that the counters alone do not keep.
+func (s *Stack) watch() {
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := s.workers()
+		for _, p := range s.centers[0].pools { // both centres work for the same groups
+			if l, err := p.group.Lag(s.ctx); err == nil {
+				now.OldestAge = max(now.OldestAge, l.OldestAge)
+			}
+		}
+		s.mu.Lock()
+		s.peak.PeakWorkers, s.peak.OldestAge = max(s.peak.PeakWorkers, now.Workers), max(s.peak.OldestAge, now.OldestAge)
+		s.mu.Unlock()
+	}
+}
+
+func (s *Stack) workers() (n Scaling) {
+	for _, c := range s.centers {
+		for _, p := range c.pools {
+			n.Workers += p.pool.Workers()
+			n.Least++
+		}
+	}
+	return n
+}
+
+// Scaling returns the peaks so far.
+func (s *Stack) Scaling() Scaling {
+	n := s.workers()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.PeakWorkers, n.OldestAge = s.peak.PeakWorkers, s.peak.OldestAge
+	return n
+}
+
+// WaitScaledDown waits until every pool is at its least size.
+func (s *Stack) WaitScaledDown(ctx context.Context) error {
+	for {
+		if n := s.workers(); n.Workers == n.Least {
+			return nil
+		}
+		if err := backoff.Sleep(ctx, 50*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

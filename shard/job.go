@@ -1,0 +1,432 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
+)
+
+// MoveOptions configure a job.
+type MoveOptions struct {
+	// Group is how many slots of one source and target are handed over together. 0: 1024.
+	Group int
+	// Chunk is the number of rows copied in one transaction. 0: 500.
+	Chunk int
+	// RowsPerSecond throttles the copy and the cleanup. 0: no throttle.
+	RowsPerSecond int
+	// LockTimeout bounds how long a fence may make writers wait before it gives way and tries again. 0: 200 ms.
+	LockTimeout time.Duration
+	// Progress is called after every step.
+	Progress func(Progress)
+
+	// step is called around every step; an error ends the job there as a crash would. For tests.
+	step func(name string) error
+}
+
+// Phase of a group of slots in a job. The order is the order of the constants.
+type Phase string
+
+const (
+	PhasePrepare Phase = "prepare" // target refuses clients, knows the mover
+	PhaseCapture Phase = "capture" // source notes changed keys
+	PhaseCopy    Phase = "copy"
+	PhaseCatchup Phase = "catchup"
+	PhaseVerify  Phase = "verify"
+	PhaseFence   Phase = "fence" // source refuses writes
+	PhaseDrain   Phase = "drain"
+	PhaseCommit  Phase = "commit" // map changed: the point of no return
+	PhaseGone    Phase = "gone"   // source refuses reads of Tx too
+	PhaseOwned   Phase = "owned"  // target accepts writes
+	PhaseCleanup Phase = "cleanup"
+	PhaseDone    Phase = "done"
+)
+
+// Progress of a job.
+type Progress struct {
+	Phase      Phase
+	Group      int // from 1
+	Groups     int
+	SlotsMoved int
+	Slots      int
+	RowsCopied int64
+	RowsTotal  int64 // as planned; 0 when unknown
+	Elapsed    time.Duration
+	ETA        time.Duration // 0 when unknown
+	// WritePauses has for each group handed over how long its slots refused writes.
+	WritePauses []time.Duration
+}
+
+// JobState is the stored form of a Job; every process that has the store can resume it.
+type JobState struct {
+	ID    uint64     `json:"id"`
+	Token uint64     `json:"token"` // of the mover that works on it
+	Moves []SlotMove `json:"moves"` // all, by source and target
+	Done  int        `json:"done"`  // moves handed over and cleaned up
+	Size  int        `json:"size"`  // moves of the current group
+	// Phase of the current group: prepare, copy, fence, gone or cleanup; the others are parts of these. Repeating
+	// a phase from its start does no harm.
+	Phase Phase `json:"phase"`
+	Rows  int64 `json:"rows,omitempty"`
+}
+
+// Job is a move in progress.
+type Job struct {
+	c      *Cluster
+	opts   MoveOptions
+	token  uint64
+	cancel context.CancelCauseFunc
+	ctx    context.Context
+	done   chan struct{}
+	err    error // set before done is closed
+
+	mu    sync.Mutex // guards prog
+	prog  Progress
+	began time.Time
+
+	// of the current group; only the mover's goroutine uses them
+	verified map[Slot]bool
+	fencedAt time.Time
+}
+
+var errPaused = errors.New("shard: job paused")
+
+func (o MoveOptions) withDefaults() (MoveOptions, error) {
+	for name, v := range map[string]int{"Group": o.Group, "Chunk": o.Chunk, "RowsPerSecond": o.RowsPerSecond} {
+		if v < 0 {
+			return o, fmt.Errorf("shard: MoveOptions.%s is negative", name)
+		}
+	}
+	if o.Group == 0 {
+		o.Group = 1024
+	}
+	if o.Chunk == 0 {
+		o.Chunk = 500
+	}
+	if o.LockTimeout <= 0 {
+		o.LockTimeout = 200 * time.Millisecond
+	}
+	return o, nil
+}
+
+// Move begins a job. It returns when the job is stored; the work goes on in the background. ErrMoving when there is one already,
+// ErrConflict when the map is not the one that the plan was made from.
+func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if c.opts.Dialect == nil || len(c.opts.Tables) == 0 {
+		return nil, fmt.Errorf("%w: Options.Dialect and Options.Tables are needed to move rows", ErrPreflight)
+	}
+	if len(p.Moves) == 0 {
+		return nil, fmt.Errorf("%w: the plan is empty", ErrPreflight)
+	}
+	st, err := c.store.Load(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.Job != nil {
+		return nil, ErrMoving
+	}
+	if st.Epoch != p.Epoch {
+		return nil, fmt.Errorf("%w: the plan is for epoch %d, the map is at %d", ErrConflict, p.Epoch, st.Epoch)
+	}
+	next := st.clone()
+	next.Epoch++
+	next.Token++
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Size: groupSize(p.Moves, o.Group), Phase: PhasePrepare, Rows: p.Rows}
+	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
+		return nil, err
+	}
+	return c.start(next, o)
+}
+
+// Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none. A mover that
+// was only thought dead loses: every one of its transactions checks the token.
+func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		st, err := c.store.Load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if st.Job == nil {
+			return nil, nil
+		}
+		next := st.clone()
+		next.Epoch++
+		next.Token++
+		next.Job.Token = next.Token
+		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		return c.start(next, o)
+	}
+}
+
+func (c *Cluster) start(st *State, o MoveOptions) (*Job, error) {
+	if err := c.install(st); err != nil {
+		return nil, err
+	}
+	j := &Job{c: c, opts: o, token: st.Token, done: make(chan struct{}), began: time.Now()}
+	j.prog = Progress{Phase: st.Job.Phase, Slots: len(st.Job.Moves), SlotsMoved: st.Job.Done, RowsTotal: st.Job.Rows}
+	for i := 0; i < len(st.Job.Moves); i += groupSize(st.Job.Moves[i:], o.Group) {
+		j.prog.Groups++
+		if i < st.Job.Done {
+			j.prog.Group++
+		}
+	}
+	j.ctx, j.cancel = context.WithCancelCause(c.ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	c.wg.Go(func() {
+		j.err = j.run()
+		j.cancel(nil)
+		close(j.done)
+	})
+	return j, nil
+}
+
+// groupSize is the number of moves at the head that share source and target, at most max.
+func groupSize(moves []SlotMove, max int) int {
+	n := 0
+	for n < len(moves) && n < max && moves[n].From == moves[0].From && moves[n].To == moves[0].To {
+		n++
+	}
+	return n
+}
+
+// Wait until the job is done or failed. A failed job stays stored and can be resumed.
+func (j *Job) Wait(ctx context.Context) error {
+	select {
+	case <-j.done:
+		return j.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Status of the job.
+func (j *Job) Status() Progress {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	p := j.prog
+	p.WritePauses = append([]time.Duration(nil), p.WritePauses...)
+	p.Elapsed = time.Since(j.began)
+	if p.RowsTotal > 0 && p.RowsCopied > 0 && p.RowsCopied < p.RowsTotal {
+		p.ETA = time.Duration(float64(p.Elapsed) / float64(p.RowsCopied) * float64(p.RowsTotal-p.RowsCopied))
+	}
+	return p
+}
+
+// Pause stops the job; Resume of the cluster goes on where it was.
+func (j *Job) Pause() error {
+	j.cancel(errPaused)
+	<-j.done
+	return nil
+}
+
+func (j *Job) note(change func(*Progress)) {
+	j.mu.Lock()
+	before := j.prog.Phase
+	change(&j.prog)
+	entered := j.prog.Phase != before
+	j.mu.Unlock()
+	if h := j.c.opts.Hooks; entered && h != nil && h.Phase != nil {
+		h.Phase(j.Status())
+	}
+	if j.opts.Progress != nil {
+		j.opts.Progress(j.Status())
+	}
+}
+
+// run drives the stored phases to the end. What may pass is repeated with backoff; what will not ends the job.
+func (j *Job) run() error {
+	policy := backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
+	for failures := 0; ; {
+		finished, err := j.advance()
+		switch {
+		case err == nil && finished:
+			return nil
+		case err == nil:
+			failures = 0
+		case j.ctx.Err() != nil:
+			return context.Cause(j.ctx)
+		case errors.Is(err, ErrMoverLost), errors.Is(err, ErrVerify), errors.Is(err, ErrSchemaChanged), errors.Is(err, ErrPreflight),
+			errors.Is(err, ErrUnknownShard), errors.Is(err, ErrNoMap), errors.Is(err, errCrash):
+			return err
+		default:
+			failures++
+			if e := backoff.Sleep(j.ctx, policy.Delay(failures)); e != nil {
+				return errors.Join(context.Cause(j.ctx), err)
+			}
+		}
+	}
+}
+
+var errCrash = errors.New("shard: crash")
+
+// advance runs one stored phase and stores the next.
+func (j *Job) advance() (finished bool, err error) {
+	st, err := j.c.store.Load(j.ctx)
+	if err != nil {
+		return false, err
+	}
+	js := st.Job
+	if js == nil || js.Token != j.token {
+		return false, ErrMoverLost
+	}
+	if js.Done >= len(js.Moves) {
+		return true, j.save(func(st *State) error { st.Job = nil; return nil })
+	}
+	g, err := j.c.group(j.ctx, js)
+	if err != nil {
+		return false, err
+	}
+	switch js.Phase {
+	case PhasePrepare:
+		j.note(func(p *Progress) { p.Group++ })
+		j.verified = nil
+		if err := j.prepare(g); err != nil {
+			return false, err
+		}
+		return false, j.save(toPhase(PhaseCopy))
+	case PhaseCopy:
+		if err := j.copy(g); err != nil {
+			return false, err
+		}
+		if err := j.catchUpAndVerify(g); err != nil {
+			return false, err
+		}
+		return false, j.save(toPhase(PhaseFence))
+	case PhaseFence:
+		if err := j.handOver(g); err != nil {
+			return false, err
+		}
+		// The point of no return: one compare-and-swap says who owns the slots.
+		return false, j.save(func(st *State) error {
+			for _, s := range g.slots {
+				if err := st.setOwner(s, g.to.ID); err != nil {
+					return err
+				}
+			}
+			return toPhase(PhaseGone)(st)
+		})
+	case PhaseGone:
+		if err := j.open(g); err != nil {
+			return false, err
+		}
+		return false, j.save(toPhase(PhaseCleanup))
+	case PhaseCleanup:
+		if err := j.cleanup(g); err != nil {
+			return false, err
+		}
+		return false, j.save(func(st *State) error {
+			st.Job.Done += st.Job.Size
+			st.Job.Size = groupSize(st.Job.Moves[st.Job.Done:], j.opts.Group)
+			j.note(func(p *Progress) { p.SlotsMoved, p.Phase = st.Job.Done, PhaseDone })
+			return toPhase(PhasePrepare)(st)
+		})
+	}
+	return false, fmt.Errorf("shard: stored job has phase %q", js.Phase)
+}
+
+func toPhase(p Phase) func(*State) error {
+	return func(st *State) error { st.Job.Phase = p; return nil }
+}
+
+// save changes the stored state, as long as the job is still ours.
+func (j *Job) save(change func(*State) error) error {
+	if err := j.crashPoint("before save"); err != nil {
+		return err
+	}
+	for {
+		st, err := j.c.store.Load(j.ctx)
+		if err != nil {
+			return err
+		}
+		if st.Job == nil || st.Job.Token != j.token {
+			return ErrMoverLost
+		}
+		next := st.clone()
+		next.Epoch++
+		if err := change(next); err != nil {
+			return err
+		}
+		err = j.c.store.CompareAndSwap(j.ctx, st.Epoch, next)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := j.c.install(next); err != nil {
+			return err
+		}
+		return j.crashPoint("after save")
+	}
+}
+
+func (j *Job) crashPoint(name string) error {
+	if j.opts.step != nil {
+		return j.opts.step(name)
+	}
+	return nil
+}
+
+// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over stay. After the
+// commit of the group it returns an error: resume the job instead.
+func (j *Job) Abort(ctx context.Context) error {
+	j.cancel(errPaused)
+	<-j.done
+	c := j.c
+	var taken *State
+	for {
+		st, err := c.store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Job == nil {
+			return nil
+		}
+		if p := st.Job.Phase; p == PhaseGone || p == PhaseCleanup {
+			return fmt.Errorf("shard: the group is handed over (%s); resume the job", p)
+		}
+		next := st.clone()
+		next.Epoch++
+		next.Token++
+		next.Job.Token = next.Token
+		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		taken = next
+		break
+	}
+	a := &Job{c: c, opts: j.opts, token: taken.Token}
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	defer a.cancel(nil)
+	if taken.Job.Done < len(taken.Job.Moves) {
+		g, err := c.group(ctx, taken.Job)
+		if err != nil {
+			return err
+		}
+		if err := a.undo(g); err != nil {
+			return err
+		}
+	}
+	return a.save(func(st *State) error { st.Job = nil; return nil })
+}

@@ -1,0 +1,284 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/placement"
+)
+
+// unconnected databases: routing opens no connection.
+func fakeShards(t testing.TB, n int) (out []Shard) {
+	for i := range n {
+		db, err := sql.Open("sqlite", "file:unused")
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = db.Close() })
+		out = append(out, Shard{ID: ID(fmt.Sprintf("s%03d", i)), DB: db})
+	}
+	return out
+}
+
+func router(t testing.TB, n int, o Options) *Cluster {
+	c, err := New(context.Background(), MemoryStore(), fakeShards(t, n), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+func TestMapRoutesLikePlacement(t *testing.T) {
+	c := router(t, 10, Options{})
+	m := c.Map()
+	require.Equal(t, 16384, m.Slots())
+	for i := range 1000 {
+		k := fmt.Sprint("key", i)
+		require.EqualValues(t, placement.SlotOf(placement.HashString(k), 16384), m.Slot(k))
+		require.EqualValues(t, placement.SlotOf(placement.HashUint64(uint64(i)), 16384), m.SlotUint64(uint64(i)))
+		require.Equal(t, m.Slot(k), m.SlotOf(String(k)))
+		require.Equal(t, m.SlotUint64(uint64(i)), m.SlotOf(Int(int64(i))))
+	}
+	require.NotEqual(t, m.SlotOf(Composite("ab", "c")), m.SlotOf(Composite("a", "bc")))
+	for _, n := range m.Counts() {
+		require.InDelta(t, 1638.4, n, 1)
+	}
+	require.Zero(t, testing.AllocsPerRun(100, func() { m.Owner(m.Slot("some key")); m.Owner(m.SlotUint64(7)) }))
+}
+
+func TestAddingShard101Moves162Slots(t *testing.T) {
+	c := router(t, 101, Options{})
+	weights := map[ID]float64{}
+	for i := range 100 {
+		weights[ID(fmt.Sprintf("s%03d", i))] = 1
+	}
+	p, err := c.Plan(t.Context(), Change{Weights: weights}) // take the last one away
+	require.NoError(t, err)
+	require.Len(t, p.Moves, 162)
+	for _, m := range p.Moves {
+		require.EqualValues(t, "s100", m.From)
+	}
+}
+
+func TestStateRoundTrip(t *testing.T) {
+	st, err := firstState(fakeShards(t, 3), Options{Slots: 64})
+	require.NoError(t, err)
+	st.Pins, st.PinOwners = map[string]Slot{"scelebrity": 64}, map[Slot]uint16{64: 2}
+	b, err := json.Marshal(st)
+	require.NoError(t, err)
+	var back State
+	require.NoError(t, json.Unmarshal(b, &back))
+	require.Equal(t, *st, back)
+	m, err := newMap(&back)
+	require.NoError(t, err)
+	require.EqualValues(t, 64, m.Slot("celebrity"))
+	require.EqualValues(t, "s002", m.Owner(m.Slot("celebrity")))
+	require.Less(t, m.Slot("somebody"), Slot(64))
+	back.HashVersion++
+	_, err = newMap(&back)
+	require.ErrorIs(t, err, ErrHashVersion)
+}
+
+func TestModulo(t *testing.T) {
+	c := router(t, 3, Options{Modulo: 3})
+	for id := range int64(1000) {
+		require.EqualValues(t, fmt.Sprintf("s%03d", id%3), c.Map().Owner(c.Slot(Int(id))))
+	}
+}
+
+func TestStores(t *testing.T) {
+	eachPlace(t, func(t *testing.T, p *place) {
+		ctx := t.Context()
+		db := p.open("meta")
+		for _, s := range []MapStore{MemoryStore(), SQLStore(db, p.d)} {
+			_, err := s.Load(ctx)
+			require.ErrorIs(t, err, ErrNoMap)
+			st := &State{Epoch: 1, Slots: 2, Shards: []ID{"a"}, Owners: Owners{0, 0}}
+			require.NoError(t, s.CompareAndSwap(ctx, 0, st))
+			require.ErrorIs(t, s.CompareAndSwap(ctx, 0, st), ErrConflict)
+			var won sync.Map
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					next := st.clone()
+					next.Epoch, next.Token = 2, uint64(i)
+					if s.CompareAndSwap(ctx, 1, next) == nil {
+						won.Store(i, true)
+					}
+				})
+			}
+			wg.Wait()
+			n := 0
+			won.Range(func(any, any) bool { n++; return true })
+			require.Equal(t, 1, n)
+			got, err := s.Load(ctx)
+			require.NoError(t, err)
+			require.EqualValues(t, 2, got.Epoch)
+		}
+	})
+}
+
+func TestOptionErrors(t *testing.T) {
+	sh := fakeShards(t, 2)
+	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Modulo": {Modulo: 5}, "Tables[0]": {Tables: []Table{{}}, Dialect: SQLite()},
+		"without Options.Dialect": {Tables: []Table{{Name: "t", Key: []string{"id"}}}}} {
+		_, err := New(t.Context(), MemoryStore(), sh, o)
+		require.ErrorContains(t, err, want)
+	}
+	_, err := New(t.Context(), nil, sh, Options{})
+	require.Error(t, err)
+	_, err = New(t.Context(), MemoryStore(), []Shard{{ID: "a"}}, Options{})
+	require.ErrorContains(t, err, "Shard.DB")
+	store := MemoryStore()
+	c, err := New(t.Context(), store, sh, Options{})
+	require.NoError(t, err)
+	require.NoError(t, c.Close())
+	require.ErrorIs(t, c.Do(t.Context(), Int(1), nil), ErrClosed)
+	_, err = New(t.Context(), store, sh[:1], Options{})
+	require.ErrorIs(t, err, ErrUnknownShard)
+}
+
+func TestCrossShard(t *testing.T) {
+	w := newWorld(t, sqlitePlace(t), 2, 64, 4)
+	m := w.c.Map()
+	same, other := int64(-1), int64(-1)
+	for i := int64(1); same < 0 || other < 0; i++ {
+		if m.Owner(m.SlotUint64(uint64(i))) == m.Owner(m.SlotUint64(0)) {
+			same = i
+		} else {
+			other = i
+		}
+	}
+	err := w.c.Tx(t.Context(), Int(0), nil, func(tx *Tx) error {
+		_, err := tx.SlotOf(Int(same))
+		require.NoError(t, err)
+		_, err = tx.SlotOf(Int(other))
+		return err
+	})
+	require.ErrorIs(t, err, ErrCrossShard)
+	require.EqualValues(t, 1, w.c.Stats().CrossShard)
+}
+
+func TestIDs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(26 * 366 * 24 * time.Hour) // bubbles begin in 2000, ids in 2024
+		g, err := NewIDs(IDOptions{})
+		require.NoError(t, err)
+		seen := map[int64]bool{}
+		last := int64(0)
+		for i := range 3000 {
+			s := Slot(i % 5)
+			id, err := g.Next(s)
+			require.NoError(t, err)
+			require.False(t, seen[id])
+			seen[id] = true
+			require.Equal(t, s, SlotOfID(id))
+			require.WithinDuration(t, time.Now(), TimeOfID(id), 2*time.Millisecond)
+			if i%5 == 0 {
+				require.Greater(t, id, last)
+				last = id
+			}
+		}
+		// A restart with the clock set back: nothing is repeated.
+		floor := g.Mark().Add(50 * time.Millisecond)
+		again, err := NewIDs(IDOptions{Floor: floor})
+		require.NoError(t, err)
+		id, err := again.Next(0)
+		require.NoError(t, err)
+		require.True(t, TimeOfID(id).After(floor))
+		far, err := NewIDs(IDOptions{Floor: time.Now().Add(time.Hour)})
+		require.NoError(t, err)
+		_, err = far.Next(0)
+		require.ErrorIs(t, err, ErrClock)
+		// Two nodes never make the same id.
+		a, err := NewIDs(IDOptions{Node: 0, NodeBits: 1})
+		require.NoError(t, err)
+		b, err := NewIDs(IDOptions{Node: 1, NodeBits: 1})
+		require.NoError(t, err)
+		both := map[int64]bool{}
+		for range 500 {
+			x, err := a.Next(3)
+			require.NoError(t, err)
+			y, err := b.Next(3)
+			require.NoError(t, err)
+			require.False(t, both[x] || both[y])
+			both[x], both[y] = true, true
+		}
+		_, err = NewIDs(IDOptions{NodeBits: 5})
+		require.ErrorContains(t, err, "NodeBits")
+		_, err = NewIDs(IDOptions{Node: 1})
+		require.ErrorContains(t, err, "Node")
+		_, err = g.Next(1 << 14)
+		require.ErrorContains(t, err, "slot")
+	})
+}
+
+func TestHotKeys(t *testing.T) {
+	c := router(t, 2, Options{})
+	for i := range 20_000 {
+		_, _, _, err := c.route(Int(int64(i)))
+		require.NoError(t, err)
+		if i%4 == 0 {
+			_, _, _, err = c.route(String("celebrity"))
+			require.NoError(t, err)
+		}
+	}
+	hot := c.HotKeys(3)
+	require.NotEmpty(t, hot)
+	require.Equal(t, "celebrity", hot[0].Key.String())
+	require.InDelta(t, 5000, hot[0].Count, 500)
+	require.Equal(t, c.Slot(String("celebrity")), hot[0].Slot)
+	require.LessOrEqual(t, len(hot), 3)
+	st := c.Stats()
+	require.EqualValues(t, 25_000, st.Routed)
+	require.Len(t, st.Shards, 2)
+}
+
+func TestDialectText(t *testing.T) {
+	require.Equal(t, "a $1 b $2", Postgres().bind("a ? b ?"))
+	require.Len(t, splitSchema(pgSchema), 7)
+	require.True(t, strings.HasPrefix(Postgres().slotList([]Slot{1, 2}), "{1,2"))
+}
+
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		shards := fakeShards(b, n)
+		st, err := firstState(shards, Options{Slots: 16384})
+		require.NoError(b, err)
+		m, err := newMap(st)
+		require.NoError(b, err)
+		keys := make([]string, 1<<16)
+		for i := range keys {
+			keys[i] = fmt.Sprintf("user:%d", i*7919)
+		}
+		b.Run(fmt.Sprintf("string/shards=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				m.Owner(m.Slot(keys[i&0xffff]))
+				i++
+			}
+		})
+		b.Run(fmt.Sprintf("uint64/shards=%d", n), func(b *testing.B) {
+			i := uint64(0)
+			for b.Loop() {
+				m.Owner(m.SlotUint64(i))
+				i++
+			}
+		})
+	}
+	b.Run("hotkeys", func(b *testing.B) {
+		s := newSketch(4096)
+		i := int64(0)
+		for b.Loop() {
+			s.add(Int(i & 0xfff))
+			i++
+		}
+	})
+}

@@ -1,0 +1,337 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// SQLite is the dialect of SQLite 3.35 and later. Write transactions are serial there, so a change of a slot's state needs no lock;
+// the guards are AFTER triggers that look the state up. Open the database so that transactions begin immediately
+// (modernc.org/sqlite: _txlock=immediate), else one that reads first may fail with SQLITE_BUSY.
+//
+// Not captured: rows that INSERT OR REPLACE removes for a conflict on another unique index than the key, unless PRAGMA
+// recursive_triggers is on. Keys must not be BLOBs.
+func SQLite() Dialect { return sqlite{} }
+
+type sqlite struct{}
+
+func (sqlite) Name() string { return "sqlite" }
+
+func (sqlite) IsFenced(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "tierkit: slot")
+}
+
+func (sqlite) IsRetryable(err error) bool {
+	if err == nil {
+		return false
+	}
+	var c interface{ Code() int } // modernc.org/sqlite
+	if errors.As(err, &c) {
+		return c.Code()&0xff == 5 || c.Code()&0xff == 6
+	}
+	return strings.Contains(err.Error(), "database is locked")
+}
+
+func (sqlite) bind(q string) string { return q }
+
+func (sqlite) slotList(slots []Slot) string { return "[" + joinSlots(slots) + "]" }
+func (sqlite) inSlots(col string, arg int) string {
+	return fmt.Sprintf("%s in (select value from json_each(?%d))", col, arg)
+}
+
+func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ bool) (state string, err error) {
+	err = tx.QueryRowContext(ctx, `select state from tk_slot where slot = ?`, int(s)).Scan(&state)
+	if errors.Is(err, sql.ErrNoRows) {
+		return stateGone, nil
+	}
+	return state, err
+}
+
+func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
+	var n int
+	if err := tx.QueryRowContext(ctx, `select count(*) from sqlite_master where name = 'tk_job'`).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		for _, q := range []string{
+			`create table tk_slot (slot integer primary key, state text not null)`,
+			`create table tk_mover (id integer primary key, token integer not null, active integer not null)`,
+			`create table tk_dirty (seq integer primary key autoincrement, tbl text not null, slot integer not null, pk text not null)`,
+			`create table tk_job (job text, tbl text, place text not null, primary key (job, tbl))`,
+			`insert into tk_mover values (1, 0, 0)`,
+		} {
+			if _, err := tx.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+	}
+	if err := tx.QueryRowContext(ctx, `select count(*) from tk_slot`).Scan(&n); err != nil || n >= slots {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `insert or ignore into tk_slot with recursive s(x) as (select 0 union all select x + 1 from s where x + 1 < ?1)
+select x, case when x in (select value from json_each(?2)) then 'owned' else 'gone' end from s`, slots, d.slotList(owned))
+	return err
+}
+
+// begin takes the write lock with its first statement. "active" is seen by nobody else: it is reset before the commit.
+func (sqlite) begin(ctx context.Context, db *sql.DB, token uint64, _ time.Duration) (*sql.Tx, error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := tx.ExecContext(ctx, `update tk_mover set token = ?1, active = 1 where id = 1 and token <= ?1`, int64(token))
+	if err == nil {
+		var n int64
+		if n, err = res.RowsAffected(); err == nil && n != 1 {
+			err = ErrMoverLost
+		}
+	}
+	if err != nil {
+		_ = tx.Rollback()
+		return nil, err
+	}
+	return tx, nil
+}
+
+func (sqlite) commit(ctx context.Context, tx *sql.Tx) error {
+	if _, err := tx.ExecContext(ctx, `update tk_mover set active = 0 where id = 1`); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+func (sqlite) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+	info := &tableInfo{Table: t}
+	rows, err := tx.QueryContext(ctx, `select name, upper(type) from pragma_table_info(?) order by cid`, t.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var c column
+		if err := rows.Scan(&c.name, &c.typ); err != nil {
+			return nil, err
+		}
+		info.cols = append(info.cols, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	if len(info.cols) == 0 {
+		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
+	}
+	if err := info.findKeys(); err != nil {
+		return nil, err
+	}
+	for _, k := range info.keys {
+		if strings.Contains(k.typ, "BLOB") {
+			return nil, fmt.Errorf("%w: key column %s.%s is a BLOB", ErrPreflight, t.Name, k.name)
+		}
+	}
+	var indexed int
+	err = tx.QueryRowContext(ctx, `select count(*) from pragma_index_list(?1) l join pragma_index_info(l.name) i on i.seqno = 0 and lower(i.name) = lower(?2)`, t.Name, t.SlotColumn).Scan(&indexed)
+	if err != nil {
+		return nil, err
+	}
+	if indexed == 0 {
+		return nil, fmt.Errorf("%w: table %s has no index that begins with %s", ErrPreflight, t.Name, t.SlotColumn)
+	}
+	return info, nil
+}
+
+func (sqlite) lockTables(context.Context, *sql.Tx, []*tableInfo) error { return nil }
+
+func (sqlite) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
+	for _, t := range tables {
+		slot := quote(t.SlotColumn)
+		state := func(r string) string { return `(select state from tk_slot where slot = ` + r + `.` + slot + `)` }
+		moving := func(r string) string { return `coalesce(` + state(r) + `, 'gone') <> 'owned'` }
+		act := func(r string) string {
+			keys := names(t.keys, func(c string) string { return r + "." + c })
+			return `select raise(abort, 'tierkit: slot is being moved or lives elsewhere') where coalesce(` + state(r) + `, 'gone') not in ('owned', 'capture');
+insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.` + slot + `, json_array(` + keys + `) where ` + state(r) + ` = 'capture';
+`
+		}
+		for op, rs := range map[string][]string{"insert": {"new"}, "update": {"old", "new"}, "delete": {"old"}} {
+			when, body := make([]string, len(rs)), ""
+			for i, r := range rs {
+				when[i] = moving(r)
+				body += act(r)
+			}
+			q := `create trigger if not exists ` + quote("tk_guard_"+t.Name+"_"+op) + ` after ` + op + ` on ` + t.Name + ` when (select active from tk_mover where id = 1) = 0 and (` +
+				strings.Join(when, " or ") + `) begin ` + body + `end`
+			if _, err := tx.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d sqlite) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
+	_, err := tx.ExecContext(ctx, `insert into tk_slot select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	return err
+}
+
+// selectCols reads the stored values: a unary plus hides the declared type, by which drivers would convert.
+func (t *tableInfo) selectCols() string {
+	return names(t.cols, func(c string) string { return "+" + c }) + ", " + quote(t.SlotColumn) + ", json_array(" + names(t.keys, ident) + ")"
+}
+
+func (t *tableInfo) scan(rows *sql.Rows, more ...any) (r row, err error) {
+	r.vals = make([]any, len(t.cols))
+	dst := make([]any, 0, len(t.cols)+2+len(more))
+	for i := range r.vals {
+		dst = append(dst, &r.vals[i])
+	}
+	return r, rows.Scan(append(append(dst, &r.slot, &r.pk), more...)...)
+}
+
+func (d sqlite) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row, next string, err error) {
+	slot, keys := quote(t.SlotColumn), names(t.keys, ident)
+	q := `select ` + t.selectCols() + `, json_array(` + slot + `, ` + keys + `) from ` + t.Name + ` where ` + d.inSlots(slot, 1)
+	args := []any{d.slotList(slots)}
+	if after != "" {
+		want := []string{"json_extract(?2, '$[0]')"}
+		for i := range t.keys {
+			want = append(want, fmt.Sprintf("json_extract(?2, '$[%d]')", i+1))
+		}
+		q += ` and (` + slot + `, ` + keys + `) > (` + strings.Join(want, ", ") + `)`
+		args = append(args, after)
+	}
+	q += ` order by ` + slot + `, ` + keys + ` limit ` + strconv.Itoa(n)
+	rows, err := tx.QueryContext(ctx, q, args...)
+	if err != nil {
+		return nil, "", err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		r, err := t.scan(rows, &next)
+		if err != nil {
+			return nil, "", err
+		}
+		out = append(out, r)
+	}
+	return out, next, rows.Err()
+}
+
+func (sqlite) key(t *tableInfo) string {
+	out := make([]string, len(t.keys))
+	for i, k := range t.keys {
+		out[i] = fmt.Sprintf("%s = json_extract(?1, '$[%d]')", quote(k.name), i)
+	}
+	return strings.Join(out, " and ")
+}
+
+func (d sqlite) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {
+	for _, pk := range pks {
+		rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.key(t), pk)
+		if err != nil {
+			return nil, err
+		}
+		for rows.Next() {
+			r, err := t.scan(rows)
+			if err != nil {
+				_ = rows.Close()
+				return nil, err
+			}
+			r.pk = pk // as the guard wrote it
+			out = append(out, r)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (d sqlite) upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error {
+	q := `insert into ` + t.Name + ` (` + names(t.cols, ident) + `) values (` + strings.TrimSuffix(strings.Repeat("?, ", len(t.cols)), ", ") + `)` + t.upsertTail()
+	for _, r := range rows {
+		if _, err := tx.ExecContext(ctx, q, r.vals...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d sqlite) remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error {
+	for _, pk := range pks {
+		if _, err := tx.ExecContext(ctx, `delete from `+t.Name+` where `+d.key(t), pk); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d sqlite) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error {
+	rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1), d.slotList(slots))
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	type sum struct{ n, h uint64 }
+	got := map[Slot]sum{}
+	var h xxhash.Digest
+	for rows.Next() {
+		r, err := t.scan(rows)
+		if err != nil {
+			return err
+		}
+		h.Reset()
+		for _, v := range r.vals {
+			hashValue(&h, v)
+		}
+		s := got[r.slot]
+		got[r.slot] = sum{s.n + 1, s.h + h.Sum64()} // a sum does not depend on the order of rows
+	}
+	for s, v := range got {
+		into[s] += fmt.Sprintf("%s=%d:%x;", t.Name, v.n, v.h)
+	}
+	return rows.Err()
+}
+
+func hashValue(h *xxhash.Digest, v any) {
+	var b [9]byte
+	put := func(tag byte, n uint64) {
+		b[0] = tag
+		binary.LittleEndian.PutUint64(b[1:], n)
+		_, _ = h.Write(b[:])
+	}
+	switch v := v.(type) {
+	case nil:
+		put('n', 0)
+	case int64:
+		put('i', uint64(v))
+	case float64:
+		put('f', math.Float64bits(v))
+	case string:
+		put('s', uint64(len(v)))
+		_, _ = h.WriteString(v)
+	case []byte:
+		put('x', uint64(len(v)))
+		_, _ = h.Write(v)
+	default:
+		s := fmt.Sprint(v)
+		put('?', uint64(len(s)))
+		_, _ = h.WriteString(s)
+	}
+}
+
+func (d sqlite) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {
+	keys := names(t.keys, ident)
+	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where (`+keys+`) in (select `+keys+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1)+` order by `+keys+` limit `+strconv.Itoa(n)+`)`, d.slotList(slots))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}

@@ -1,0 +1,275 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	_ "modernc.org/sqlite"
+
+	"github.com/tierkit/tierkit/internal/testserver"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// place makes databases of one kind.
+type place struct {
+	d    Dialect
+	ddl  []string
+	open func(name string) *sql.DB
+}
+
+func sqlitePlace(t testing.TB) *place {
+	dir := t.TempDir()
+	return &place{d: SQLite(),
+		ddl: []string{`create table t (id integer primary key, slot integer not null, v integer not null, at timestamp, note text)`, `create index t_slot on t (slot, id)`,
+			`create table u (a text, b integer, slot integer not null, x blob, primary key (a, b))`, `create index u_slot on u (slot, a, b)`},
+		open: func(name string) *sql.DB {
+			db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(off)")
+			require.NoError(t, err)
+			db.SetMaxOpenConns(8)
+			t.Cleanup(func() { _ = db.Close() })
+			return db
+		}}
+}
+
+func postgresPlace(t testing.TB) *place {
+	s := testserver.Postgres(t, testserver.PostgresOptions{})
+	return &place{d: Postgres(),
+		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at timestamptz, note text)`, `create index on t (slot, id)`,
+			`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`, `create index on u (slot, a, b)`},
+		open: func(name string) *sql.DB {
+			_, err := s.Primary().DB().Exec("create database " + name)
+			require.NoError(t, err)
+			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
+			require.NoError(t, err)
+			db.SetMaxOpenConns(16)
+			db.SetMaxIdleConns(16)
+			t.Cleanup(func() { _ = db.Close() })
+			return db
+		}}
+}
+
+var testTables = []Table{{Name: "t", Key: []string{"id"}}, {Name: "u", Key: []string{"a", "b"}}}
+
+// world is a cluster with writers and readers that keep books.
+type world struct {
+	t      testing.TB
+	p      *place
+	store  MapStore
+	shards []Shard
+	c      *Cluster
+	keys   []bookKey
+	stop   chan struct{}
+	wg     sync.WaitGroup
+	writes atomic.Int64
+	bad    chan string
+}
+
+// bookKey is one id with the value that the last acknowledged write gave it; 0 is absent.
+type bookKey struct {
+	mu    sync.Mutex
+	value int64
+}
+
+func newWorld(t testing.TB, p *place, shards, slots, keys int) *world {
+	w := &world{t: t, p: p, store: MemoryStore(), keys: make([]bookKey, keys), bad: make(chan string, 100)}
+	for i := range shards + 1 { // the last one joins later
+		db := p.open(fmt.Sprintf("s%d", i))
+		for _, q := range p.ddl {
+			_, err := db.Exec(q)
+			require.NoError(t, err)
+		}
+		w.shards = append(w.shards, Shard{ID: ID(fmt.Sprintf("s%d", i)), DB: db})
+	}
+	w.c = w.process(slots)
+	for id := range w.keys {
+		if id%2 == 0 {
+			w.write(w.c, id, 1, 0)
+		}
+	}
+	return w
+}
+
+// process opens the cluster as another process would.
+func (w *world) process(slots int) *Cluster {
+	c, err := New(context.Background(), w.store, w.shards[:len(w.shards)-1], Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Retry: 20 * time.Second})
+	require.NoError(w.t, err)
+	require.NoError(w.t, c.AddShard(w.shards[len(w.shards)-1]))
+	w.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func (w *world) note(f string, args ...any) {
+	select {
+	case w.bad <- fmt.Sprintf(f, args...):
+	default:
+	}
+}
+
+// write sets a key to v (0 deletes) in both tables and books it.
+func (w *world) write(c *Cluster, id int, v int64, level sql.IsolationLevel) {
+	k := &w.keys[id]
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ctx := context.Background()
+	err := c.Tx(ctx, Int(int64(id)), &sql.TxOptions{Isolation: level}, func(tx *Tx) error {
+		b := w.p.d.bind
+		if v == 0 {
+			_, err := tx.ExecContext(ctx, b(`delete from t where id = ?`), id)
+			if err == nil {
+				_, err = tx.ExecContext(ctx, b(`delete from u where a = ? and b = ?`), fmt.Sprint("k", id), id)
+			}
+			return err
+		}
+		_, err := tx.ExecContext(ctx, b(`insert into t (id, slot, v, at, note) values (?, ?, ?, ?, ?) on conflict (id) do update set v = excluded.v, note = excluded.note`),
+			id, int(tx.Slot()), v, time.Now(), `it's "quoted" ü`)
+		if err == nil && rand.IntN(10) == 0 {
+			time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond) // a long transaction
+		}
+		if err == nil {
+			_, err = tx.ExecContext(ctx, b(`insert into u (a, b, slot, x) values (?, ?, ?, ?) on conflict (a, b) do update set x = excluded.x`), fmt.Sprint("k", id), id, int(tx.Slot()), []byte{0, byte(v), 255})
+		}
+		return err
+	})
+	if err != nil {
+		w.note("write %d: %v", id, err)
+		return
+	}
+	k.value = v
+	w.writes.Add(1)
+}
+
+// read compares a strict read with the books.
+func (w *world) read(c *Cluster, id int) {
+	k := &w.keys[id]
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var got int64
+	var other int
+	err := c.Tx(context.Background(), Int(int64(id)), nil, func(tx *Tx) error {
+		got, other = 0, 0
+		err := tx.QueryRow(w.p.d.bind(`select v from t where id = ?`), id).Scan(&got)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err == nil {
+			err = tx.QueryRow(w.p.d.bind(`select count(*) from u where b = ? and a = ?`), id, fmt.Sprint("k", id)).Scan(&other)
+		}
+		return err
+	})
+	if err != nil {
+		w.note("read %d: %v", id, err)
+	} else if got != k.value || got != 0 && other != 1 {
+		w.note("read %d: got %d (%d), want %d", id, got, other, k.value)
+	}
+}
+
+// traffic runs writers and readers in two processes with maps of their own.
+func (w *world) traffic(writers, readers int) {
+	w.stop = make(chan struct{})
+	levels := []sql.IsolationLevel{sql.LevelDefault}
+	if w.p.d.Name() == "postgres" {
+		levels = append(levels, sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable)
+	}
+	second := w.process(0)
+	var version atomic.Int64
+	version.Store(1)
+	loop := func(f func(c *Cluster)) {
+		c := w.c
+		if rand.IntN(2) == 0 {
+			c = second
+		}
+		w.wg.Go(func() {
+			for {
+				select {
+				case <-w.stop:
+					return
+				default:
+					f(c)
+				}
+			}
+		})
+	}
+	for g := range writers {
+		loop(func(c *Cluster) {
+			v := version.Add(1)
+			if rand.IntN(3) == 0 {
+				v = 0
+			}
+			w.write(c, rand.IntN(len(w.keys)/writers)*writers+g, v, levels[rand.IntN(len(levels))])
+		})
+	}
+	for range readers {
+		loop(func(c *Cluster) { w.read(c, rand.IntN(len(w.keys))); time.Sleep(time.Millisecond) })
+	}
+}
+
+func (w *world) quiet() {
+	close(w.stop)
+	w.wg.Wait()
+}
+
+// check compares what is stored, where it must be and nowhere else, with the books.
+func (w *world) check() {
+	w.t.Helper()
+	require.NoError(w.t, w.c.Refresh(context.Background()))
+	m := w.c.Map()
+	found := map[int64]int64{}
+	for _, sh := range w.shards {
+		rows, err := sh.DB.Query(`select id, slot, v from t`)
+		require.NoError(w.t, err)
+		for rows.Next() {
+			var id, v int64
+			var s Slot
+			require.NoError(w.t, rows.Scan(&id, &s, &v))
+			if m.Owner(s) != sh.ID {
+				w.note("row %d of slot %d is on %s, not on %s", id, s, sh.ID, m.Owner(s))
+			}
+			if _, twice := found[id]; twice {
+				w.note("row %d is there twice", id)
+			}
+			found[id] = v
+		}
+		require.NoError(w.t, rows.Err())
+		var dirty, others int
+		require.NoError(w.t, sh.DB.QueryRow(`select count(*) from tk_dirty`).Scan(&dirty))
+		require.NoError(w.t, sh.DB.QueryRow(`select count(*) from u`).Scan(&others))
+		if dirty != 0 {
+			w.note("%d dirty keys left on %s", dirty, sh.ID)
+		}
+	}
+	for id := range w.keys {
+		if found[int64(id)] != w.keys[id].value {
+			w.note("key %d: stored %d, acknowledged %d", id, found[int64(id)], w.keys[id].value)
+		}
+	}
+	close(w.bad)
+	n := 0
+	for msg := range w.bad {
+		if n++; n <= 10 {
+			w.t.Error(msg)
+		}
+	}
+}
+
+// grow moves a third of the slots to the shard that joined.
+func (w *world) plan(ctx context.Context) Plan {
+	weights := map[ID]float64{}
+	for _, s := range w.shards {
+		weights[s.ID] = 1
+	}
+	p, err := w.c.Plan(ctx, Change{Weights: weights})
+	require.NoError(w.t, err)
+	return p
+}
