@@ -398,6 +398,12 @@ func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *sh
 	}
 }
 
+// safeToRetry: pgconn and package replica know that nothing happened.
+func safeToRetry(err error) bool {
+	var s interface{ SafeToRetry() bool }
+	return errors.As(err, &s) && s.SafeToRetry()
+}
+
 func (c *Cluster) refused(err error) bool {
 	if errors.Is(err, errNotOwned) || errors.Is(err, errAgain) {
 		return true
@@ -454,7 +460,7 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 		defer tx.Rollback()
 		d := c.opts.Dialect
 		again := func(err error) error {
-			if err != nil && d != nil && d.IsRetryable(err) {
+			if err != nil && (d != nil && d.IsRetryable(err) || safeToRetry(err)) {
 				return fmt.Errorf("%w: %w", errAgain, err)
 			}
 			return err

@@ -51,6 +51,9 @@ type Dialect interface {
 	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
 
 	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
+	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
+	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
+	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
 	current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) ([]row, error) // those that exist
 	upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error
 	remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error
@@ -58,6 +61,39 @@ type Dialect interface {
 	clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error)
 	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
 	slotList(slots []Slot) string
+}
+
+// dirtyKey is one entry of tk_dirty.
+type dirtyKey struct {
+	seq   int64
+	table string
+	slot  Slot
+	pk    string
+}
+
+func readDirty(ctx context.Context, tx *sql.Tx, d Dialect, slots []Slot, n int) (keys []dirtyKey, err error) {
+	rows, err := tx.QueryContext(ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+` order by seq limit `+strconv.Itoa(n), d.slotList(slots))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k dirtyKey
+		if err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk); err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
+}
+
+func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+	seqs := make([]string, len(keys))
+	for i, k := range keys {
+		seqs[i] = strconv.FormatInt(k.seq, 10)
+	}
+	_, err := tx.ExecContext(ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
+	return err
 }
 
 // row is one row on its way.

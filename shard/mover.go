@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -260,13 +258,6 @@ func (j *Job) throttle(rows int, began time.Time) error {
 	}
 }
 
-type dirtyKey struct {
-	seq   int64
-	table string
-	slot  Slot
-	pk    string
-}
-
 // drain brings keys that changed on the source to the target: it reads what they are now (not what happened to them), so that
 // order and repetition do not matter, and then deletes exactly the entries it read. A cursor over seq would skip transactions that
 // took a low number and committed late. It runs at most max batches (0: until none is left) and returns how many keys it found.
@@ -278,22 +269,10 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 		gone := map[string][]string{}
 		err := j.in(g.from, func(tx *sql.Tx) error {
 			keys, now, gone = nil, map[string][]row{}, map[string][]string{}
-			rows, err := tx.QueryContext(j.ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+fmt.Sprintf(` order by seq limit %d`, j.opts.Chunk), d.slotList(g.slots))
-			if err != nil {
+			var err error
+			if keys, err = d.dirty(j.ctx, tx, g.slots, j.opts.Chunk); err != nil {
 				return err
 			}
-			defer rows.Close()
-			for rows.Next() {
-				var k dirtyKey
-				if err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk); err != nil {
-					return err
-				}
-				keys = append(keys, k)
-			}
-			if err := rows.Err(); err != nil {
-				return err
-			}
-			_ = rows.Close()
 			for _, t := range g.tables {
 				var pks []string
 				seen := map[string]bool{}
@@ -344,14 +323,7 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 		if err != nil {
 			return total, err
 		}
-		err = j.in(g.from, func(tx *sql.Tx) error {
-			seqs := make([]string, len(keys))
-			for i, k := range keys {
-				seqs[i] = strconv.FormatInt(k.seq, 10)
-			}
-			_, err := tx.ExecContext(j.ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
-			return err
-		})
+		err = j.in(g.from, func(tx *sql.Tx) error { return d.forget(j.ctx, tx, keys) })
 		if err != nil {
 			return total, err
 		}

@@ -232,6 +232,14 @@ func (sqlite) key(t *tableInfo) string {
 	return strings.Join(out, " and ")
 }
 
+func (d sqlite) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
+	return readDirty(ctx, tx, d, slots, n)
+}
+
+func (d sqlite) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+	return deleteDirty(ctx, tx, keys)
+}
+
 func (d sqlite) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {
 	for _, pk := range pks {
 		rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.key(t), pk)
