@@ -264,6 +264,11 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 		c.shrink()
 		return true
 	})
+	if err != nil && stored {
+		c.remove(o) // before its readers learn that it broke off: one that asks again must not find it
+		stored = false
+	}
+	o.body.finish(err)
 	res.Body.Close()
 	if err == nil && stored && !o.body.window {
 		if o.length < 0 {
