@@ -75,6 +75,13 @@ func (s *service) lookup() (o *object, passing bool) {
 				return o, false
 			}
 		}
+		if c.o.VaryLanguage {
+			for _, o := range e.all() {
+				if !o.gone.Load() && o.matchesLanguage(s.r.Header) {
+					return o, false
+				}
+			}
+		}
 		passing = e.passing.Load() > s.now.UnixNano()
 	}
 	if c.disk != nil && !passing {
