@@ -51,6 +51,7 @@ type Config struct {
 type Site struct {
 	Config
 	mux       *http.ServeMux
+	links     []string
 	published atomic.Int64
 }
 
@@ -65,7 +66,7 @@ const (
 
 // New returns a web server. Routes of the application start with /-/, everything else is the catalog's.
 func New(c Config) *Site {
-	s := &Site{Config: c, mux: http.NewServeMux()}
+	s := &Site{Config: c, mux: http.NewServeMux(), links: links(c.Catalog)}
 	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := h(w, r); err != nil {

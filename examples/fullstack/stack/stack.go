@@ -262,7 +262,7 @@ func (s *Stack) Region(client netip.Addr) string {
 func (s *Stack) SinglePoints() []string {
 	return []string{
 		"the process itself, its machine and its disk",
-		"the queue: one directory (queue/jetstream or queue/pgqueue stand on several machines)",
+		"the queue: one directory (queue/jetstream stands on several machines)",
 		"the session store: one Redis-protocol store in the process (session/redisstore on a Redis with replicas)",
 		"the shard map and the promotion lease: in memory, filled the same way at every start",
 	}
