@@ -21,6 +21,7 @@ import (
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/queue"
+	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
 )
 
@@ -84,6 +85,7 @@ type Stack struct {
 	queue   *queue.Queue
 	data    *data
 	tokens  *token.Authority
+	fresh   *replica.Tokens
 	centers []*center
 	names   []*nameServer
 	locator geodns.Locator
@@ -138,6 +140,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 		return err
 	}
 	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
+		return err
+	}
+	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do
 		return err
 	}
 	if err = s.startCenters(ctx); err != nil {
