@@ -29,6 +29,7 @@ type Limiter struct {
 	interval time.Duration // between two requests at the sustained rate
 	slack    time.Duration // how far ahead of it a burst may run
 	most     int           // keys per shard
+	began    time.Time
 	shards   [64]limitShard
 }
 
@@ -67,7 +68,7 @@ func NewLimiter(o RateLimit) (*Limiter, error) {
 			return string(b[:]), true
 		}
 	}
-	l := &Limiter{o: o, interval: time.Duration(float64(time.Second) / o.PerSecond), most: max(o.MaxKeys/(2*64), 1)}
+	l := &Limiter{o: o, began: time.Now(), interval: time.Duration(float64(time.Second) / o.PerSecond), most: max(o.MaxKeys/(2*64), 1)}
 	l.slack = time.Duration(o.Burst-1) * l.interval
 	for i := range l.shards {
 		l.shards[i].now = map[string]time.Duration{}
@@ -77,7 +78,7 @@ func NewLimiter(o RateLimit) (*Limiter, error) {
 
 // Allow counts a request of a client. When it is refused, retry is when the next one will be allowed.
 func (l *Limiter) Allow(key string) (ok bool, retry time.Duration) {
-	now := time.Since(began)
+	now := time.Since(l.began)
 	s := &l.shards[HashString(key)>>58]
 	s.mu.Lock()
 	defer s.mu.Unlock()
