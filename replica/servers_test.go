@@ -58,7 +58,7 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func exec(t testing.TB, db *sql.DB, q string, args ...any) {
+func mustExec(t testing.TB, db *sql.DB, q string, args ...any) {
 	t.Helper()
 	_, err := db.Exec(q, args...)
 	require.NoError(t, err, q)
@@ -67,7 +67,7 @@ func exec(t testing.TB, db *sql.DB, q string, args ...any) {
 // Every statement here was sent to the wrong node by one of the libraries in use; each must end up where it works.
 func TestPostgresRouting(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2})
-	exec(t, s.Primary().DB(), `create table t (id serial primary key, v int); create sequence s; insert into t (v) select generate_series(1, 10);
+	mustExec(t, s.Primary().DB(), `create table t (id serial primary key, v int); create sequence s; insert into t (v) select generate_series(1, 10);
 create function writer() returns int language sql volatile as 'insert into t (v) values (1) returning id';
 create function stable_looking() returns bigint language plpgsql stable as $$ begin return nextval('s'); end $$;
 create view seq_view as select nextval('s') as n`)
@@ -128,7 +128,7 @@ func pgArray(dst *[]int64) any { return pq.Array(dst) }
 
 func TestPostgresReadYourWrites(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	time.Sleep(300 * time.Millisecond) // the apply delay
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{})
 	stale, staleWithout := 0, 0
@@ -151,7 +151,7 @@ func TestPostgresReadYourWrites(t *testing.T) {
 // acknowledged write is there afterwards.
 func TestPostgresFailover(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	var reports []replica.PromotionReport
 	var mu sync.Mutex
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{
@@ -262,9 +262,9 @@ func TestPostgresFailover(t *testing.T) {
 // A primary frozen under load is replaced; when it thaws, nothing it says is believed.
 func TestPostgresFrozenPrimary(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
-	exec(t, c.DB(), "insert into t values (1)")
+	mustExec(t, c.DB(), "insert into t values (1)")
 	tx, err := c.DB().Begin()
 	require.NoError(t, err)
 	_, err = tx.Exec("insert into t values (2)")
@@ -275,11 +275,11 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 		require.ErrorIs(t, err, replica.ErrCommitUnknown)
 	}
 	waitFor(t, "promotion", func() bool { p := c.Status().Primary; return p != "" && p != "s0" })
-	exec(t, c.DB(), "insert into t values (4)")
+	mustExec(t, c.DB(), "insert into t values (4)")
 	s.Nodes[0].Thaw()
 	require.ErrorIs(t, tx.Commit(), replica.ErrCommitUnknown)
 	waitFor(t, "fenced", func() bool { return c.Status().Nodes[0].Fenced != "" })
-	exec(t, c.DB(), "insert into t values (5)")
+	mustExec(t, c.DB(), "insert into t values (5)")
 	var n int
 	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where id in (2, 5)").Scan(&n))
 	require.Equal(t, 1, n)
@@ -287,7 +287,7 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 
 func TestLibPQ(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	var nodes []replica.Node
 	for _, n := range s.Nodes {
 		pc, err := pq.NewConnector(n.DSN())
@@ -311,7 +311,7 @@ func TestLibPQ(t *testing.T) {
 
 func TestMariaDB(t *testing.T) {
 	s := testserver.MariaDB(t, testserver.MariaDBOptions{Replicas: 1})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
 	var nodes []replica.Node
 	for _, n := range s.Nodes {
 		app, err := mysql.ParseDSN(n.DSN())
@@ -342,7 +342,7 @@ func TestMariaDB(t *testing.T) {
 	st := c.Stats()
 	require.NotZero(t, st.ReadsReplica)
 	t.Logf("reads on the replica %d, waited %d, on the primary %d", st.ReadsReplica, st.TokenWaits, st.TokenMisses)
-	exec(t, s.Primary().DB(), "create function test.sneaky() returns int deterministic begin insert into test.t (v) values (1); return 1; end")
+	mustExec(t, s.Primary().DB(), "create function test.sneaky() returns int deterministic begin insert into test.t (v) values (1); return 1; end")
 	waitFor(t, "the function is on the replica", func() bool {
 		return s.Nodes[1].DB().QueryRow("select 1 from information_schema.routines where routine_name = 'sneaky'").Scan(new(int)) == nil
 	})
