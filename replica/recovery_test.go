@@ -50,6 +50,7 @@ func TestRecoveryPlan(t *testing.T) {
 	old := s.Nodes[0]
 	dir := old.Dir()
 	work := t.TempDir()
+	require.NoError(t, os.Chmod(filepath.Dir(work), 0o755))
 	require.NoError(t, os.Chmod(work, 0o777))
 	for _, step := range plan.Steps {
 		if step.Fallback {
