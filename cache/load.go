@@ -84,7 +84,7 @@ const (
 
 func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) {
 	n := c.touch(s, k, hash)
-	cs := &c.counts[hash%countStripes]
+	cs := &c.counts[stripe()]
 	if n == nil {
 		cs.misses.Add(1)
 		return v, absent

@@ -2,114 +2,174 @@ package cdn
 
 import (
 	"context"
-	"errors"
+	"hash/maphash"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/evict"
 )
-
-// ErrClosed is returned after Close.
-var ErrClosed = errors.New("cdn: closed")
-
-// Options configure a [Cache]. The zero value of every field is a good default.
-type Options struct {
-	MaxBytes  int64       // memory for objects, headers included; 0: 64 MiB
-	MaxObject int64       // largest object kept; larger ones pass through; 0: the smaller of MaxBytes/8 and 64 MiB
-	Disk      DiskOptions // second tier; off unless Dir is set
-
-	StaleIfError         time.Duration // how long a stale object may serve when the origin fails and says nothing itself; 0: 1 minute; negative: never
-	StaleWhileRevalidate time.Duration // how long a stale object may serve while it is refreshed, when the origin says nothing itself; 0: never
-	HeuristicMax         time.Duration // cap of heuristic freshness (10 % of the age); 0: 24 h; negative: no heuristics
-	HitForMiss           time.Duration // how long it is remembered that a key cannot be cached, so that its requests are not held; 0: 10 s; negative: not at all
-	StoreSetCookie       bool          // keep responses with Set-Cookie when the origin gives explicit freshness, as RFC 9111 allows; default: only with public or s-maxage, and without the cookie
-	Tags                 string        // response header with surrogate keys, separated by spaces or commas; empty: "Surrogate-Key" and "Cache-Tag"
-	Name                 string        // in Cache-Status and Via; empty: "tierkit"
-	Key                  KeyFunc       // nil: scheme, host, raw path and query
-	MaxVariants          int           // per URL; 0: 64
-	FillTimeout          time.Duration // longest fetch of one object; 0: 5 minutes
-	Hooks                *Hooks
-}
-
-// DiskOptions of the second tier.
-type DiskOptions struct {
-	Dir      string // must exist or be creatable; one cache per directory
-	MaxBytes int64  // 0: 1 GiB
-	NoSync   bool   // do not fsync; a crash of the machine (not of the process) may then lose objects, never damage one
-}
-
-// KeyFunc appends the cache key of a request to dst. Two requests with one key get one object.
-type KeyFunc func(dst []byte, r *http.Request) []byte
 
 // Cache stores responses. It is safe for concurrent use.
-type Cache struct{ _ struct{} }
+type Cache struct {
+	o     Options
+	seed  maphash.Seed // keys are hashed with a secret, so that nobody can aim at one shard
+	loop  string       // this cache in CDN-Loop
+	index index
+	tags  tagIndex
+	disk  *disk // nil: off
+	count counters
+
+	mu      sync.Mutex // guards policy
+	policy  evict.Policy[*object]
+	filling atomic.Int64 // bytes of bodies that are not complete yet: they count, but can't be evicted
+
+	fetches  flights
+	ctx      context.Context
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
+	closing  sync.RWMutex // guards closed against the start of work
+	closed   bool
+	closings []func()
+}
 
 // New returns a running cache. Close it.
-func New(o Options) (*Cache, error) { return nil, errors.New("cdn: not built yet") }
-
-// Handler caches what next serves. next runs on its own goroutine for fills, detached from the client.
-func (c *Cache) Handler(next http.Handler) http.Handler { return nil }
-
-// ProxyOptions of an edge in front of an origin.
-type ProxyOptions struct {
-	Transport http.RoundTripper // nil: a transport of its own without compression; an lb RoundTripper fits
-	Fallbacks []string          // further origins, tried in order when one cannot be reached
-	KeepHost  bool              // send the client's Host to the origin; default: the origin's
-	Timeout   time.Duration     // until the origin's header; 0: 30 s
+func New(o Options) (*Cache, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	c := &Cache{o: o, seed: maphash.MakeSeed(), policy: evict.New[*object](evict.S3TK, o.MaxBytes)}
+	c.loop = o.Name + "; id=" + randomID()
+	c.index.init()
+	c.fetches.init()
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if o.Disk.Dir != "" {
+		if c.disk, err = openDisk(c, o.Disk); err != nil {
+			c.cancel()
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
-// Proxy caches what the origin ("http://host:port") serves.
-func (c *Cache) Proxy(origin string, o ProxyOptions) (http.Handler, error) { return nil, nil }
-
-// Match selects objects to purge: exactly one of URL, Prefix, Tag and All.
-type Match struct {
-	URL    string // absolute URL, all its variants
-	Prefix string // of absolute URLs
-	Tag    string // surrogate key
-	All    bool
-	Soft   bool // mark stale instead of removing, so that the next request revalidates and errors may serve stale
+// Close ends fills and background work and closes the disk tier. It is idempotent. Handlers of a closed cache pass
+// requests through.
+func (c *Cache) Close() error {
+	c.closing.Lock()
+	was := c.closed
+	c.closed = true
+	c.closing.Unlock()
+	if was {
+		return nil
+	}
+	c.cancel()
+	c.work.Wait()
+	for _, f := range c.closings {
+		f()
+	}
+	if c.disk != nil {
+		return c.disk.close()
+	}
+	return nil
 }
 
-// Purger purges objects somewhere: this cache, all edges of a fleet, a vendor's CDN.
-type Purger interface {
-	Purge(ctx context.Context, m Match) (int, error)
+// begin counts one more goroutine that Close waits for; false when the cache is closed.
+func (c *Cache) begin() bool {
+	c.closing.RLock()
+	defer c.closing.RUnlock()
+	if c.closed {
+		return false
+	}
+	c.work.Add(1)
+	return true
 }
 
-// Purge removes what matches, also from fills that run now. It returns the number of objects in memory and on disk that were hit; when it
-// returns, no request that starts later gets one of them.
-func (c *Cache) Purge(ctx context.Context, m Match) (int, error) { return 0, nil }
-
-// PurgeHandler answers POST with a JSON [Match] when auth allows it; a nil auth refuses everything.
-func (c *Cache) PurgeHandler(auth func(*http.Request) bool) http.Handler { return nil }
-
-// PurgeAll is a Purger that asks several, all at once; the counts add up and the errors are joined.
-func PurgeAll(ps ...Purger) Purger { return nil }
-
-// Warm fetches URLs through h (a handler of this cache) so that they are cached.
-func (c *Cache) Warm(ctx context.Context, h http.Handler, urls ...string) error { return nil }
-
-// Close ends fills and background work and closes the disk tier. It is idempotent.
-func (c *Cache) Close() error { return nil }
-
-// Outcome of one request.
-type Outcome uint8
-
-const (
-	Hit         Outcome = iota // served from the cache, fresh
-	Stale                      // served stale: while revalidating or because the origin failed
-	Revalidated                // the origin said 304
-	Miss                       // fetched and, if allowed, stored
-	Collapsed                  // waited for another request's fetch
-	Bypass                     // not cacheable by its request: passed through
-	Failed                     // the origin failed and nothing could serve
-)
-
-func (o Outcome) String() string {
-	return [...]string{"hit", "stale", "revalidated", "miss", "collapsed", "bypass", "error"}[o]
+// Handler caches what next serves. For a fill next runs on a goroutine of its own, detached from the client: a client
+// that is slow or leaves disturbs nobody who waits for the same object. Requests that can't be cached call next as they
+// are.
+func (c *Cache) Handler(next http.Handler) http.Handler {
+	return &edge{c: c, transport: handlerTransport{next}, direct: next}
 }
 
-// Hooks observe; each func may be nil and must not block.
-type Hooks struct {
-	Served func(r *http.Request, o Outcome, status int, bytes int64, took time.Duration)
-	Filled func(url string, status int, bytes int64, took time.Duration, stored bool)
+// store makes o findable, in place of older ones. The body may still be filling. e.mu is held.
+func (c *Cache) store(e *entry, o *object) {
+	for _, old := range e.publish(o, c.o.MaxVariants) {
+		old.gone.Store(true)
+		c.forget(old)
+	}
+	if c.disk != nil && o.onDisk.Load() == diskNo {
+		c.disk.supersede(o)
+	}
+	c.tags.add(o)
+}
+
+// forget takes an object that is out of the index out of everything else.
+func (c *Cache) forget(o *object) {
+	c.tags.remove(o)
+	c.mu.Lock()
+	if o.held.Swap(false) {
+		c.policy.Remove(o)
+	}
+	c.mu.Unlock()
+}
+
+// keep hands a complete object to the eviction policy, unless it was purged meanwhile. counted are its bytes among those
+// of running fills.
+func (c *Cache) keep(o *object, counted int64) {
+	o.weigh()
+	c.mu.Lock()
+	c.filling.Add(-counted)
+	if !o.gone.Load() {
+		o.held.Store(true)
+		c.policy.Add(o)
+	}
+	c.mu.Unlock()
+	c.shrink()
+	if c.disk != nil && o.wanted.Load() {
+		c.disk.enqueue(o)
+	}
+}
+
+// shrink evicts until the budget holds.
+func (c *Cache) shrink() {
+	for {
+		c.mu.Lock()
+		if c.policy.Weight()+c.filling.Load() <= c.o.MaxBytes {
+			c.mu.Unlock()
+			return
+		}
+		o, ok := c.policy.Evict()
+		if ok {
+			o.held.Store(false)
+		}
+		c.mu.Unlock()
+		if !ok {
+			return // only fills are left; each is bounded by MaxObject
+		}
+		c.count.evictions.Add(1)
+		c.remove(o)
+	}
+}
+
+// remove takes an object out of the index.
+func (c *Cache) remove(o *object) bool {
+	e := c.index.lock(o.hash, o.key)
+	was := e.drop(o)
+	o.gone.Store(true)
+	c.index.unlock(e, o.hash, time.Now())
+	c.forget(o)
+	return was
+}
+
+func (c *Cache) hash(key []byte) uint64       { return maphash.Bytes(c.seed, key) }
+func (c *Cache) hashString(key string) uint64 { return maphash.String(c.seed, key) }
+
+type counters struct {
+	outcomes                                    [7]atomic.Uint64
+	fills, evictions, purged, out, in, diskHits atomic.Uint64
+	inFlight                                    atomic.Int64
 }
 
 // Stats of a [Cache].
@@ -121,7 +181,7 @@ type Stats struct {
 	Collapsed   uint64 `metric:"collapsed_total,counter,waited for another request's fetch"`
 	Bypassed    uint64 `metric:"bypassed_total,counter,passed through"`
 	Errors      uint64 `metric:"errors_total,counter,origin failures that reached a client"`
-	Fills       uint64 `metric:"fills_total,counter,requests to the origin"`
+	Fills       uint64 `metric:"fills_total,counter,requests to the origin that might be stored"`
 	Evictions   uint64 `metric:"evictions_total,counter,objects evicted to stay within the budget"`
 	Purged      uint64 `metric:"purged_total,counter,objects purged"`
 	BytesOut    uint64 `metric:"bytes_out_total,counter,body bytes sent to clients"`
@@ -135,4 +195,19 @@ type Stats struct {
 }
 
 // Stats returns counters and gauges.
-func (c *Cache) Stats() Stats { return Stats{} }
+func (c *Cache) Stats() Stats {
+	n := &c.count
+	s := Stats{
+		Hits: n.outcomes[Hit].Load(), Stale: n.outcomes[Stale].Load(), Revalidated: n.outcomes[Revalidated].Load(),
+		Misses: n.outcomes[Miss].Load(), Collapsed: n.outcomes[Collapsed].Load(), Bypassed: n.outcomes[Bypass].Load(),
+		Errors: n.outcomes[Failed].Load(), Fills: n.fills.Load(), Evictions: n.evictions.Load(), Purged: n.purged.Load(),
+		BytesOut: n.out.Load(), BytesIn: n.in.Load(), DiskHits: n.diskHits.Load(), InFlight: int(n.inFlight.Load()),
+	}
+	c.mu.Lock()
+	s.Objects, s.Bytes = c.policy.Len(), c.policy.Weight()+c.filling.Load()
+	c.mu.Unlock()
+	if c.disk != nil {
+		s.DiskObjects, s.DiskBytes = c.disk.stats()
+	}
+	return s
+}

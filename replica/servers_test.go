@@ -360,3 +360,93 @@ func TestMariaDB(t *testing.T) {
 	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where v = 1000").Scan(&n))
 	require.Equal(t, 1, n)
 }
+
+// A replica whose data silently differs is found by comparing a sample of its reads.
+func TestShadowReads(t *testing.T) {
+	s := testserver.MariaDB(t, testserver.MariaDBOptions{Replicas: 1})
+	mustExec(t, s.Primary().DB(), "create table t (id int primary key, v int)")
+	mustExec(t, s.Primary().DB(), "insert into t values (1, 1), (2, 2)")
+	waitFor(t, "replication", func() bool {
+		var n int
+		return s.Nodes[1].DB().QueryRow("select count(*) from t").Scan(&n) == nil && n == 2
+	})
+	var nodes []replica.Node
+	for _, n := range s.Nodes {
+		cfg, err := mysql.ParseDSN(n.DSN())
+		require.NoError(t, err)
+		conn, err := mysql.NewConnector(cfg)
+		require.NoError(t, err)
+		nodes = append(nodes, replica.Node{Name: n.Name, Connector: conn})
+	}
+	c := open(t, replica.MariaDB(), nodes, replica.Options{ShadowFraction: 1})
+	read := func() {
+		var v int
+		require.NoError(t, c.DB().QueryRow("select v from t where id = ?", 2).Scan(&v))
+	}
+	waitFor(t, "comparisons", func() bool { read(); return c.Stats().ShadowReads > 5 })
+	require.Zero(t, c.Stats().ShadowDiffs)
+	conn, err := s.Nodes[1].DB().Conn(t.Context())
+	require.NoError(t, err)
+	for _, q := range []string{"set sql_log_bin = 0", "update t set v = 99 where id = 2"} { // somebody repairs a replica by hand
+		_, err := conn.ExecContext(t.Context(), q)
+		require.NoError(t, err)
+	}
+	require.NoError(t, conn.Close())
+	waitFor(t, "the difference is counted", func() bool { read(); return c.Stats().ShadowDiffs > 0 })
+}
+
+func TestPostgresPreparedAndPinned(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
+	ins, err := c.DB().Prepare("insert into t values ($1)")
+	require.NoError(t, err)
+	defer ins.Close()
+	get, err := c.DB().Prepare("select count(*) from t where id >= $1")
+	require.NoError(t, err)
+	defer get.Close()
+	_, err = ins.Exec(1)
+	require.NoError(t, err)
+
+	// A session's state stays with its connection, and goes with it.
+	conn, err := c.DB().Conn(t.Context())
+	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), "create temp table mine (v int)")
+	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), "insert into mine values (7)")
+	require.NoError(t, err)
+	var v int
+	require.NoError(t, conn.QueryRowContext(t.Context(), "select v from mine").Scan(&v))
+	var got bool
+	require.NoError(t, conn.QueryRowContext(t.Context(), "select pg_try_advisory_lock(42)").Scan(&got))
+	require.True(t, got)
+	require.NoError(t, c.DB().QueryRow("select pg_try_advisory_lock(42)").Scan(&got))
+	require.False(t, got, "the lock excludes others")
+	require.NoError(t, conn.Close())
+	waitFor(t, "the lock went with the session", func() bool {
+		return c.DB().QueryRow("select pg_try_advisory_lock(42)").Scan(&got) == nil && got
+	})
+
+	s.Primary().Kill()
+	waitFor(t, "prepared statements work on the new primary", func() bool { _, err = ins.Exec(2); return err == nil })
+	var n int
+	require.NoError(t, get.QueryRowContext(replica.Primary(t.Context()), 0).Scan(&n))
+	require.Equal(t, 2, n)
+	for range 20 {
+		require.NoError(t, get.QueryRow(0).Scan(&n))
+	}
+}
+
+func TestPostgresLagLimit(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1, Config: map[string]string{"recovery_min_apply_delay": "'3s'"}})
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{MaxLag: 300 * time.Millisecond})
+	waitFor(t, "the lagging standby gets no reads", func() bool {
+		mustExec(t, c.DB(), "insert into t select coalesce(max(id), 0) + 1 from t")
+		before := c.Stats().Spilled
+		mustInt(t, c.DB(), "select 1")
+		return c.Stats().Spilled > before
+	})
+	require.Positive(t, c.Status().Nodes[1].Lag)
+	require.Positive(t, c.Status().Nodes[1].LagBytes)
+}

@@ -18,7 +18,6 @@ type mutant struct {
 	postgres
 	kind string
 	mu   sync.Mutex
-	last map[*sql.DB]int64
 	seq  int64
 }
 

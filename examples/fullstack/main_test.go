@@ -99,7 +99,7 @@ func TestPlaySample(t *testing.T) {
 func TestMutantsAreCaught(t *testing.T) {
 	for mutant, symptom := range map[stack.Mutant]string{
 		stack.AckBeforeCount:   "acknowledged views are not counted",
-		stack.PromoteLaggard:   "not stored",
+		stack.PromoteLaggard:   "acknowledged",
 		stack.ServeAfterDelete: "deleted post was served",
 	} {
 		t.Run(string(mutant), func(t *testing.T) {

@@ -114,6 +114,7 @@ func (s *Site) beacon(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.Queue.PublishBatch(r.Context(), msgs); err != nil {
 		return err
 	}
+	s.published.Add(int64(len(msgs)))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/cache"
@@ -49,8 +50,12 @@ type Config struct {
 // Site is one web server's handler.
 type Site struct {
 	Config
-	mux *http.ServeMux
+	mux       *http.ServeMux
+	published atomic.Int64
 }
+
+// Published is how many messages this server has put into the queue.
+func (s *Site) Published() int64 { return s.published.Load() }
 
 // Topics of the queue.
 const (

@@ -155,7 +155,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 
 // Event adds to the timeline.
 func (s *Stack) Event(kind, text string) {
-	s.log.Info("event", "kind", kind, "text", text)
+	s.log.Debug("event", "kind", kind, "text", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})

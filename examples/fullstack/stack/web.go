@@ -28,6 +28,7 @@ type web struct {
 	l1     *cache.Cache[string, site.Entry]
 	remote *rediscache.Remote
 	tiered *cache.Tiered[string, site.Entry]
+	site   *site.Site
 }
 
 // newWeb assembles a web server; it is not in any balancer yet.
@@ -59,11 +60,11 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	app := site.New(site.Config{
+	w.site = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens, Refresh: refresher,
 		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: c.s.log, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
-	}).Handler()
-	observed := c.s.tiers["web"].Wrap(app)
+	})
+	observed := c.s.tiers["web"].Wrap(w.site.Handler())
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
 			rw.WriteHeader(http.StatusOK)

@@ -37,10 +37,12 @@ func (c *center) startWorkers(ctx context.Context) error {
 			return err
 		}
 		c.pools = append(c.pools, p)
-		target := 40.0
+		backlog, rate := 40.0, 150.0 // what one worker should have waiting, and do per second
 		if topic == site.TopicPhotos {
-			target = 2
+			backlog, rate = 2, 20
 		}
+		var done int64
+		at := time.Now()
 		p.scale, err = autoscale.New(autoscale.Funcs{
 			Get: func(context.Context) (int, error) {
 				if p.dead.Load() {
@@ -49,11 +51,14 @@ func (c *center) startWorkers(ctx context.Context) error {
 				return p.pool.Workers(), nil
 			},
 			Set: func(_ context.Context, n int) error { p.pool.SetWorkers(n); return nil },
-		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: target}, {Name: "age", Target: 1}},
+		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: backlog}, {Name: "age", Target: 1}, {Name: "rate", Target: rate}},
 			Up: autoscale.Direction{Rates: []autoscale.Rate{{Count: 4, Percent: 100, Period: 500 * time.Millisecond}}}, Down: autoscale.Direction{Stabilize: 3 * time.Second}},
 			func(ctx context.Context) ([]autoscale.Sample, error) {
 				l, err := p.pool.Lag(ctx)
-				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}}, err
+				n, dt := p.pool.Stats().Succeeded, time.Since(at).Seconds()
+				worked := float64(n-done) / max(dt, 1e-3)
+				done, at = n, time.Now()
+				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}, {Metric: "rate", Value: worked}}, err
 			}, autoscale.Options{Interval: 250 * time.Millisecond, OnDecision: c.scaled("workers for " + topic)})
 		if err != nil {
 			return err

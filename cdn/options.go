@@ -1,0 +1,189 @@
+package cdn
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// ErrClosed is returned after Close.
+var ErrClosed = errors.New("cdn: closed")
+
+// Options configure a [Cache]. The zero value of every field is a good default.
+type Options struct {
+	MaxBytes  int64       // memory for objects, headers included; 0: 64 MiB
+	MaxObject int64       // largest object kept; larger ones pass through; 0: the smaller of MaxBytes/8 and 64 MiB
+	Disk      DiskOptions // second tier; off unless Dir is set
+
+	StaleIfError         time.Duration // how long a stale object may serve when the origin fails and says nothing itself; 0: 1 minute; negative: never
+	StaleWhileRevalidate time.Duration // how long a stale object may serve while it is refreshed, when the origin says nothing itself; 0: never
+	HeuristicMax         time.Duration // cap of heuristic freshness, a tenth of the age (RFC 9111 section 4.2.2); 0: 24 h; negative: no heuristics
+	HitForMiss           time.Duration // how long it is remembered that a key can't be cached, so that its requests are not held; 0: 10 s; negative: not at all
+	StoreSetCookie       bool          // keep responses with Set-Cookie whenever RFC 9111 allows, cookie and all; default: only with public, s-maxage or CDN-Cache-Control, and the cookie goes to the first client alone
+	IgnoreRequest        bool          // ignore Cache-Control of requests, except no-store and only-if-cached
+	Tags                 []string      // response headers with surrogate keys, separated by spaces or commas, not passed on; nil: Surrogate-Key and Cache-Tag
+	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"
+	Key                  KeyFunc       // nil: KeyURL
+	MaxVariants          int           // per URL; 0: 64
+	FillTimeout          time.Duration // longest fetch of one object; 0: 5 minutes
+	Hooks                *Hooks
+}
+
+// DiskOptions of the second tier.
+type DiskOptions struct {
+	Dir      string // created when missing; one cache per directory
+	MaxBytes int64  // 0: 1 GiB
+	NoSync   bool   // do not fsync purges: a crash of the machine (not of the process) may then bring a purged object back
+}
+
+// KeyFunc appends the cache key of a request to dst, an absolute URL or something like one, and returns it. Two requests with
+// one key share an object: whatever the origin's answer depends on must be part of the key or of Vary.
+type KeyFunc func(dst []byte, r *http.Request) []byte
+
+// KeyURL is the default key: scheme, host, path as it was escaped, and query.
+func KeyURL(dst []byte, r *http.Request) []byte {
+	scheme, port := "http://", ":80"
+	if r.TLS != nil {
+		scheme, port = "https://", ":443"
+	}
+	dst = append(dst, scheme...)
+	host := strings.TrimSuffix(r.Host, port)
+	for i := range len(host) {
+		c := host[i]
+		if c-'A' < 26 {
+			c |= 0x20
+		}
+		dst = append(dst, c)
+	}
+	if p := r.URL.EscapedPath(); p == "" {
+		dst = append(dst, '/')
+	} else {
+		dst = append(dst, p...)
+	}
+	if r.URL.RawQuery != "" || r.URL.ForceQuery {
+		dst = append(append(dst, '?'), r.URL.RawQuery...)
+	}
+	return dst
+}
+
+// ProxyOptions of an edge in front of an origin.
+type ProxyOptions struct {
+	Transport      http.RoundTripper // nil: a transport of its own without compression; an lb RoundTripper fits
+	Fallbacks      []string          // further origins, tried in order when one can't be reached
+	KeepHost       bool              // send the client's Host to the origin; default: the origin's
+	Timeout        time.Duration     // until the origin's header, of the transport made here; 0: 30 s
+	TrustedProxies []netip.Prefix    // networks whose X-Forwarded-For is passed on and added to (an edge in front of this shield); empty: nobody's
+}
+
+func (o Options) withDefaults() (Options, error) {
+	def := func(d *time.Duration, zero time.Duration) {
+		if *d == 0 {
+			*d = zero
+		} else if *d < 0 {
+			*d = 0
+		}
+	}
+	if o.MaxBytes < 0 || o.MaxObject < 0 || o.MaxVariants < 0 || o.FillTimeout < 0 || o.Disk.MaxBytes < 0 {
+		return o, errors.New("cdn: Options: MaxBytes, MaxObject, MaxVariants, FillTimeout and Disk.MaxBytes: want 0 or more")
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 64 << 20
+	}
+	if o.MaxObject == 0 {
+		o.MaxObject = min(o.MaxBytes/8, 64<<20)
+	}
+	if o.MaxObject > o.MaxBytes/2 {
+		return o, fmt.Errorf("cdn: Options.MaxObject %d: want at most half of MaxBytes", o.MaxObject)
+	}
+	if o.Disk.MaxBytes == 0 {
+		o.Disk.MaxBytes = 1 << 30
+	}
+	def(&o.StaleIfError, time.Minute)
+	def(&o.StaleWhileRevalidate, 0)
+	def(&o.HeuristicMax, 24*time.Hour)
+	def(&o.HitForMiss, 10*time.Second)
+	def(&o.FillTimeout, 5*time.Minute)
+	if o.Tags == nil {
+		o.Tags = []string{"Surrogate-Key", "Cache-Tag"}
+	}
+	tags := make([]string, len(o.Tags))
+	for i, t := range o.Tags {
+		tags[i] = http.CanonicalHeaderKey(t)
+	}
+	o.Tags = tags
+	if o.Name == "" {
+		o.Name = "tierkit"
+	}
+	if !isToken(o.Name) {
+		return o, fmt.Errorf("cdn: Options.Name %q: want a token", o.Name)
+	}
+	if o.Key == nil {
+		o.Key = KeyURL
+	}
+	if o.MaxVariants == 0 {
+		o.MaxVariants = 64
+	}
+	return o, nil
+}
+
+func isToken(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '*') {
+			return false
+		}
+	}
+	return s != "" && (s[0] >= 'a' && s[0] <= 'z' || s[0] >= 'A' && s[0] <= 'Z')
+}
+
+// Outcome of one request.
+type Outcome uint8
+
+const (
+	Hit         Outcome = iota // served from the cache, fresh
+	Stale                      // served stale: while revalidating or because the origin failed
+	Revalidated                // the origin said 304
+	Miss                       // fetched and, if allowed, stored
+	Collapsed                  // waited for another request's fetch
+	Bypass                     // not cacheable by its request: passed through
+	Failed                     // the origin failed and nothing could serve
+)
+
+func (o Outcome) String() string {
+	return [...]string{"hit", "stale", "revalidated", "miss", "collapsed", "bypass", "error"}[o]
+}
+
+// Hooks observe; each func may be nil and must not block.
+type Hooks struct {
+	Served func(r *http.Request, o Outcome, status int, bytes int64, took time.Duration) // on the request's goroutine, at its end
+	Filled func(url string, status int, bytes int64, took time.Duration, stored bool)    // an answer of the origin ended
+}
+
+// JoinHooks calls a, then b. Either may be nil.
+func JoinHooks(a, b *Hooks) *Hooks {
+	if a == nil {
+		return b
+	}
+	if b == nil {
+		return a
+	}
+	return &Hooks{
+		Served: func(r *http.Request, o Outcome, status int, bytes int64, took time.Duration) {
+			for _, h := range []*Hooks{a, b} {
+				if h.Served != nil {
+					h.Served(r, o, status, bytes, took)
+				}
+			}
+		},
+		Filled: func(url string, status int, bytes int64, took time.Duration, stored bool) {
+			for _, h := range []*Hooks{a, b} {
+				if h.Filled != nil {
+					h.Filled(url, status, bytes, took, stored)
+				}
+			}
+		},
+	}
+}

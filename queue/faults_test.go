@@ -1,0 +1,299 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// faulty is a file system that fails on purpose.
+type faulty struct {
+	files
+	budget    atomic.Int64 // bytes of new files that still fit; negative: no limit
+	syncFails atomic.Bool
+	writeFail atomic.Pointer[error]
+	short     atomic.Bool
+	synced    atomic.Int64
+}
+
+type faultyFile struct {
+	file
+	fs    *faulty
+	fresh bool // counts against the budget
+	end   int64
+}
+
+func newFaulty(dir string) *faulty {
+	f := &faulty{files: osFiles{dir}}
+	f.budget.Store(-1)
+	return f
+}
+
+func (f *faulty) Create(name string) (file, error) {
+	x, err := f.files.Create(name)
+	return &faultyFile{file: x, fs: f, fresh: true}, err
+}
+
+func (f *faulty) Open(name string) (file, error) {
+	x, err := f.files.Open(name)
+	return &faultyFile{file: x, fs: f}, err
+}
+
+func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
+	if e := f.fs.writeFail.Load(); e != nil {
+		if f.fs.short.Load() {
+			n, _ := f.file.WriteAt(b[:len(b)/2], at)
+			return n, *e
+		}
+		return 0, *e
+	}
+	if f.fresh && at+int64(len(b)) > f.end {
+		if left := f.fs.budget.Load(); left >= 0 {
+			if left < int64(len(b)) {
+				return 0, syscall.ENOSPC
+			}
+			f.fs.budget.Add(-int64(len(b)))
+		}
+		f.end = at + int64(len(b))
+	}
+	return f.file.WriteAt(b, at)
+}
+
+func (f *faultyFile) Datasync() error {
+	if f.fs.syncFails.Load() {
+		return syscall.EIO
+	}
+	f.fs.synced.Add(1)
+	return f.file.Datasync()
+}
+
+const tiny = 256 << 10
+
+func openFaulty(t *testing.T, dir string) (*Queue, *engine, *faulty) {
+	fs := newFaulty(dir)
+	e, err := openEngine(dir, Options{SegmentBytes: tiny}, fs)
+	require.NoError(t, err)
+	q := New(e)
+	t.Cleanup(func() { q.Close() })
+	return q, e, fs
+}
+
+// A failed fsync or write fails every publisher of its batch and after, for good, and what was acknowledged before is all there after reopening.
+func TestFailedDiskIsFinal(t *testing.T) {
+	for name, breakIt := range map[string]func(*faulty){
+		"fsync": func(f *faulty) { f.syncFails.Store(true) },
+		"write": func(f *faulty) { err := error(syscall.EIO); f.writeFail.Store(&err) },
+		"short": func(f *faulty) { err := error(syscall.EIO); f.short.Store(true); f.writeFail.Store(&err) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			q, _, fs := openFaulty(t, dir)
+			g, err := q.Group(t.Context(), "t", "g", GroupOptions{})
+			require.NoError(t, err)
+			for i := range 10 {
+				_, err := q.Publish(t.Context(), Message{Topic: "t", Body: fmt.Append(nil, i)})
+				require.NoError(t, err)
+			}
+			ds, err := g.Fetch(t.Context(), 1)
+			require.NoError(t, err)
+			breakIt(fs)
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					_, err := q.Publish(t.Context(), Message{Topic: "t", Body: []byte("lost")})
+					if !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			fs.syncFails.Store(false)
+			fs.writeFail.Store(nil)
+			_, err = q.Publish(t.Context(), Message{Topic: "t"})
+			require.ErrorIs(t, err, ErrFailed, "also when the disk says that all is well again")
+			require.ErrorIs(t, ds[0].Ack(t.Context()), ErrFailed)
+			require.NoError(t, q.Close())
+
+			q, _, _ = openFaulty(t, dir)
+			g, err = q.Group(t.Context(), "t", "g", GroupOptions{})
+			require.NoError(t, err)
+			seen := map[string]bool{}
+			l, _ := g.Lag(t.Context())
+			for len(seen) < l.Ready {
+				ds, err := g.Fetch(t.Context(), 100)
+				require.NoError(t, err)
+				for _, d := range ds {
+					seen[string(d.Body)] = true
+				}
+				if _, more := seen["lost"]; more && len(seen) == 11 {
+					break
+				}
+			}
+			for i := range 10 {
+				require.True(t, seen[fmt.Sprint(i)], i)
+			}
+		})
+	}
+}
+
+// A full disk refuses publishers with ENOSPC, takes acks from its reserve, and goes on when these have made room. Nothing acknowledged is lost.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	q, _, fs := openFaulty(t, dir)
+	fs.budget.Store(2 * tiny)
+	g, err := q.Group(t.Context(), "t", "g", GroupOptions{})
+	require.NoError(t, err)
+	body := make([]byte, 4000)
+	published := 0
+	for ; published < 1000; published++ {
+		if _, err = q.Publish(t.Context(), Message{Topic: "t", Body: body}); err != nil {
+			break
+		}
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.Greater(t, published, 100)
+	require.Less(t, published, 250)
+	require.Positive(t, q.Stats().Rejected)
+	for i := range published {
+		ds, err := g.Fetch(t.Context(), 1)
+		require.NoError(t, err)
+		require.NoError(t, ds[0].Ack(t.Context()), "ack %d", i)
+	}
+	require.Eventually(t, func() bool {
+		_, err = q.Publish(t.Context(), Message{Topic: "t", Body: []byte("there is room again")})
+		return err == nil
+	}, 5*time.Second, time.Millisecond)
+	require.NoError(t, q.Close())
+	q, _, _ = openFaulty(t, dir)
+	g, err = q.Group(t.Context(), "t", "g", GroupOptions{})
+	require.NoError(t, err)
+	ds, err := g.Fetch(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, ds, 1)
+	require.Equal(t, "there is room again", string(ds[0].Body))
+}
+
+// Publish returns only after an fdatasync, and producers share them.
+func TestGroupCommit(t *testing.T) {
+	q, _, fs := openFaulty(t, t.TempDir())
+	before := fs.synced.Load()
+	_, err := q.Publish(t.Context(), Message{})
+	require.NoError(t, err)
+	require.Equal(t, before+1, fs.synced.Load())
+	before = fs.synced.Load()
+	var wg sync.WaitGroup
+	const producers, each = 32, 30
+	for range producers {
+		wg.Go(func() {
+			for range each {
+				if _, err := q.Publish(t.Context(), Message{Body: make([]byte, 100)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n := fs.synced.Load() - before
+	require.GreaterOrEqual(t, n, int64(each))
+	require.Less(t, n, int64(producers*each/3), "%d syncs for %d messages", n, producers*each)
+}
+
+// A producer whose context ends while the disk is slow gets an error that says so.
+func TestPublishHonoursItsContext(t *testing.T) {
+	q, e, _ := openFaulty(t, t.TempDir())
+	e.state.Lock() // the committer stops before it makes the batch visible
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if e.topic("") == nil {
+		e.ensureTopic("")
+	}
+	_, err := q.Publish(ctx, Message{})
+	e.state.Unlock()
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorContains(t, err, "unknown")
+}
+
+// Memory for a long backlog stays small.
+func TestBacklogIsCheap(t *testing.T) {
+	var q refQueue
+	for i := range 2_000_000 {
+		q.push(ref{seq: uint64(i)})
+	}
+	bytes := 0
+	for _, c := range q.chunks {
+		bytes += cap(c) * 24
+	}
+	require.Less(t, bytes, 60<<20)
+	for i := range 2_000_000 {
+		r, ok := q.pop()
+		require.True(t, ok)
+		if r.seq != uint64(i) {
+			t.Fatal(r.seq, i)
+		}
+	}
+	require.LessOrEqual(t, len(q.chunks), 1)
+}
+
+func FuzzScan(f *testing.F) {
+	dir := f.TempDir()
+	e, err := openEngine(dir, Options{SegmentBytes: tiny}, osFiles{dir})
+	require.NoError(f, err)
+	q := New(e)
+	for i := range 5 {
+		_, err := q.Publish(context.Background(), Message{Topic: "t", ID: fmt.Sprint(i), Key: "k", Header: map[string]string{"a": "b"}, Body: []byte("body")})
+		require.NoError(f, err)
+	}
+	buf := make([]byte, 2048)
+	_, err = e.active.file.ReadAt(buf, 0)
+	require.NoError(f, err)
+	epoch := e.active.epoch
+	q.Close()
+	f.Add(buf, 300, byte(7))
+	f.Add(buf[:700], 64, byte(255))
+	f.Fuzz(func(t *testing.T, data []byte, at int, flip byte) {
+		if at > 0 && at < len(data) {
+			data = append([]byte(nil), data...)
+			data[at] ^= flip
+		}
+		seg := &segment{id: 1, epoch: epoch, size: int64(len(data)), file: memFile(data)}
+		s := &scanner{seg: seg, expected: 1, damaged: func(d damage, _ bool) {
+			if d.offset < 0 || d.length <= 0 || d.offset+d.length > seg.size {
+				t.Fatalf("damage %+v outside of %d bytes", d, seg.size)
+			}
+		}, visit: func(en entry) error {
+			p := reader{b: en.payload}
+			if en.kind == kindPublish {
+				if m, _ := p.message(); !p.bad && string(m.Body) != "body" {
+					t.Fatalf("damaged body %q", m.Body)
+				}
+			}
+			r := &recovery{e: &engine{}, groups: map[uint32]*recovered{}, copies: map[uint64]copyOf{}}
+			return r.apply(seg, en)
+		}}
+		if err := s.run(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+type memFile []byte
+
+func (m memFile) ReadAt(b []byte, at int64) (int, error) {
+	n := copy(b, m[min(int64(len(m)), at):])
+	if n < len(b) {
+		return n, errors.New("EOF")
+	}
+	return n, nil
+}
+func (m memFile) WriteAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+func (m memFile) Datasync() error                    { return nil }
+func (m memFile) Sync() error                        { return nil }
+func (m memFile) Size() (int64, error)               { return int64(len(m)), nil }
+func (m memFile) Close() error                       { return nil }
