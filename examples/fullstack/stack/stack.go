@@ -21,6 +21,7 @@ import (
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/queue"
+	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
 )
 
@@ -84,6 +85,7 @@ type Stack struct {
 	queue   *queue.Queue
 	data    *data
 	tokens  *token.Authority
+	fresh   *replica.Tokens
 	centers []*center
 	names   []*nameServer
 	locator geodns.Locator
@@ -138,6 +140,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 		return err
 	}
 	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
+		return err
+	}
+	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do
 		return err
 	}
 	if err = s.startCenters(ctx); err != nil {
@@ -262,7 +267,7 @@ func (s *Stack) Region(client netip.Addr) string {
 func (s *Stack) SinglePoints() []string {
 	return []string{
 		"the process itself, its machine and its disk",
-		"the queue: one directory (queue/jetstream or queue/pgqueue stand on several machines)",
+		"the queue: one directory (queue/jetstream stands on several machines)",
 		"the session store: one Redis-protocol store in the process (session/redisstore on a Redis with replicas)",
 		"the shard map and the promotion lease: in memory, filled the same way at every start",
 	}
