@@ -22,6 +22,7 @@ type Cluster struct {
 	db      *sql.DB
 	classes *classCache
 	spill   spill
+	shadow  shadow
 	topo    atomic.Pointer[topology]
 	n       counters
 	over    atomic.Bool // closed, for the hot path
@@ -80,6 +81,7 @@ func New(d Dialect, nodes []Node, o Options) (*Cluster, error) {
 	if o.SpillLimit > 0 {
 		c.spill = spill{places: make(chan struct{}, o.SpillLimit), wait: o.SpillWait}
 	}
+	c.shadow = shadow{fraction: o.ShadowFraction, busy: make(chan struct{}, shadowParallel)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.closing = c.ctx.Done()
 	c.topo.Store(&topology{changed: make(chan struct{})})

@@ -182,6 +182,9 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		}
 		if err == nil {
 			n.readDone(ctx, &t, sess, e)
+			if t.role == RoleReplica && s.kind != opPrepare {
+				c.maybeShadow(t.node, s)
+			}
 			return nil
 		}
 		err = explain(ctx, used, t.node, err)
