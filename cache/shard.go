@@ -82,7 +82,7 @@ const inPlaceMargin = int64(time.Second)
 // inPlace overwrites the value of an existing entry without the lock, when the machine can do that in one step and nobody has to be told.
 // The value is written before its deadline, and read after it (see peek).
 func (c *Cache[K, V]) inPlace(s *shard[K, V], k K, hash uint32, e *entry[V]) bool {
-	if c.word == noWord || c.allRich || c.o.OnRemove != nil || c.locking {
+	if c.word == noWord || c.allRich || c.o.OnRemove != nil || c.locking || s.loading.Load() != 0 {
 		return false
 	}
 	n := s.table.Load().find(k, hash)
@@ -96,8 +96,10 @@ func (c *Cache[K, V]) inPlace(s *shard[K, V], k K, hash uint32, e *entry[V]) boo
 	if n.class() == timedClass {
 		n.timed().expires.Store(e.expires)
 	}
-	if s.loading.Load() != 0 { // a load of this key must not overwrite the value: take the lock
-		return false
+	if s.loading.Load() != 0 { // began meanwhile: it must not overwrite the value
+		s.mu.Lock()
+		s.fence(k)
+		s.mu.Unlock()
 	}
 	n.state.Visit()
 	// A removal that went on meanwhile may have taken the node away: then this write comes before it.

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 // edge is a cache in front of one origin or handler.
@@ -72,6 +73,13 @@ func (s *service) lookup() (o *object, passing bool) {
 		for _, o := range e.all() {
 			if !o.gone.Load() && o.matches(s.r.Header) {
 				return o, false
+			}
+		}
+		if c.o.VaryLanguage {
+			for _, o := range e.all() {
+				if !o.gone.Load() && o.matchesLanguage(s.r.Header) {
+					return o, false
+				}
 			}
 		}
 		passing = e.passing.Load() > s.now.UnixNano()
@@ -290,20 +298,8 @@ func isHop(k string) bool {
 func stripHop(h http.Header) {
 	connection := h["Connection"]
 	for k := range h {
-		if isHop(k) || len(connection) > 0 && listed(connection, k) {
+		if isHop(k) || len(connection) > 0 && httpfield.Lists(connection, k) {
 			delete(h, k)
 		}
 	}
-}
-
-// listed is whether a list-valued field names k.
-func listed(lines []string, k string) bool {
-	for _, line := range lines {
-		for item := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(strings.Trim(item, " \t"), k) {
-				return true
-			}
-		}
-	}
-	return false
 }

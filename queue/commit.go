@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -54,14 +55,14 @@ func (e *engine) commits() {
 		}
 		b := e.cur
 		e.cur, e.inflight = spare, b
-		rolled, err := e.reserve(b)
+		full, err := e.reserve(b)
 		base := e.nextSeq - uint64(b.count)
 		e.mu.Unlock()
 		e.room.Broadcast()
 
 		start := time.Now()
 		if err == nil {
-			err = e.write(b, base, rolled)
+			err = e.write(b, base, full)
 		}
 		last = time.Since(start)
 		if err == nil {
@@ -117,36 +118,36 @@ func (b *batch) reset() {
 	*b = batch{buf: b.buf[:frameHeader], arrived: b.arrived[:0], copies: b.copies[:0], waiters: b.waiters[:0]}
 }
 
-// reserve gives the batch its place in the log; e.mu is held. Admission has seen to it that there is room.
-func (e *engine) reserve(b *batch) (rolled bool, err error) {
+// reserve gives the batch its place in the log; e.mu is held. Admission has seen to it that there is room. When that begins a new segment, full
+// is the one before it.
+func (e *engine) reserve(b *batch) (full *segment, err error) {
 	if e.failed != nil {
-		return false, e.failed
+		return nil, e.failed
 	}
 	n := align(int64(len(b.buf)))
 	if e.active.end+n > e.active.size {
 		next := e.next
 		if next == nil {
-			return false, fmt.Errorf("no segment to go on with: %w", e.nextErr)
+			return nil, fmt.Errorf("no segment to go on with: %w", e.nextErr)
 		}
 		e.next = nil
-		e.sealed = append(e.sealed, e.active)
+		full = e.active
 		e.active = next
 		next.base = e.nextSeq - uint64(b.count)
-		rolled = true
 	}
 	e.batchAt = e.active.end
 	e.active.end += n
 	if e.next == nil && e.active.end > e.active.size/4 {
 		e.wantSegment()
 	}
-	return rolled, nil
+	return full, nil
 }
 
 // write puts the batch on disk.
-func (e *engine) write(b *batch, base uint64, rolled bool) error {
+func (e *engine) write(b *batch, base uint64, full *segment) error {
 	seg := e.active // changed by this goroutine only
-	if rolled {
-		if err := e.enter(seg, base); err != nil {
+	if full != nil {
+		if err := e.enter(seg, full, base); err != nil {
 			return err
 		}
 	}
@@ -167,7 +168,7 @@ func (e *engine) write(b *batch, base uint64, rolled bool) error {
 }
 
 // enter makes seg the segment in use: it begins with a frame that says which groups exist, so that older ones can be freed.
-func (e *engine) enter(seg *segment, base uint64) error {
+func (e *engine) enter(seg, full *segment, base uint64) error {
 	e.state.Lock()
 	e.segments[seg.id] = seg
 	snapshot := e.groupsRecord(nil)
@@ -184,16 +185,18 @@ func (e *engine) enter(seg *segment, base uint64) error {
 	}
 	e.mu.Unlock()
 	if !fits {
-		return fmt.Errorf("%d groups do not fit in a segment", len(e.groups))
+		return errors.New("the list of groups does not fit in a segment")
 	}
 	if _, err := seg.file.WriteAt(buf, segmentHeader); err != nil {
 		return fmt.Errorf("write %s: %w", seg.name(), err)
 	}
-	// The segment before this one may hold writes that nobody waited for; sync it, so that the log has no hole.
-	prev := e.sealed[len(e.sealed)-1]
-	if err := prev.file.Datasync(); err != nil {
-		return fmt.Errorf("fdatasync %s: %w", prev.name(), err)
+	// The full segment may hold writes that nobody waited for; sync it, so that the log has no hole, before the cleaner may have it.
+	if err := full.file.Datasync(); err != nil {
+		return fmt.Errorf("fdatasync %s: %w", full.name(), err)
 	}
+	e.mu.Lock()
+	e.sealed = append(e.sealed, full)
+	e.mu.Unlock()
 	return nil
 }
 

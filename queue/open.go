@@ -135,6 +135,9 @@ func (e *engine) release() {
 	if e.next != nil {
 		e.next.file.Close()
 	}
+	if e.active != nil {
+		e.active.file.Close() // again, mostly
+	}
 	e.lock.Close()
 }
 

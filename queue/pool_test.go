@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -256,4 +257,23 @@ func TestShutdownGivesUnstartedJobsBack(t *testing.T) {
 	require.Equal(t, 1, d.Attempt)
 	nothing(t, g)
 	require.NoError(t, p.Close())
+}
+
+// A handler that ends its goroutine costs the pool nothing: the job is retried, and another worker takes the place.
+func TestGoexitInAHandler(t *testing.T) {
+	q := open(t, t.TempDir(), queue.Options{})
+	g := group(t, q, queue.GroupOptions{Lease: 50 * time.Millisecond})
+	m := queue.NewMux()
+	var calls atomic.Int64
+	queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
+		if calls.Add(1) == 1 {
+			runtime.Goexit()
+		}
+		return nil
+	})
+	p := pool(t, g, m, queue.PoolOptions{})
+	send(t, q, "w", 1)
+	eventually(t, func() bool { return calls.Load() == 2 })
+	eventually(t, drained(t, g))
+	eventually(t, func() bool { return p.Stats().Busy == 0 })
 }

@@ -25,13 +25,24 @@ type worker struct {
 func (w *worker) run() {
 	p := w.pool
 	defer p.running.Done()
+	returned := false
 	defer func() {
 		w.stop()
 		w.abort()
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		delete(p.workers, w)
-		p.mu.Unlock()
+		if !returned && !p.closed { // a handler has ended this goroutine (runtime.Goexit): another takes its place
+			p.stats.busy.Add(-1)
+			p.adjust()
+		}
 	}()
+	w.loop()
+	returned = true
+}
+
+func (w *worker) loop() {
+	p := w.pool
 	failures := 0
 	for w.fetching.Err() == nil {
 		ds, err := p.group.Fetch(w.fetching, p.fetch)
@@ -140,7 +151,7 @@ func (w *worker) guarded(ctx context.Context, k string, h HandlerFunc, ds []*Del
 		if returned {
 			return
 		}
-		v := recover() // nil: runtime.Goexit, which ends this worker; the pool goes on without it until the next SetWorkers
+		v := recover() // nil: runtime.Goexit
 		w.pool.stats.panicked.Add(1)
 		if hk := w.pool.o.Hooks; hk != nil && hk.Panicked != nil {
 			hk.Panicked(k, v, debug.Stack())

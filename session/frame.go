@@ -3,10 +3,10 @@ package session
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+	"unsafe"
 )
 
 // Record.Data begins with a frame of our own, so that what belongs to the session and not to the application needs no second column in
@@ -19,11 +19,13 @@ type meta struct {
 	user, address, agent string
 	flashes              []string
 	remember             bool
+	codec                byte // that the data was read with
 }
 
 const (
 	frameVersion  = 1
 	codecJSON     = 1
+	codecCompact  = 2
 	maxFlashes    = 32
 	maxAgentBytes = 200
 )
@@ -34,8 +36,8 @@ var (
 )
 
 // encode appends the frame and the data.
-func encode[T any](b []byte, k Key, m *meta, data *T) ([]byte, error) {
-	b = append(b, frameVersion, codecJSON)
+func encode[T any](c codec[T], b []byte, k Key, m *meta, data *T) ([]byte, error) {
+	b = append(b, frameVersion, c.id())
 	b = append(b, k[:16]...)
 	b = appendString(appendString(appendString(b, m.user), m.address), m.agent)
 	b = binary.AppendUvarint(b, uint64(len(m.flashes)))
@@ -47,25 +49,26 @@ func encode[T any](b []byte, k Key, m *meta, data *T) ([]byte, error) {
 		flags = 1
 	}
 	b = append(b, flags)
-	body, err := json.Marshal(data)
+	b, err := c.append(b, data)
 	if err != nil {
 		return nil, fmt.Errorf("session: encode data: %w", err)
 	}
-	return append(b, body...), nil
+	return b, nil
 }
 
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// decodeMeta checks that b belongs to the record, and returns the rest: T.
+// decodeMeta checks that b belongs to the record, and returns the rest: T. The strings share the memory of b, which nobody modifies.
 func decodeMeta(b []byte, r *Record) (m meta, rest []byte, err error) {
-	if len(b) < 19 || b[0] != frameVersion || b[1] != codecJSON {
+	if len(b) < 19 || b[0] != frameVersion || b[1] != codecJSON && b[1] != codecCompact {
 		return m, nil, errFrame
 	}
 	if !bytes.Equal(b[2:18], r.Key[:16]) {
 		return m, nil, errSwapped
 	}
+	m.codec = b[1]
 	b = b[18:]
 	ok := true
 	str := func() string {
@@ -76,7 +79,7 @@ func decodeMeta(b []byte, r *Record) (m meta, rest []byte, err error) {
 		}
 		s := b[w : w+int(n)]
 		b = b[w+int(n):]
-		return string(s)
+		return unsafe.String(unsafe.SliceData(s), len(s))
 	}
 	m.user, m.address, m.agent = str(), str(), str()
 	n, w := binary.Uvarint(b)
@@ -95,13 +98,6 @@ func decodeMeta(b []byte, r *Record) (m meta, rest []byte, err error) {
 		return m, nil, errSwapped
 	}
 	return m, b[1:], nil
-}
-
-func decodeData[T any](rest []byte) (data T, err error) {
-	if err := json.Unmarshal(rest, &data); err != nil {
-		return data, fmt.Errorf("session: decode data: %w", err)
-	}
-	return data, nil
 }
 
 // info is the public part of a record.

@@ -29,6 +29,7 @@ type Session[T any] struct {
 	meta   meta
 	rest   []byte // T, encoded
 	err    error  // of a failed load
+	vary   [1]string
 }
 
 // state of a session within its request.
@@ -58,7 +59,15 @@ func (s *Session[T]) Get(ctx context.Context) (T, error) {
 	if err := s.load(ctx); err != nil || s.state != live {
 		return zero, err
 	}
-	return decodeData[T](s.rest)
+	return s.data()
+}
+
+func (s *Session[T]) data() (T, error) {
+	data, err := s.all.codec.decode(s.meta.codec, s.rest)
+	if err != nil {
+		err = fmt.Errorf("session: decode data: %w", err)
+	}
+	return data, err
 }
 
 // Exists reports whether the request has a live session.
@@ -136,7 +145,7 @@ func (s *Session[T]) Destroy(ctx context.Context) error {
 		return err
 	}
 	if s.state == live {
-		sctx, cancel := context.WithTimeout(ctx, s.all.o.StoreTimeout)
+		sctx, cancel := s.all.bounded(ctx)
 		defer cancel()
 		if err := s.all.store.Delete(sctx, s.rec.Key); err != nil {
 			return s.all.failed(ctx, "delete", err)
@@ -211,7 +220,7 @@ func (s *Session[T]) load(ctx context.Context) error {
 	}
 	a := s.all
 	if !s.sealed {
-		vary(s.w.Header())
+		s.varies()
 	}
 	v := cookieValue(s.r.Header, a.o.Cookie)
 	if v == "" {
@@ -231,7 +240,7 @@ func (s *Session[T]) load(ctx context.Context) error {
 // read loads the record of s.asked.
 func (s *Session[T]) read(ctx context.Context) error {
 	a := s.all
-	sctx, cancel := context.WithTimeout(ctx, a.o.StoreTimeout)
+	sctx, cancel := a.bounded(ctx)
 	defer cancel()
 	rec, err := a.store.Load(sctx, s.asked, time.Now())
 	switch {
@@ -309,7 +318,7 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 		}
 		rec, m := s.rec, s.meta
 		m.flashes = append([]string(nil), m.flashes...)
-		data, err := decodeData[T](s.rest)
+		data, err := s.data()
 		if err != nil {
 			return err
 		}
@@ -320,25 +329,25 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 		if t != nil {
 			key = sha256.Sum256(t[:])
 		}
-		if rec.Data, err = encode(make([]byte, 0, len(s.rec.Data)+64), key, &m, &data); err != nil {
+		if rec.Data, err = encode(a.codec, make([]byte, 0, len(s.rec.Data)+64), key, &m, &data); err != nil {
 			return err
 		}
 		if t == nil && string(rec.Data) == string(s.rec.Data) && rec.Expires.Equal(s.rec.Expires) && rec.Idle == s.rec.Idle {
 			return nil // nothing changed
 		}
-		sctx, cancel := context.WithTimeout(ctx, a.o.StoreTimeout)
+		sctx, cancel := a.bounded(ctx)
 		err = store(sctx, &rec)
 		cancel()
 		switch {
 		case err == nil:
 			rec.Version++
 			a.stats.updates.Add(1)
-			s.rec, s.meta = rec, m
+			s.rec = rec
 			if t != nil {
 				s.token, s.asked, s.rec.Key = *t, key, key
-				s.setCookie(t.String(), cookieAge(&s.rec, &s.meta, time.Now()))
+				s.setCookie(t.String(), cookieAge(&s.rec, &m, time.Now()))
 			}
-			_, s.rest, err = decodeMeta(s.rec.Data, &s.rec)
+			s.meta, s.rest, err = decodeMeta(s.rec.Data, &s.rec)
 			return err
 		case errors.Is(err, ErrNotFound):
 			s.state = gone
@@ -376,18 +385,18 @@ func (s *Session[T]) create(ctx context.Context, f changeFunc[T]) error {
 	key := Key(sha256.Sum256(t[:]))
 	var err error
 	rec.Key = key
-	if rec.Data, err = encode(nil, key, &m, &data); err != nil {
+	if rec.Data, err = encode(a.codec, nil, key, &m, &data); err != nil {
 		return err
 	}
-	sctx, cancel := context.WithTimeout(ctx, a.o.StoreTimeout)
+	sctx, cancel := a.bounded(ctx)
 	defer cancel()
 	if err := a.store.Create(sctx, key, rec); err != nil {
 		return a.failed(ctx, "create", err)
 	}
 	a.stats.created.Add(1)
-	s.token, s.asked, s.rec, s.meta, s.state = t, key, rec, m, live
+	s.token, s.asked, s.rec, s.state = t, key, rec, live
 	s.setCookie(t.String(), cookieAge(&rec, &m, now))
-	_, s.rest, err = decodeMeta(rec.Data, &rec)
+	s.meta, s.rest, err = decodeMeta(rec.Data, &rec)
 	return err
 }
 
@@ -405,12 +414,18 @@ func (s *Session[T]) setCookie(value string, age int) {
 	h["Set-Cookie"] = append(kept, c.String())
 }
 
-// vary keeps shared caches from giving one user's page to another.
-func vary(h http.Header) {
+// varies keeps shared caches from giving one user's page to another; s.mu is held.
+func (s *Session[T]) varies() {
+	h := s.w.Header()
 	for _, v := range h["Vary"] {
 		if strings.Contains(v, "Cookie") || v == "*" {
 			return
 		}
+	}
+	if h["Vary"] == nil {
+		s.vary[0] = "Cookie"
+		h["Vary"] = s.vary[:]
+		return
 	}
 	h.Add("Vary", "Cookie")
 }

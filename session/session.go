@@ -38,6 +38,8 @@ type Options struct {
 	StoreTimeout time.Duration
 	// OnFailure says what a request gets when the store fails. Default FailClosed.
 	OnFailure FailurePolicy
+	// JSON writes the data as JSON instead of the compact default. Sessions written the other way are still read.
+	JSON bool
 	// Address tells a request's client address, kept with the session for its owner to see. Default: r.RemoteAddr without the port, which is
 	// the load balancer's behind one.
 	Address func(*http.Request) string
@@ -120,12 +122,14 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip, so that fields may be
+// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip; its fields may be
 // added and removed between versions of the program. It is safe for concurrent use.
 type Sessions[T any] struct {
 	store Store
 	index UserIndex // nil when the store has none
 	o     Options
+	codec codec[T]
+	local bool // the store is in memory, and cannot hang
 	stats counters
 }
 
@@ -142,7 +146,8 @@ func New[T any](store Store, o Options) (*Sessions[T], error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sessions[T]{store: store, o: o}
+	s := &Sessions[T]{store: store, o: o, codec: newCodec[T](o.JSON)}
+	_, s.local = store.(*Memory)
 	s.index, _ = store.(UserIndex)
 	return s, nil
 }
@@ -151,15 +156,29 @@ func New[T any](store Store, o Options) (*Sessions[T], error) {
 func (s *Sessions[T]) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hw := httpwrap.Get(w)
-		sess := &Session[T]{all: s, w: hw, r: r}
+		carrier := &carrier[T]{Context: r.Context(), sess: Session[T]{all: s, w: hw, r: r}}
+		sess := &carrier.sess
 		hw.Before = func(status int) int { sess.seal(); return 0 }
 		defer func() {
 			sess.end() // a goroutine that outlives the request must not touch the pooled writer
 			hw.Finish()
 			httpwrap.Put(hw)
 		}()
-		next.ServeHTTP(hw, r.WithContext(context.WithValue(r.Context(), s, sess)))
+		next.ServeHTTP(hw, r.WithContext(carrier))
 	})
+}
+
+// carrier is a request's context and session in one piece.
+type carrier[T any] struct {
+	context.Context
+	sess Session[T]
+}
+
+func (c *carrier[T]) Value(key any) any {
+	if s, ok := key.(*Sessions[T]); ok && s == c.sess.all {
+		return &c.sess
+	}
+	return c.Context.Value(key)
 }
 
 // From returns the request's session. Without the middleware its methods return ErrNoSession.
@@ -197,7 +216,7 @@ func (s *Sessions[T]) listed(ctx context.Context, user string) ([]Listed, error)
 	if s.index == nil {
 		return nil, fmt.Errorf("list: %w", ErrUnsupported)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	ls, err := s.index.ListUser(ctx, user, time.Now())
 	if err != nil {
@@ -214,7 +233,7 @@ func (s *Sessions[T]) Revoke(ctx context.Context, user, id string) error {
 	}
 	for _, l := range ls {
 		if publicID(l.Key) == id {
-			ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+			ctx, cancel := s.bounded(ctx)
 			defer cancel()
 			if err := s.store.Delete(ctx, l.Key); err != nil {
 				return s.failed(ctx, "delete", err)
@@ -232,7 +251,7 @@ func (s *Sessions[T]) RevokeAll(ctx context.Context, user string) (int, error) {
 	if s.index == nil {
 		return 0, fmt.Errorf("revoke: %w", ErrUnsupported)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.o.StoreTimeout)
+	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	n, err := s.index.DeleteUser(ctx, user, Key{})
 	if err != nil {
@@ -254,6 +273,14 @@ func (s *Sessions[T]) event(ctx context.Context, kind, user string) {
 	if h := s.o.Hooks; h != nil && h.Event != nil {
 		h.Event(ctx, kind, user)
 	}
+}
+
+// bounded is the context of one store operation.
+func (s *Sessions[T]) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.local {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, s.o.StoreTimeout)
 }
 
 // failed turns a store's error into ErrUnavailable.

@@ -64,7 +64,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: 200, started: func(s *stack.Stack) { started <- s }, drills: []string{"edge eu-west-edge1"}}
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *stack.Stack) { started <- s }, drills: []string{"edge eu-west-edge1"}}
 		code <- c.run(&out, &out)
 	}()
 	s := <-started

@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unsafe"
 )
 
 // JWT after RFC 7519, with HMAC-SHA256 (RFC 7515, 7518), under the rules of RFC 8725: the algorithm is the key's (3.1), nothing is trusted before
@@ -22,10 +23,6 @@ type jwtHeader struct {
 var registered = map[string]bool{"jti": true, "sub": true, "iss": true, "aud": true, "iat": true, "nbf": true, "exp": true}
 
 func signJWT(k *key, c *Claims) (string, error) {
-	h, err := json.Marshal(jwtHeader{Alg: "HS256", Typ: "JWT", Kid: k.id})
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
 	m := map[string]any{"exp": c.Expires.Unix()}
 	for n, v := range c.Extra {
 		if registered[n] {
@@ -48,7 +45,7 @@ func signJWT(k *key, c *Claims) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("token: %w", err)
 	}
-	t := b64.EncodeToString(h) + "." + b64.EncodeToString(p)
+	t := k.header + "." + b64.EncodeToString(p)
 	var out string
 	k.sign("", t, func(sum []byte) { out = t + "." + b64.EncodeToString(sum) })
 	return out, nil
@@ -59,6 +56,9 @@ func (a *Authority) verifyJWT(t string) (c Claims, err error) {
 	payload, sig, ok2 := strings.Cut(rest, ".")
 	if !ok || !ok2 || strings.Contains(sig, ".") {
 		return c, ErrMalformed
+	}
+	if k := a.known(head); k != nil { // the header that we write ourselves
+		return a.verifyPayload(k, t, payload, sig)
 	}
 	raw, err := b64.DecodeString(head)
 	if err != nil {
@@ -81,14 +81,129 @@ func (a *Authority) verifyJWT(t string) (c Claims, err error) {
 	case h.Typ != "" && !strings.EqualFold(h.Typ, "JWT") && !strings.EqualFold(h.Typ, "at+jwt"):
 		return c, fmt.Errorf("%w: typ %q", ErrMalformed, h.Typ)
 	}
-	sum, err := b64.DecodeString(sig)
-	if err != nil || !k.valid("", t[:len(t)-len(sig)-1], sum) {
+	return a.verifyPayload(k, t, payload, sig)
+}
+
+func (a *Authority) known(head string) *key {
+	for _, k := range *a.keys.Load() {
+		if k.header == head {
+			return k
+		}
+	}
+	return nil
+}
+
+func (a *Authority) verifyPayload(k *key, t, payload, sig string) (c Claims, err error) {
+	var sum [33]byte
+	var enc [43]byte
+	if len(sig) != len(enc) {
 		return c, ErrSignature
 	}
-	if raw, err = b64.DecodeString(payload); err != nil {
+	copy(enc[:], sig)
+	if n, err := b64.Decode(sum[:], enc[:]); err != nil || n != 32 || !k.valid("", t[:len(t)-len(sig)-1], sum[:32]) {
+		return c, ErrSignature
+	}
+	raw, err := b64.DecodeString(payload)
+	if err != nil {
 		return c, fmt.Errorf("%w: payload", ErrMalformed)
 	}
+	if c, ok := flatClaims(unsafe.String(unsafe.SliceData(raw), len(raw))); ok {
+		return c, nil
+	}
 	return a.jwtClaims(raw)
+}
+
+// flatClaims reads the payloads that almost every issuer writes: one object of plain strings and whole numbers. Anything else (escapes, lists,
+// nesting, spaces, repeated names) is left to encoding/json. The claims share p's memory.
+func flatClaims(p string) (c Claims, ok bool) {
+	if len(p) < 2 || p[0] != '{' || p[len(p)-1] != '}' {
+		return c, false
+	}
+	p = p[1 : len(p)-1]
+	text := func() (string, bool) {
+		if len(p) < 2 || p[0] != '"' {
+			return "", false
+		}
+		for i := 1; i < len(p); i++ {
+			switch ch := p[i]; {
+			case ch == '"':
+				s := p[1:i]
+				p = p[i+1:]
+				return s, true
+			case ch == '\\' || ch < 0x20 || ch >= 0x80:
+				return "", false
+			}
+		}
+		return "", false
+	}
+	seen := uint8(0)
+	once := func(bit uint8) bool {
+		first := seen&bit == 0
+		seen |= bit
+		return first
+	}
+	for {
+		name, good := text()
+		if !good || len(p) < 2 || p[0] != ':' {
+			return c, false
+		}
+		p = p[1:]
+		if p[0] == '"' {
+			v, good := text()
+			if !good {
+				return c, false
+			}
+			switch name {
+			case "jti":
+				c.ID, good = v, once(1)
+			case "sub":
+				c.Subject, good = v, once(2)
+			case "iss":
+				c.Issuer, good = v, once(4)
+			case "aud":
+				c.Audience, good = v, once(8)
+			case "exp", "nbf", "iat":
+				good = false
+			default:
+				if c.Extra == nil {
+					c.Extra = map[string]string{}
+				}
+				_, again := c.Extra[name]
+				c.Extra[name] = v
+				good = !again
+			}
+			if !good {
+				return c, false
+			}
+		} else {
+			n, i := int64(0), 0
+			for ; i < len(p) && i < 12 && p[i] >= '0' && p[i] <= '9'; i++ {
+				n = n*10 + int64(p[i]-'0')
+			}
+			if i == 0 || i > 1 && p[0] == '0' || n > 1<<40 {
+				return c, false
+			}
+			p = p[i:]
+			at := time.Unix(n, 0)
+			switch {
+			case name == "exp" && once(16):
+				c.Expires = at
+			case name == "nbf" && once(32):
+				c.NotBefore = at
+			case name == "iat" && once(64):
+				c.IssuedAt = at
+			default:
+				return c, false
+			}
+		}
+		if p == "" {
+			return c, true
+		}
+		if p[0] != ',' {
+			return c, false
+		}
+		p = p[1:]
+	}
 }
 
 func (a *Authority) jwtClaims(raw []byte) (c Claims, err error) {

@@ -86,6 +86,7 @@ type Authority struct {
 // key is an HMAC-SHA256 key with its hash states kept ready: half of the cost of a short HMAC is hashing the key.
 type key struct {
 	id     string
+	header string // of a JWT, encoded
 	states sync.Pool
 }
 
@@ -97,7 +98,8 @@ func newKey(k Key) (*key, error) {
 		return nil, fmt.Errorf("token: Key.Secret of %q has %d bytes, must have at least %d", k.ID, len(k.Secret), minSecret)
 	}
 	secret := append([]byte(nil), k.Secret...)
-	return &key{id: k.ID, states: sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, secret)} }}}, nil
+	header := b64.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT","kid":"` + k.ID + `"}`))
+	return &key{id: k.ID, header: header, states: sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, secret)} }}}, nil
 }
 
 type mac struct {

@@ -2,8 +2,11 @@ package token_test
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -304,6 +307,33 @@ func FuzzVerify(f *testing.F) {
 		_, _ = c.Verify(s)
 		_, _ = j.Verify(s)
 	})
+}
+
+// What the fast reader of payloads takes, encoding/json takes in the same sense.
+func TestUnusualPayloads(t *testing.T) {
+	a := authority(t, token.Options{Format: token.JWT, Audience: "us"})
+	exp := time.Now().Add(time.Hour).Unix()
+	sign := func(payload string) string {
+		h := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+		m := hmac.New(sha256.New, key("k1").Secret)
+		m.Write([]byte(h))
+		return h + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+	}
+	for payload, subject := range map[string]string{
+		fmt.Sprintf(`{"sub":"x","aud":["them","us"],"exp":%d}`, exp):                  "x",
+		fmt.Sprintf(`{"sub":"\u0061da", "aud":"us", "exp":%d.5, "n":{"a":[1]}}`, exp): "ada",
+		fmt.Sprintf(`{"sub":"a","sub":"b","aud":"us","exp":%d}`, exp):                 "b",
+		fmt.Sprintf(`{"sub":"é","aud":"us","exp":%d,"ok":true}`, exp):                 "é",
+	} {
+		c, err := a.Verify(sign(payload))
+		require.NoError(t, err, payload)
+		require.Equal(t, subject, c.Subject)
+	}
+	for _, payload := range []string{`{}`, `{"exp":"9999999999","aud":"us"}`, `{"aud":"us"}`, fmt.Sprintf(`{"aud":"them","exp":%d}`, exp), `{"exp":-1,"aud":"us"}`,
+		fmt.Sprintf(`{"aud":"us","exp":%d}{`, exp), fmt.Sprintf(`{"aud":"us","exp":%d,}`, exp), `[1]`, `null`, `{"exp":1e300,"aud":"us"}`} {
+		_, err := a.Verify(sign(payload))
+		require.Error(t, err, payload)
+	}
 }
 
 func BenchmarkVerify(b *testing.B) {
