@@ -65,7 +65,7 @@ func (b *body) notify() {
 	}
 }
 
-// fill copies src to its end. expect is the length, -1 when unknown. grown is told of each growth; when it says no, the
+// fill copies src to its end; the caller calls finish with the outcome. expect is the length, -1 when unknown. grown is told of each growth; when it says no, the
 // body switches to passing on.
 func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep bool)) error {
 	var free []byte // rest of the last chunk
@@ -110,11 +110,9 @@ func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep b
 			if err = nil; expect >= 0 && end != expect {
 				err = errTruncated
 			}
-			b.finish(err)
 			return err
 		}
 		if err != nil {
-			b.finish(err)
 			return err
 		}
 	}

@@ -157,6 +157,9 @@ func (c *Cache) shrink() {
 func (c *Cache) remove(o *object) bool {
 	e := c.index.lock(o.hash, o.key)
 	was := e.drop(o)
+	if e.part == o {
+		e.part = nil
+	}
 	o.gone.Store(true)
 	c.index.unlock(e, o.hash, time.Now())
 	c.forget(o)

@@ -161,6 +161,10 @@ func (d *disk) abandon(s *segment) {
 // enqueue asks for an object to be written. When the writer is behind, the next hit asks again.
 func (d *disk) enqueue(o *object) {
 	o.wanted.Store(true)
+	if n := o.next.Load(); n != nil {
+		o = n
+		o.wanted.Store(true)
+	}
 	if !o.held.Load() || !o.onDisk.CompareAndSwap(diskNo, diskQueued) {
 		return
 	}

@@ -29,6 +29,7 @@ type flight struct {
 	status  int
 	err     error
 
+	part    *object     // known already: only the rest is asked for
 	purged  atomic.Bool // what it brings must not be stored
 	private atomic.Bool // nobody may join any more
 	tagGen  uint64      // the purges by tag that it may have missed came after this
@@ -110,6 +111,9 @@ func (s *service) join(old *object) (f *flight, leader bool) {
 		e.flights = map[string]*flight{}
 	}
 	e.flights[sel] = f
+	if e.part != nil && old == nil && e.part.matches(s.r.Header) {
+		f.part = e.part
+	}
 	c.fetches.add(f)
 	c.count.fills.Add(1)
 	c.count.inFlight.Add(1)
@@ -150,7 +154,7 @@ func (c *Cache) settle(f *flight, e *entry, sel string, publish func(e *entry)) 
 func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.Header, old *object) {
 	c := x.c
 	asked := time.Now()
-	res, err := x.transport.RoundTrip(req)
+	res, err := x.roundTrip(f, req)
 	received := time.Now()
 	if err != nil {
 		f.err = err
@@ -178,6 +182,11 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 		return
 	}
 	o := &object{key: f.key, hash: f.hash, status: res.StatusCode, header: res.Header, length: res.ContentLength, body: &body{}}
+	if f.part != nil {
+		o = f.part.continued(res)
+	} else if res.StatusCode == http.StatusPartialContent {
+		x.c.begin206(f, res, o, ask, asked, received)
+	}
 	o.tags = c.tagsOf(o.header)
 	f.why = c.judge(o, ask, asked, received)
 	o.etag = firstOf(o.header["Etag"])
@@ -264,10 +273,22 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 		c.shrink()
 		return true
 	})
+	broken := err != nil && stored
+	if broken {
+		c.remove(o) // before its readers learn that it broke off: one that asks again must not find it
+		stored = false
+	}
+	o.body.finish(err)
 	res.Body.Close()
-	if err == nil && stored && !o.body.window {
+	if broken && !o.body.window && resumable(o) && !f.purged.Load() && !c.fetches.tagged(f, o.tags) {
+		c.keepPart(o, counted)
+		counted = 0
+	} else if err == nil && stored && !o.body.window {
 		if o.length < 0 {
 			o = c.sized(o)
+		}
+		if f.part != nil {
+			c.remove(f.part) // it is whole now
 		}
 		c.keep(o, counted)
 		counted = 0
@@ -291,8 +312,8 @@ func (c *Cache) sized(o *object) *object {
 	e := c.index.lock(o.hash, o.key)
 	if !o.gone.Load() {
 		n.soft.Store(o.soft.Load())
-		n.wanted.Store(o.wanted.Load())
 		o.next.Store(n)
+		n.wanted.Store(o.wanted.Load()) // a hit sets wanted, then looks for next: none is lost
 		c.store(e, n)
 	} else {
 		n.gone.Store(true)

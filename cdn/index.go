@@ -28,6 +28,7 @@ type entry struct {
 	vary    []string           // of the newest variant: tells apart the fetches below
 	flights map[string]*flight // by selectors
 	dead    bool               // taken out of the index: look again
+	part    *object            // the beginning of an answer that broke off: the next fetch asks for the rest
 }
 
 func (x *index) init() {
@@ -68,7 +69,7 @@ func (x *index) lock(hash uint64, key string) *entry {
 
 // unlock releases an entry and takes it out of the index when it says nothing any more.
 func (x *index) unlock(e *entry, hash uint64, now time.Time) {
-	if vs := e.variants.Load(); (vs == nil || len(*vs) == 0) && len(e.flights) == 0 && e.passing.Load() <= now.UnixNano() {
+	if vs := e.variants.Load(); (vs == nil || len(*vs) == 0) && e.part == nil && len(e.flights) == 0 && e.passing.Load() <= now.UnixNano() {
 		s := x.shard(hash)
 		s.mu.Lock()
 		if s.m[e.key] == e {
@@ -101,6 +102,16 @@ func (e *entry) all() []*object {
 		return *vs
 	}
 	return nil
+}
+
+// everything is all variants and the part, for purges.
+func (e *entry) everything() []*object {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.part == nil {
+		return e.all()
+	}
+	return append(slices.Clone(e.all()), e.part)
 }
 
 // publish puts an object before the others and returns those that it replaces: the same variant, and what is beyond the

@@ -103,6 +103,49 @@ func (o *object) matches(h http.Header) bool {
 	return string(appendSelectors(buf[:0], o.vary, h)) == o.selectors
 }
 
+// matchesLanguage is matches with one thing more: a variant in the language that the request prefers will do, whatever
+// else its Accept-Language lists.
+func (o *object) matchesLanguage(h http.Header) bool {
+	stored := strings.Split(o.selectors, "\x00")
+	if len(stored) != len(o.vary)+1 {
+		return false
+	}
+	for i, name := range o.vary {
+		if selectorsOf(nil, o.vary[i:i+1], h)[1:] == stored[i+1] {
+			continue
+		}
+		if in := o.header["Content-Language"]; name != "Accept-Language" || len(in) != 1 || !strings.EqualFold(in[0], preferred(h[name])) {
+			return false
+		}
+	}
+	return true
+}
+
+// preferred is the one language of an Accept-Language with the highest quality; "" when there is none or several.
+func preferred(lines []string) string {
+	best, top, n := "", -1.0, 0
+	for _, line := range lines {
+		for item := range strings.SplitSeq(line, ",") {
+			lang, quality, has := strings.Cut(item, ";")
+			q := 1.0
+			if has {
+				v, _ := strings.CutPrefix(strings.TrimSpace(quality), "q=")
+				q, _ = strconv.ParseFloat(v, 64)
+			}
+			switch lang = strings.TrimSpace(lang); {
+			case q > top:
+				best, top, n = lang, q, 1
+			case q == top:
+				n++
+			}
+		}
+	}
+	if n != 1 || best == "*" {
+		return ""
+	}
+	return best
+}
+
 func selectorsOf(dst []byte, vary []string, h http.Header) string {
 	if len(vary) == 0 {
 		return ""

@@ -23,6 +23,7 @@ type Options struct {
 	HeuristicMax         time.Duration // cap of heuristic freshness, a tenth of the age (RFC 9111 section 4.2.2); 0: 24 h; negative: no heuristics
 	HitForMiss           time.Duration // how long it is remembered that a key can't be cached, so that its requests are not held; 0: 10 s; negative: not at all
 	StoreSetCookie       bool          // keep responses with Set-Cookie whenever RFC 9111 allows, cookie and all; default: only with public, s-maxage or CDN-Cache-Control, and the cookie goes to the first client alone
+	VaryLanguage         bool          // let a stored Content-Language answer for every Accept-Language that prefers it; for origins that choose by language alone
 	IgnoreRequest        bool          // ignore Cache-Control of requests, except no-store and only-if-cached
 	Tags                 []string      // response headers with surrogate keys, separated by spaces or commas, not passed on; nil: Surrogate-Key and Cache-Tag
 	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"

@@ -214,12 +214,28 @@ func (x *edge) bypass(w http.ResponseWriter, r *http.Request, note string) {
 		c.count.outcomes[Bypass].Add(1) // the others are counted where they came from
 	}
 	start := time.Now()
+	var kept *capture
+	if r.Method == http.MethodPost {
+		kept = &capture{ResponseWriter: w}
+		w = kept
+		defer func() { // an answer that is broken off is not whole
+			if p := recover(); p != nil {
+				kept.o = nil
+				kept.end(c)
+				panic(p)
+			}
+			kept.end(c)
+		}()
+	}
 	wrapped := httpwrap.Wrap(w)
 	wrapped.Before = func(status int) int {
 		h := wrapped.Header()
 		h["Cache-Status"] = append(slices.Clip(h["Cache-Status"]), c.o.Name+"; "+note+"; fwd-status="+itoa(int64(status)))
 		if status < 400 && unsafeMethod(r.Method) {
 			c.invalidate(r, h)
+			if kept != nil && status == http.StatusOK {
+				kept.begin(c, r, h, start)
+			}
 		}
 		return 0
 	}

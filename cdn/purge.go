@@ -72,7 +72,7 @@ func (c *Cache) Purge(ctx context.Context, m Match) (int, error) {
 		c.fetches.purge(match)
 		c.index.each(func(e *entry) {
 			if match(e.key) {
-				for _, o := range e.all() {
+				for _, o := range e.everything() {
 					n += c.purgeObject(o, m.Soft)
 				}
 			}
@@ -109,7 +109,7 @@ func normalURL(s string) (string, error) {
 func (c *Cache) purgeMemory(key string, soft bool) (n int) {
 	c.fetches.purge(func(k string) bool { return k == key })
 	if e := c.index.find(c.hashString(key), []byte(key)); e != nil {
-		for _, o := range e.all() {
+		for _, o := range e.everything() {
 			n += c.purgeObject(o, soft)
 		}
 		e.passing.Store(0)

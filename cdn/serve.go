@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 // edge is a cache in front of one origin or handler.
@@ -73,6 +73,13 @@ func (s *service) lookup() (o *object, passing bool) {
 		for _, o := range e.all() {
 			if !o.gone.Load() && o.matches(s.r.Header) {
 				return o, false
+			}
+		}
+		if c.o.VaryLanguage {
+			for _, o := range e.all() {
+				if !o.gone.Load() && o.matchesLanguage(s.r.Header) {
+					return o, false
+				}
 			}
 		}
 		passing = e.passing.Load() > s.now.UnixNano()
@@ -291,7 +298,7 @@ func isHop(k string) bool {
 func stripHop(h http.Header) {
 	connection := h["Connection"]
 	for k := range h {
-		if isHop(k) || len(connection) > 0 && httpguts.HeaderValuesContainsToken(connection, k) {
+		if isHop(k) || len(connection) > 0 && httpfield.Lists(connection, k) {
 			delete(h, k)
 		}
 	}

@@ -430,7 +430,7 @@ func TestWildcardBindAnswersFromTheAddressAsked(t *testing.T) {
 	require.NoError(t, err)
 	defer s.Close()
 	for _, host := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.77"} {
-		c, err := net.Dial("udp", fmt.Sprintf("%s:%d", host, s.Addr().Port())) // connected: answers from elsewhere are not seen
+		c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(s.Addr().Port()))) // connected: answers from elsewhere are not seen
 		require.NoError(t, err)
 		m := new(dns.Msg)
 		m.SetQuestion("www.example.test.", dns.TypeA)

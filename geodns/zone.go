@@ -27,7 +27,6 @@ type Zone struct {
 	ttl    uint32
 	rrs    []dns.RR
 	geo    map[string]geoName // by owner, lower case
-	err    error
 }
 
 type geoName struct {

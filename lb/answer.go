@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 var errStatus = errors.New("lb: the backend's answer is one to be tried again")
@@ -58,7 +58,7 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 		err = x.copyStream(c, httputil.NewChunkedReader(c.br), out)
 		if err == nil {
 			err = c.trailers(func(k, v string) {
-				if httpguts.HeaderValuesContainsToken(announced, k) {
+				if httpfield.Lists(announced, k) {
 					h.Add(k, v)
 				} else {
 					if !out.trailed {

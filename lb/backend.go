@@ -58,7 +58,6 @@ type Backend struct {
 	ejections int // in a row
 	until     time.Time
 	rampFrom  time.Time // slow start began then; zero: none
-	reported  BackendState
 }
 
 // ID of the backend, stable across updates.

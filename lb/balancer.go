@@ -262,7 +262,7 @@ func (b *Balancer) Close() error {
 func (e Endpoint) withDefaults() (Endpoint, error) {
 	host, port, err := net.SplitHostPort(e.Addr)
 	if err != nil || host == "" && port == "" {
-		return e, fmt.Errorf("Addr %q: want host:port", e.Addr)
+		return e, fmt.Errorf("field Addr %q: want host:port", e.Addr)
 	}
 	if e.ID == "" {
 		e.ID = e.Addr
@@ -272,7 +272,7 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 		e.Scheme = "http"
 	case "http", "https", "h2c":
 	default:
-		return e, fmt.Errorf("Scheme %q: want http, https or h2c", e.Scheme)
+		return e, fmt.Errorf("field Scheme %q: want http, https or h2c", e.Scheme)
 	}
 	if e.Weight == 0 {
 		e.Weight = 1
@@ -284,7 +284,7 @@ func (e Endpoint) withDefaults() (Endpoint, error) {
 		return e, fmt.Errorf("MaxConns %d: want 0 or more", e.MaxConns)
 	}
 	if e.Priority < 0 {
-		return e, fmt.Errorf("Priority %d: want 0 or more", e.Priority)
+		return e, fmt.Errorf("field Priority %d: want 0 or more", e.Priority)
 	}
 	return e, nil
 }

@@ -48,9 +48,9 @@ func TestActiveChecks(t *testing.T) {
 		require.Len(t, share(t, b, 30), 2, "three failed checks and it is out")
 		require.Equal(t, "down", b.Stats().Backends[1].State)
 		sick.Store(false)
-		time.Sleep(1200 * time.Millisecond)
+		time.Sleep(800 * time.Millisecond) // at most one check
 		require.Len(t, share(t, b, 30), 2, "one success is not enough")
-		time.Sleep(1200 * time.Millisecond)
+		time.Sleep(2 * time.Second)
 		require.Len(t, share(t, b, 30), 3)
 		b.Close()
 		require.Equal(t, []string{"b01:up>down", "b01:down>up"}, log)

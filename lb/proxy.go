@@ -12,7 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 // Handler is a reverse proxy over the pool. To "http" backends it speaks HTTP/1.1 over connections of its own, to
@@ -153,7 +153,7 @@ func (x *exchange) prepare() error {
 		}
 		r.Body = http.MaxBytesReader(x.w, r.Body, o.MaxBody)
 	}
-	x.expect = len(r.Header["Expect"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue")
+	x.expect = len(r.Header["Expect"]) > 0 && httpfield.Lists(r.Header["Expect"], "100-continue")
 	if x.expect || r.ContentLength < 0 || r.ContentLength > o.Retry.MaxBody || len(r.Trailer) > 0 {
 		x.body = bodyStreamed
 		return nil

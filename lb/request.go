@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 var errBadRequest = errors.New("lb: the request can't be written as HTTP/1.1")
@@ -16,7 +16,7 @@ var errBadRequest = errors.New("lb: the request can't be written as HTTP/1.1")
 // section 7.6.1), with where it came from.
 func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	r := x.r
-	if !httpguts.ValidHeaderFieldName(r.Method) { // a token, as the method is
+	if !httpfield.IsName(r.Method) { // a token, as the method is
 		return b, errBadRequest
 	}
 	b = append(b, r.Method...)
@@ -42,7 +42,7 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 		}
 	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
-	if !httpguts.ValidHostHeader(r.Host) {
+	if !httpfield.IsHost(r.Host) {
 		return b, errBadRequest
 	}
 	b = append(b, r.Host...)
@@ -57,7 +57,7 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 		}
 	}
 	b = x.appendForwarded(b)
-	if len(r.Header["Te"]) > 0 && httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers") {
+	if len(r.Header["Te"]) > 0 && httpfield.Lists(r.Header["Te"], "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
 	}
 	if x.upgrade != "" {
@@ -87,7 +87,7 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 
 // appendField leaves out what would end the line early: names are from net/http or from code before us, values too.
 func appendField(b []byte, k, v string) []byte {
-	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 || !httpguts.ValidHeaderFieldName(k) {
+	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 || !httpfield.IsName(k) {
 		return b
 	}
 	b = append(b, k...)
@@ -159,7 +159,7 @@ func named(connection []string, k string) bool {
 // upgradeOf is the protocol that the client asks to switch to. h2c is not passed on: it would carry requests past every
 // rule that stands here (golang/go#80416).
 func upgradeOf(r *http.Request) string {
-	if len(r.Header["Upgrade"]) == 0 || r.ProtoMajor != 1 || !httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade") {
+	if len(r.Header["Upgrade"]) == 0 || r.ProtoMajor != 1 || !httpfield.Lists(r.Header["Connection"], "upgrade") {
 		return ""
 	}
 	if up := r.Header["Upgrade"][0]; !strings.EqualFold(up, "h2c") && !strings.HasPrefix(strings.ToLower(up), "h2c,") {

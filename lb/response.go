@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 var errBadResponse = errors.New("lb: malformed answer")
@@ -87,19 +87,19 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		line := s[:end]
 		s = s[end+2:]
 		colon := strings.IndexByte(line, ':')
-		if colon <= 0 || !httpguts.ValidHeaderFieldName(line[:colon]) { // also refuses folded lines and blanks before the colon
+		if colon <= 0 || !httpfield.IsName(line[:colon]) { // also refuses folded lines and blanks before the colon
 			return f, errBadResponse
 		}
 		k, v := canonical(line[:colon]), strings.Trim(line[colon+1:], " \t")
-		if !httpguts.ValidHeaderFieldValue(v) {
+		if !httpfield.IsValue(v) {
 			return f, errBadResponse
 		}
 		switch k {
 		case "Connection":
 			f.conn = append(f.conn, v)
-			if httpguts.HeaderValuesContainsToken(f.conn, "close") {
+			if httpfield.Lists(f.conn, "close") {
 				f.close = true
-			} else if old && httpguts.HeaderValuesContainsToken(f.conn, "keep-alive") {
+			} else if old && httpfield.Lists(f.conn, "keep-alive") {
 				f.close = false
 			}
 			continue
@@ -176,11 +176,11 @@ func (c *conn) trailers(each func(k, v string)) error {
 			return nil
 		}
 		k, v, ok := strings.Cut(s, ":")
-		if !ok || !httpguts.ValidHeaderFieldName(k) {
+		if !ok || !httpfield.IsName(k) {
 			return errBadResponse
 		}
 		k, v = canonical(k), strings.Trim(v, " \t")
-		if httpguts.ValidTrailerHeader(k) && httpguts.ValidHeaderFieldValue(v) {
+		if httpfield.IsTrailer(k) && httpfield.IsValue(v) {
 			each(k, v)
 		}
 	}

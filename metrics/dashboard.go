@@ -138,7 +138,9 @@ func (m *Metrics) httpPanels() []Panel {
 			at = time.Now()
 			for _, h := range https {
 				s := h.Stats()
-				vs = append(vs, Value{s.Server, f(s, before[h], dt)})
+				if b, seen := before[h]; seen { // the first read has nothing to differ from
+					vs = append(vs, Value{s.Server, f(s, b, dt)})
+				}
 				before[h] = s
 			}
 			return vs

@@ -85,6 +85,7 @@ func TestDashboardHistory(t *testing.T) {
 	require.Equal(t, "a:2-- b:566", points(read().Charts[0]))
 	d.sample(time.Now())
 	require.Equal(t, "b:666", points(read().Charts[0]), "a line that has gone leaves")
+	d.sample(time.Now())
 	web.Wrap(http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
 	d.sample(time.Now())
 	out := read()

@@ -67,7 +67,8 @@ func (m *Metrics) HTTP(o HTTPOptions) *HTTP {
 	return h
 }
 
-// Wrap observes next. It is transparent for flushing, hijacking, sendfile, deadlines and 1xx responses, costs no
+// Wrap observes next. Put it directly around the ServeMux: a middleware in between that replaces the request (WithContext)
+// would hide its pattern. It is transparent for flushing, hijacking, sendfile, deadlines and 1xx responses, costs no
 // allocation, and counts a panic as a 500 before it passes it on.
 func (h *HTTP) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

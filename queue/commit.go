@@ -29,7 +29,6 @@ type arrival struct {
 	priority  uint8
 	key       uint64
 	notBefore int64
-	bytes     int
 }
 
 type waiter struct{ done chan error }

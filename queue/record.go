@@ -2,11 +2,8 @@ package queue
 
 import (
 	"encoding/binary"
-	"errors"
 	"time"
 )
-
-var errRecord = errors.New("record does not parse")
 
 // openRecord and closeRecord frame one record in a batch's buffer; the checksum is filled in by sealRecords.
 func openRecord(buf []byte, k kind) []byte {
@@ -92,13 +89,6 @@ func (r *reader) byte() byte {
 	c := r.b[0]
 	r.b = r.b[1:]
 	return c
-}
-
-func (r *reader) err() error {
-	if r.bad {
-		return errRecord
-	}
-	return nil
 }
 
 // message reads what appendMessage wrote. The body is a part of the payload, not a copy.

@@ -32,6 +32,15 @@ func (n *node) eject() {
 	old := n.life.Load()
 	n.revive()
 	old.cancel(errEjected)
+	n.mu.Lock()
+	var cancels []context.CancelCauseFunc
+	for f := n.flights; f != nil; f = f.next {
+		cancels = append(cancels, f.cancel)
+	}
+	n.mu.Unlock()
+	for _, cancel := range cancels {
+		cancel(errEjected)
+	}
 }
 
 // retire closes what is idle, for good.
@@ -52,18 +61,52 @@ type lifeCtx struct {
 func (l *lifeCtx) Value(key any) any                { return l.values.Value(key) }
 func (l *lifeCtx) Deadline() (t time.Time, ok bool) { return l.values.Deadline() }
 
-// under returns a context that ends with parent or when the node is ejected, and what to call afterwards (nil: nothing).
-func (n *node) under(parent context.Context) (context.Context, func()) {
-	l := n.life.Load()
+// flight is a statement under a context that can end by itself; the node lists them to cancel them when it is ejected.
+type flight struct {
+	node       *node
+	cancel     context.CancelCauseFunc
+	prev, next *flight
+}
+
+// under returns a context that ends with parent or when the node is ejected. It lasts until the use ends.
+func (n *conn) under(parent context.Context, nd *node) context.Context {
 	if parent.Done() == nil {
-		return &lifeCtx{Context: l.ctx, values: parent}, nil
+		return &lifeCtx{Context: nd.life.Load().ctx, values: parent}
 	}
 	ctx, cancel := context.WithCancelCause(parent)
-	stop := context.AfterFunc(l.ctx, func() { cancel(errEjected) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
+	f := &n.flight
+	if f.node != nil { // taken: several rows are open
+		f = new(flight)
 	}
+	*f = flight{node: nd, cancel: cancel}
+	nd.mu.Lock()
+	if f.next = nd.flights; f.next != nil {
+		f.next.prev = f
+	}
+	nd.flights = f
+	nd.mu.Unlock()
+	n.flying = append(n.flying, f)
+	return ctx
+}
+
+// land ends the flights of a use.
+func (n *conn) land() {
+	for i, f := range n.flying {
+		f.node.mu.Lock()
+		if f.prev != nil {
+			f.prev.next = f.next
+		} else {
+			f.node.flights = f.next
+		}
+		if f.next != nil {
+			f.next.prev = f.prev
+		}
+		f.node.mu.Unlock()
+		f.cancel(nil)
+		*f = flight{}
+		n.flying[i] = nil
+	}
+	n.flying = n.flying[:0]
 }
 
 // explain replaces the cancellation that our ejection caused, which the caller did not ask for.

@@ -22,8 +22,10 @@ type Cluster struct {
 	db      *sql.DB
 	classes *classCache
 	spill   spill
+	shadow  shadow
 	topo    atomic.Pointer[topology]
 	n       counters
+	over    atomic.Bool // closed, for the hot path
 
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -44,6 +46,7 @@ type Cluster struct {
 	lastPromotion   *PromotionReport
 	forked          Position // where the last promotion left the old primary's history
 	closed          bool
+	removedReads    uint64 // of nodes that were removed
 }
 
 // New starts probing the nodes and returns at once; the first statements wait for the first probes.
@@ -71,13 +74,14 @@ func New(d Dialect, nodes []Node, o Options) (*Cluster, error) {
 	}
 	o = o.withDefaults()
 	c := &Cluster{dialect: d, opts: o, classes: newClassCache(o.ClassCache), kicks: map[*node]chan struct{}{},
-		limits: limits{maxConns: o.MaxConns, maxIdle: o.MaxIdle, maxIdleTime: o.MaxIdleTime}, version: func() uint64 { return 0 }}
+		limits: limits{maxConns: o.MaxConns, maxIdle: o.MaxIdle}, version: func() uint64 { return 0 }}
 	if v, ok := d.(interface{ classVersion() uint64 }); ok {
 		c.version = v.classVersion
 	}
 	if o.SpillLimit > 0 {
 		c.spill = spill{places: make(chan struct{}, o.SpillLimit), wait: o.SpillWait}
 	}
+	c.shadow = shadow{fraction: o.ShadowFraction, busy: make(chan struct{}, shadowParallel)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.closing = c.ctx.Done()
 	c.topo.Store(&topology{changed: make(chan struct{})})
@@ -168,6 +172,7 @@ func (c *Cluster) Close() error {
 	}
 	c.closed = true
 	members := c.members
+	c.over.Store(true)
 	c.mu.Unlock()
 	c.cancel()
 	err := c.db.Close()
@@ -289,6 +294,7 @@ func (c *Cluster) Remove(name string) error {
 	}
 	c.members = members
 	delete(c.kicks, m.node)
+	c.removedReads += m.reads.Load()
 	m.gen.Add(1)
 	c.recompute(time.Now())
 	c.mu.Unlock()
@@ -300,37 +306,36 @@ func (c *Cluster) Remove(name string) error {
 
 // janitor closes connections that have been idle for long, and asks for replacements of nodes that stay dead.
 func (c *Cluster) janitor() {
-	every := time.Second
+	idle, replace := make(<-chan time.Time), make(<-chan time.Time) // nil options: never
 	if c.opts.MaxIdleTime > 0 {
-		every = min(max(c.opts.MaxIdleTime/4, 100*time.Millisecond), time.Minute)
+		t := time.NewTicker(max(c.opts.MaxIdleTime/4, time.Millisecond))
+		defer t.Stop()
+		idle = t.C
 	}
 	if c.opts.Replace != nil {
-		every = min(every, max(c.opts.ReplaceAfter/4, 10*time.Millisecond))
+		t := time.NewTicker(max(c.opts.ReplaceAfter/4, 10*time.Millisecond))
+		defer t.Stop()
+		replace = t.C
 	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-idle:
+			c.mu.Lock()
+			members := c.members
+			c.mu.Unlock()
+			for _, m := range members {
+				m.tick.Add(1)
+				m.discardIdle(4)
+			}
+		case <-replace:
+			c.askReplacements()
 		case <-c.closing:
 			return
 		}
-		c.mu.Lock()
-		members := c.members
-		c.mu.Unlock()
-		for _, m := range members {
-			if c.opts.MaxIdleTime > 0 {
-				m.discardIdle(c.opts.MaxIdleTime)
-			}
-		}
-		c.askReplacements()
 	}
 }
 
 func (c *Cluster) askReplacements() {
-	if c.opts.Replace == nil {
-		return
-	}
 	c.mu.Lock()
 	var dead []NodeStatus
 	for _, m := range c.members {

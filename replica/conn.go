@@ -20,8 +20,12 @@ type conn struct {
 	pin *phys
 	// stateful: the pinned connection's session was changed; it is closed at the end of the use.
 	stateful bool
+	// inTx: a transaction is open; txWrites: it was not begun as a read-only one.
+	inTx     bool
+	txWrites bool
 	spills   int
-	after    []func() // run at the end of the use
+	flight   flight
+	flying   []*flight
 	// pending is the session of a write whose rows were still open when it was sent; its position is captured at the end of the use.
 	pending   *Session
 	pendingOn *phys
@@ -105,7 +109,7 @@ func (n *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 func (n *conn) Ping(ctx context.Context) error { return n.run(ctx, &statement{kind: opPing}) }
 
 func (n *conn) run(ctx context.Context, s *statement) error {
-	if n.c.ctx.Err() != nil {
+	if n.c.over.Load() {
 		return ErrClosed
 	}
 	if s.kind == opPing {
@@ -128,11 +132,19 @@ func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 		n.stateful = true
 	}
 	p := n.pin
-	used, done := p.node.under(ctx)
-	n.deferred(done)
+	used := n.under(ctx, p.node)
 	err := explain(ctx, used, p.node, s.on(used, p))
-	if err != nil {
-		n.failed(p, err)
+	if err == nil {
+		return nil
+	}
+	switch kind := n.judge(p, err); {
+	case !n.inTx || ctx.Err() != nil:
+	case kind == KindRefused, kind == KindLost:
+		n.c.probeNow(p.node)
+		return &txLost{err}
+	case kind == KindReadOnly && p.node != n.c.topo.Load().primary, kind == KindReadOnly && n.txWrites:
+		n.c.probeNow(p.node)
+		return &txLost{err}
 	}
 	return err
 }
@@ -151,8 +163,7 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		if t.spill {
 			n.spills++
 		}
-		used, done := t.node.under(ctx)
-		n.deferred(done)
+		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
 			ok, e := n.waitFor(used, p, &t)
@@ -171,6 +182,9 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		}
 		if err == nil {
 			n.readDone(ctx, &t, sess, e)
+			if t.role == RoleReplica && s.kind != opPrepare {
+				c.maybeShadow(t.node, s)
+			}
 			return nil
 		}
 		err = explain(ctx, used, t.node, err)
@@ -224,12 +238,14 @@ func (n *conn) readDone(ctx context.Context, t *target, sess *Session, e *classE
 	c := n.c
 	t.node.reads.Add(1)
 	if t.role == RoleReplica {
-		c.n.readsReplica.Add(1)
 		if sess != nil {
 			sess.read(c.opts.Name, t.node.Name)
 		}
-	} else if !t.spill {
-		c.n.readsPrimary.Add(1)
+	} else {
+		c.n.readsAll.Add(1)
+		if !t.spill {
+			c.n.readsPrimary.Add(1)
+		}
 	}
 	if h := c.opts.Hooks; h != nil && h.Routed != nil {
 		h.Routed(ctx, Route{Node: t.node.Name, Role: t.role, Class: e.verdict.Class, Reason: t.reason, Waited: t.waited})
@@ -246,8 +262,7 @@ func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session
 		if err != nil {
 			return err
 		}
-		used, done := nd.under(ctx)
-		n.deferred(done)
+		used := n.under(ctx, nd)
 		p, err := n.hold(used, nd)
 		if err == nil {
 			if v.Class == ClassSession {
@@ -398,12 +413,6 @@ func (n *conn) capture(ctx context.Context, sess *Session, p *phys) {
 	sess.wrotePosition(n.c.opts.Name, pos, n.c.dialect)
 }
 
-func (n *conn) deferred(f func()) {
-	if f != nil {
-		n.after = append(n.after, f)
-	}
-}
-
 // release ends a use: everything borrowed goes back.
 func (n *conn) release() {
 	if n.pending != nil {
@@ -412,11 +421,7 @@ func (n *conn) release() {
 		}
 		n.pending, n.pendingOn = nil, nil
 	}
-	for i, f := range n.after {
-		f()
-		n.after[i] = nil
-	}
-	n.after = n.after[:0]
+	n.land()
 	if n.stateful && n.pin != nil {
 		n.pin.broken = true // nobody else may inherit the session's state
 	}
@@ -434,7 +439,7 @@ func (n *conn) release() {
 // IsValid is where database/sql puts the connection back into its pool: the use ends.
 func (n *conn) IsValid() bool {
 	n.release()
-	return n.c.ctx.Err() == nil
+	return !n.c.over.Load()
 }
 
 // ResetSession begins the next use; the physical connections reset theirs when they are borrowed.

@@ -31,7 +31,6 @@ type fakeNode struct {
 	open     atomic.Int64
 	queries  atomic.Int64
 	prepares atomic.Int64
-	readOnly error // what a replica says to "refuse me"
 }
 
 type fakeWorld struct {

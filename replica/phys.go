@@ -17,16 +17,17 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 	}
 	stChecker, _ := st.(driver.NamedValueChecker)
 	connChecker, _ := p.conn.(driver.NamedValueChecker)
-	columns, _ := st.(driver.ColumnConverter) //nolint:staticcheck // old drivers have it
+	//lint:ignore SA1019 old drivers have it
+	columns, _ := st.(driver.ColumnConverter)
 	out := args[:0]
 	for i := range args {
-		nv := args[i]
+		nv := &args[i] // in place: a copy would escape
 		err := driver.ErrSkip
 		if stChecker != nil {
-			err = stChecker.CheckNamedValue(&nv)
+			err = stChecker.CheckNamedValue(nv)
 		}
 		if err == driver.ErrSkip && connChecker != nil {
-			err = connChecker.CheckNamedValue(&nv)
+			err = connChecker.CheckNamedValue(nv)
 		}
 		if err == driver.ErrSkip {
 			if columns != nil {
@@ -37,7 +38,7 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 		}
 		switch err {
 		case nil:
-			out = append(out, nv)
+			out = append(out, *nv)
 		case driver.ErrRemoveArgument:
 		default:
 			return nil, err
@@ -116,7 +117,8 @@ func (p *phys) stmtQuery(ctx context.Context, st driver.Stmt, args []driver.Name
 	if err != nil {
 		return nil, err
 	}
-	return st.Query(vals) //nolint:staticcheck // for drivers without contexts
+	//lint:ignore SA1019 for drivers without contexts
+	return st.Query(vals)
 }
 
 func (p *phys) stmtExec(ctx context.Context, st driver.Stmt, args []driver.NamedValue) (driver.Result, error) {
@@ -131,7 +133,8 @@ func (p *phys) stmtExec(ctx context.Context, st driver.Stmt, args []driver.Named
 	if err != nil {
 		return nil, err
 	}
-	return st.Exec(vals) //nolint:staticcheck // for drivers without contexts
+	//lint:ignore SA1019 for drivers without contexts
+	return st.Exec(vals)
 }
 
 func plainValues(ctx context.Context, args []driver.NamedValue) ([]driver.Value, error) {
@@ -158,7 +161,8 @@ func (p *phys) begin(ctx context.Context, o driver.TxOptions) (driver.Tx, error)
 	if o.ReadOnly {
 		return nil, errors.New("replica: the driver does not support read-only transactions")
 	}
-	return p.conn.Begin() //nolint:staticcheck // for drivers without contexts
+	//lint:ignore SA1019 for drivers without contexts
+	return p.conn.Begin()
 }
 
 func (p *phys) closeStmts() {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // node is a server with its free list of physical connections.
@@ -21,11 +20,13 @@ type node struct {
 	errors   atomic.Uint64
 	opened   atomic.Uint64
 	life     atomic.Pointer[life]
+	tick     atomic.Uint32 // raised by the janitor every quarter of MaxIdleTime
 
 	mu      sync.Mutex // guards what follows; never held during I/O
 	free    []*phys    // the last one is the warmest
 	total   int        // existing connections, those being opened included
 	waiting []chan *phys
+	flights *flight
 	removed bool
 }
 
@@ -34,7 +35,7 @@ type phys struct {
 	node  *node
 	gen   uint64
 	conn  driver.Conn
-	since time.Time // idle since
+	idle  uint32 // the node's tick when it was given back
 	stmts map[string]driver.Stmt
 	// broken: must be closed when it is given back.
 	broken bool
@@ -43,7 +44,6 @@ type phys struct {
 // limits of every node's pool.
 type limits struct {
 	maxConns, maxIdle int
-	maxIdleTime       time.Duration
 }
 
 // borrow takes an idle connection or opens one, waiting for room under the cap.
@@ -180,9 +180,7 @@ func (n *node) pass(p *phys, lim *limits) {
 		p.close()
 		return
 	}
-	if lim.maxIdleTime > 0 {
-		p.since = time.Now()
-	}
+	p.idle = n.tick.Load() // asking the clock would cost more than all the rest here
 	n.free = append(n.free, p)
 	n.mu.Unlock()
 }
@@ -206,13 +204,13 @@ func (n *node) room() {
 	n.mu.Unlock()
 }
 
-// discardIdle closes the idle connections that are older than maxIdle, or all when it is 0. It returns how many.
-func (n *node) discardIdle(maxIdle time.Duration) int {
+// discardIdle closes the connections that have been idle for ticks, or all when it is 0. It returns how many.
+func (n *node) discardIdle(ticks uint32) int {
 	n.mu.Lock()
 	keep := n.free[:0]
 	var old []*phys
 	for _, p := range n.free {
-		if maxIdle > 0 && time.Since(p.since) < maxIdle && p.gen == n.gen.Load() {
+		if ticks > 0 && n.tick.Load()-p.idle < ticks && p.gen == n.gen.Load() {
 			keep = append(keep, p)
 		} else {
 			old = append(old, p)

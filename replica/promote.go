@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -312,7 +313,25 @@ type RecoveryPlan struct {
 }
 
 // RecoveryStep is one command with the reason for it.
-type RecoveryStep struct{ Why, Command string }
+type RecoveryStep struct {
+	Why, Command string
+	// Fallback steps are for when the step before failed.
+	Fallback bool
+}
+
+// String prints the plan as a commented shell script.
+func (p RecoveryPlan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# Bring %s back as a replica. It holds %d bytes of log that the present primary does not have.\n# Run on its host as the database's user, with PGDATA, PGPORT and PATH set for it.\n", p.Node, p.LossBytes)
+	for _, s := range p.Steps {
+		mark := ""
+		if s.Fallback {
+			mark = "# "
+		}
+		fmt.Fprintf(&b, "\n# %s\n%s%s\n", s.Why, mark, s.Command)
+	}
+	return b.String()
+}
 
 // RecoveryPlan returns the steps that bring a former primary back as a replica: export what only it has, then rewind
 // it, else copy it anew. Printing is all it does. ErrUnknownNode when there is no such node.

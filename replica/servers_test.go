@@ -58,7 +58,7 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 	}
 }
 
-func exec(t testing.TB, db *sql.DB, q string, args ...any) {
+func mustExec(t testing.TB, db *sql.DB, q string, args ...any) {
 	t.Helper()
 	_, err := db.Exec(q, args...)
 	require.NoError(t, err, q)
@@ -67,7 +67,7 @@ func exec(t testing.TB, db *sql.DB, q string, args ...any) {
 // Every statement here was sent to the wrong node by one of the libraries in use; each must end up where it works.
 func TestPostgresRouting(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2})
-	exec(t, s.Primary().DB(), `create table t (id serial primary key, v int); create sequence s; insert into t (v) select generate_series(1, 10);
+	mustExec(t, s.Primary().DB(), `create table t (id serial primary key, v int); create sequence s; insert into t (v) select generate_series(1, 10);
 create function writer() returns int language sql volatile as 'insert into t (v) values (1) returning id';
 create function stable_looking() returns bigint language plpgsql stable as $$ begin return nextval('s'); end $$;
 create view seq_view as select nextval('s') as n`)
@@ -128,7 +128,7 @@ func pgArray(dst *[]int64) any { return pq.Array(dst) }
 
 func TestPostgresReadYourWrites(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	time.Sleep(300 * time.Millisecond) // the apply delay
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{})
 	stale, staleWithout := 0, 0
@@ -151,7 +151,7 @@ func TestPostgresReadYourWrites(t *testing.T) {
 // acknowledged write is there afterwards.
 func TestPostgresFailover(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	var reports []replica.PromotionReport
 	var mu sync.Mutex
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{
@@ -262,9 +262,9 @@ func TestPostgresFailover(t *testing.T) {
 // A primary frozen under load is replaced; when it thaws, nothing it says is believed.
 func TestPostgresFrozenPrimary(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
-	exec(t, c.DB(), "insert into t values (1)")
+	mustExec(t, c.DB(), "insert into t values (1)")
 	tx, err := c.DB().Begin()
 	require.NoError(t, err)
 	_, err = tx.Exec("insert into t values (2)")
@@ -275,11 +275,11 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 		require.ErrorIs(t, err, replica.ErrCommitUnknown)
 	}
 	waitFor(t, "promotion", func() bool { p := c.Status().Primary; return p != "" && p != "s0" })
-	exec(t, c.DB(), "insert into t values (4)")
+	mustExec(t, c.DB(), "insert into t values (4)")
 	s.Nodes[0].Thaw()
 	require.ErrorIs(t, tx.Commit(), replica.ErrCommitUnknown)
 	waitFor(t, "fenced", func() bool { return c.Status().Nodes[0].Fenced != "" })
-	exec(t, c.DB(), "insert into t values (5)")
+	mustExec(t, c.DB(), "insert into t values (5)")
 	var n int
 	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where id in (2, 5)").Scan(&n))
 	require.Equal(t, 1, n)
@@ -287,7 +287,7 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 
 func TestLibPQ(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	var nodes []replica.Node
 	for _, n := range s.Nodes {
 		pc, err := pq.NewConnector(n.DSN())
@@ -311,7 +311,7 @@ func TestLibPQ(t *testing.T) {
 
 func TestMariaDB(t *testing.T) {
 	s := testserver.MariaDB(t, testserver.MariaDBOptions{Replicas: 1})
-	exec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
 	var nodes []replica.Node
 	for _, n := range s.Nodes {
 		app, err := mysql.ParseDSN(n.DSN())
@@ -342,7 +342,7 @@ func TestMariaDB(t *testing.T) {
 	st := c.Stats()
 	require.NotZero(t, st.ReadsReplica)
 	t.Logf("reads on the replica %d, waited %d, on the primary %d", st.ReadsReplica, st.TokenWaits, st.TokenMisses)
-	exec(t, s.Primary().DB(), "create function test.sneaky() returns int deterministic begin insert into test.t (v) values (1); return 1; end")
+	mustExec(t, s.Primary().DB(), "create function test.sneaky() returns int deterministic begin insert into test.t (v) values (1); return 1; end")
 	waitFor(t, "the function is on the replica", func() bool {
 		return s.Nodes[1].DB().QueryRow("select 1 from information_schema.routines where routine_name = 'sneaky'").Scan(new(int)) == nil
 	})
@@ -359,4 +359,94 @@ func TestMariaDB(t *testing.T) {
 	var n int
 	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where v = 1000").Scan(&n))
 	require.Equal(t, 1, n)
+}
+
+// A replica whose data silently differs is found by comparing a sample of its reads.
+func TestShadowReads(t *testing.T) {
+	s := testserver.MariaDB(t, testserver.MariaDBOptions{Replicas: 1})
+	mustExec(t, s.Primary().DB(), "create table t (id int primary key, v int)")
+	mustExec(t, s.Primary().DB(), "insert into t values (1, 1), (2, 2)")
+	waitFor(t, "replication", func() bool {
+		var n int
+		return s.Nodes[1].DB().QueryRow("select count(*) from t").Scan(&n) == nil && n == 2
+	})
+	var nodes []replica.Node
+	for _, n := range s.Nodes {
+		cfg, err := mysql.ParseDSN(n.DSN())
+		require.NoError(t, err)
+		conn, err := mysql.NewConnector(cfg)
+		require.NoError(t, err)
+		nodes = append(nodes, replica.Node{Name: n.Name, Connector: conn})
+	}
+	c := open(t, replica.MariaDB(), nodes, replica.Options{ShadowFraction: 1})
+	read := func() {
+		var v int
+		require.NoError(t, c.DB().QueryRow("select v from t where id = ?", 2).Scan(&v))
+	}
+	waitFor(t, "comparisons", func() bool { read(); return c.Stats().ShadowReads > 5 })
+	require.Zero(t, c.Stats().ShadowDiffs)
+	conn, err := s.Nodes[1].DB().Conn(t.Context())
+	require.NoError(t, err)
+	for _, q := range []string{"set sql_log_bin = 0", "update t set v = 99 where id = 2"} { // somebody repairs a replica by hand
+		_, err := conn.ExecContext(t.Context(), q)
+		require.NoError(t, err)
+	}
+	require.NoError(t, conn.Close())
+	waitFor(t, "the difference is counted", func() bool { read(); return c.Stats().ShadowDiffs > 0 })
+}
+
+func TestPostgresPreparedAndPinned(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
+	ins, err := c.DB().Prepare("insert into t values ($1)")
+	require.NoError(t, err)
+	defer ins.Close()
+	get, err := c.DB().Prepare("select count(*) from t where id >= $1")
+	require.NoError(t, err)
+	defer get.Close()
+	_, err = ins.Exec(1)
+	require.NoError(t, err)
+
+	// A session's state stays with its connection, and goes with it.
+	conn, err := c.DB().Conn(t.Context())
+	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), "create temp table mine (v int)")
+	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), "insert into mine values (7)")
+	require.NoError(t, err)
+	var v int
+	require.NoError(t, conn.QueryRowContext(t.Context(), "select v from mine").Scan(&v))
+	var got bool
+	require.NoError(t, conn.QueryRowContext(t.Context(), "select pg_try_advisory_lock(42)").Scan(&got))
+	require.True(t, got)
+	require.NoError(t, c.DB().QueryRow("select pg_try_advisory_lock(42)").Scan(&got))
+	require.False(t, got, "the lock excludes others")
+	require.NoError(t, conn.Close())
+	waitFor(t, "the lock went with the session", func() bool {
+		return c.DB().QueryRow("select pg_try_advisory_lock(42)").Scan(&got) == nil && got
+	})
+
+	s.Primary().Kill()
+	waitFor(t, "prepared statements work on the new primary", func() bool { _, err = ins.Exec(2); return err == nil })
+	var n int
+	require.NoError(t, get.QueryRowContext(replica.Primary(t.Context()), 0).Scan(&n))
+	require.Equal(t, 2, n)
+	for range 20 {
+		require.NoError(t, get.QueryRow(0).Scan(&n))
+	}
+}
+
+func TestPostgresLagLimit(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1, Config: map[string]string{"recovery_min_apply_delay": "'3s'"}})
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{MaxLag: 300 * time.Millisecond})
+	waitFor(t, "the lagging standby gets no reads", func() bool {
+		mustExec(t, c.DB(), "insert into t select coalesce(max(id), 0) + 1 from t")
+		before := c.Stats().Spilled
+		mustInt(t, c.DB(), "select 1")
+		return c.Stats().Spilled > before
+	})
+	require.Positive(t, c.Status().Nodes[1].Lag)
+	require.Positive(t, c.Status().Nodes[1].LagBytes)
 }

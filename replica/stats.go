@@ -41,7 +41,7 @@ type NodeStats struct {
 // Stats returns the counters. Cheap, safe at any time.
 func (c *Cluster) Stats() Stats {
 	s := Stats{
-		ReadsReplica: c.n.readsReplica.Load(), ReadsPrimary: c.n.readsPrimary.Load(), Spilled: c.n.spilled.Load(), SpillRefused: c.n.spillRefused.Load(),
+		ReadsPrimary: c.n.readsPrimary.Load(), Spilled: c.n.spilled.Load(), SpillRefused: c.n.spillRefused.Load(),
 		Writes: c.n.writes.Load(), Healed: c.n.healed.Load(), Retried: c.n.retried.Load(), TokenHits: c.n.tokenHits.Load(), TokenWaits: c.n.tokenWaits.Load(),
 		TokenMisses: c.n.tokenMisses.Load(), TokensRefused: c.n.tokensRefused.Load(), ClassMisses: c.n.classMisses.Load(), Discarded: c.n.discarded.Load(),
 		Promotions: c.n.promotions.Load(), ShadowReads: c.n.shadowReads.Load(), ShadowDiffs: c.n.shadowDiffs.Load(),
@@ -49,17 +49,22 @@ func (c *Cluster) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	primary := c.topo.Load().primary
+	// Counted once, at the node: reads on replicas are all but those that ran on a primary.
+	s.ReadsReplica = c.removedReads
 	for _, m := range c.members {
 		bytes, lag := c.lagOf(m)
 		inUse, idle := m.counts()
+		s.ReadsReplica += m.reads.Load()
 		s.Nodes = append(s.Nodes, NodeStats{Node: m.Name, Reads: m.reads.Load(), Writes: m.writes.Load(), Errors: m.errors.Load(), Opened: m.opened.Load(),
 			InUse: inUse, Idle: idle, LagSeconds: lag.Seconds(), LagBytes: bytes, Up: btoi(m.up() && m.fenced == ""), Primary: btoi(m.node == primary)})
 	}
+	s.ReadsReplica -= min(c.n.readsAll.Load(), s.ReadsReplica)
 	return s
 }
 
+// counters: readsAll counts those that ran on a primary, for whatever reason.
 type counters struct {
-	readsReplica, readsPrimary, spilled, spillRefused, writes, healed, retried atomic.Uint64
-	tokenHits, tokenWaits, tokenMisses, tokensRefused, classMisses, discarded  atomic.Uint64
-	promotions, shadowReads, shadowDiffs                                       atomic.Uint64
+	readsAll, readsPrimary, spilled, spillRefused, writes, healed, retried    atomic.Uint64
+	tokenHits, tokenWaits, tokenMisses, tokensRefused, classMisses, discarded atomic.Uint64
+	promotions, shadowReads, shadowDiffs                                      atomic.Uint64
 }

@@ -71,6 +71,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 			n.failed(n.pin, err)
 			return nil, err
 		}
+		n.inTx, n.txWrites = true, !o.ReadOnly
 		return &tx{n: n, p: n.pin, inner: inner, sess: SessionOf(ctx), ctx: ctx, write: !o.ReadOnly}, nil
 	}
 	sess := SessionOf(ctx)
@@ -92,8 +93,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		if t.spill {
 			n.spills++
 		}
-		used, done := t.node.under(ctx)
-		n.deferred(done)
+		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
 			ok, e := n.waitFor(used, p, &t)
@@ -109,7 +109,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 			inner, err = p.begin(used, o)
 		}
 		if err == nil {
-			n.pin = p
+			n.pin, n.inTx, n.txWrites = p, true, !o.ReadOnly
 			x := &tx{n: n, p: p, inner: inner, ctx: used, unpin: true}
 			if o.ReadOnly {
 				n.readDone(ctx, &t, sess, &classEntry{verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
@@ -157,6 +157,10 @@ func (t *tx) Commit() error {
 			t.p.broken = true
 			t.n.c.probeNow(t.p.node)
 			return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
+		} else if kind == KindReadOnly { // refused as a whole
+			t.p.broken = true
+			t.n.c.probeNow(t.p.node)
+			return &txLost{err}
 		}
 	} else if t.p.gen != t.p.node.gen.Load() {
 		return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, t.p.node.Name)
@@ -177,6 +181,7 @@ func (t *tx) Rollback() error {
 }
 
 func (t *tx) end() {
+	t.n.inTx = false
 	if t.unpin && !t.n.stateful {
 		t.n.pin = nil
 	}

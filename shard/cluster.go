@@ -29,6 +29,8 @@ type Table struct {
 	Name string
 	// Key is the primary key. Required.
 	Key []string
+	// By are the columns of the sharding key, in the order of Composite. Default: Key. Only pins need them.
+	By []string
 	// SlotColumn. Default "slot".
 	SlotColumn string
 }
@@ -163,6 +165,9 @@ func (o *Options) check(shards int) error {
 		t := &o.Tables[i]
 		if t.Name == "" || len(t.Key) == 0 {
 			return fmt.Errorf("shard: Options.Tables[%d] needs a Name and a Key", i)
+		}
+		if len(t.By) == 0 {
+			t.By = t.Key
 		}
 		if t.SlotColumn == "" {
 			t.SlotColumn = "slot"
@@ -398,6 +403,12 @@ func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *sh
 	}
 }
 
+// safeToRetry: pgconn and package replica know that nothing happened.
+func safeToRetry(err error) bool {
+	var s interface{ SafeToRetry() bool }
+	return errors.As(err, &s) && s.SafeToRetry()
+}
+
 func (c *Cluster) refused(err error) bool {
 	if errors.Is(err, errNotOwned) || errors.Is(err, errAgain) {
 		return true
@@ -454,13 +465,13 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 		defer tx.Rollback()
 		d := c.opts.Dialect
 		again := func(err error) error {
-			if err != nil && d != nil && d.IsRetryable(err) {
+			if err != nil && (d != nil && d.IsRetryable(err) || safeToRetry(err)) {
 				return fmt.Errorf("%w: %w", errAgain, err)
 			}
 			return err
 		}
 		if d != nil {
-			state, err := d.slotState(ctx, tx, s, o != nil && o.ReadOnly)
+			state, err := d.slotState(ctx, tx, s, k.parts(), o != nil && o.ReadOnly)
 			if err != nil {
 				return again(err)
 			}

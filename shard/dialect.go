@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ type Dialect interface {
 
 	// bind rewrites ? placeholders.
 	bind(query string) string
-	slotState(ctx context.Context, tx *sql.Tx, s Slot, readOnly bool) (string, error)
+	// slotState is what the shard says of a key's slot; by are the key's parts, which matter if keys of the slot are pinned.
+	slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (string, error)
 	// prepare creates the state tables and a row for each slot.
 	prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error
 	// begin starts a mover's transaction: the guards let it pass, locks are waited for at most lockTimeout, and it fails with
@@ -48,9 +50,16 @@ type Dialect interface {
 	// lockTables waits for writers that began before the guards were there.
 	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
 	guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
+	// touch makes transactions that share the slot's row, or have an older snapshot of it, end first or fail.
+	touch(ctx context.Context, tx *sql.Tx, s Slot) error
+	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the old slot for them.
+	pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error
 	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
 
 	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
+	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
+	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
+	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
 	current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) ([]row, error) // those that exist
 	upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error
 	remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error
@@ -58,6 +67,39 @@ type Dialect interface {
 	clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error)
 	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
 	slotList(slots []Slot) string
+}
+
+// dirtyKey is one entry of tk_dirty.
+type dirtyKey struct {
+	seq   int64
+	table string
+	slot  Slot
+	pk    string
+}
+
+func readDirty(ctx context.Context, tx *sql.Tx, d Dialect, slots []Slot, n int) (keys []dirtyKey, err error) {
+	rows, err := tx.QueryContext(ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+` order by seq limit `+strconv.Itoa(n), d.slotList(slots))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var k dirtyKey
+		if err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk); err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
+	}
+	return keys, rows.Err()
+}
+
+func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+	seqs := make([]string, len(keys))
+	for i, k := range keys {
+		seqs[i] = strconv.FormatInt(k.seq, 10)
+	}
+	_, err := tx.ExecContext(ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
+	return err
 }
 
 // row is one row on its way.
@@ -73,6 +115,7 @@ type tableInfo struct {
 	Table
 	cols []column
 	keys []column
+	by   []column
 }
 
 type column struct{ name, typ string }
@@ -145,18 +188,22 @@ func (t *tableInfo) findKeys() error {
 	if !slot {
 		return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, t.SlotColumn)
 	}
-	for _, k := range t.Key {
-		found := false
-		for _, c := range t.cols {
-			if strings.EqualFold(c.name, k) {
-				t.keys, found = append(t.keys, c), true
+	find := func(want []string) (out []column, err error) {
+		for _, k := range want {
+			i := slices.IndexFunc(t.cols, func(c column) bool { return strings.EqualFold(c.name, k) })
+			if i < 0 {
+				return nil, fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, k)
 			}
+			out = append(out, t.cols[i])
 		}
-		if !found {
-			return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, k)
-		}
+		return out, nil
 	}
-	return nil
+	var err error
+	if t.keys, err = find(t.Key); err != nil {
+		return err
+	}
+	t.by, err = find(t.By)
+	return err
 }
 
 func joinSlots(slots []Slot) string {

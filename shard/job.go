@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type MoveOptions struct {
 type Phase string
 
 const (
+	PhasePin     Phase = "pin"     // of Cluster.Pin: the key's rows get a slot of their own, where they are
 	PhasePrepare Phase = "prepare" // target refuses clients, knows the mover
 	PhaseCapture Phase = "capture" // source notes changed keys
 	PhaseCopy    Phase = "copy"
@@ -71,6 +73,17 @@ type JobState struct {
 	// a phase from its start does no harm.
 	Phase Phase `json:"phase"`
 	Rows  int64 `json:"rows,omitempty"`
+	// Pin is the key that a pin job gives a slot.
+	Pin *PinState `json:"pin,omitempty"`
+}
+
+// PinState is a pin that is not in the map yet.
+type PinState struct {
+	Key  string   `json:"key"` // as in State.Pins
+	By   []string `json:"by"`
+	From ID       `json:"from"`
+	Old  Slot     `json:"old"`
+	Slot Slot     `json:"slot"`
 }
 
 // Job is a move in progress.
@@ -288,6 +301,19 @@ func (j *Job) advance() (finished bool, err error) {
 	if js == nil || js.Token != j.token {
 		return false, ErrMoverLost
 	}
+	if js.Phase == PhasePin {
+		if err := j.pin(js.Pin); err != nil {
+			return false, err
+		}
+		return false, j.save(func(st *State) error {
+			if st.Pins == nil {
+				st.Pins, st.PinOwners = map[string]Slot{}, map[Slot]uint16{}
+			}
+			st.Pins[js.Pin.Key] = js.Pin.Slot
+			st.PinOwners[js.Pin.Slot] = uint16(slices.Index(st.Shards, js.Pin.From))
+			return toPhase(PhasePrepare)(st)
+		})
+	}
 	if js.Done >= len(js.Moves) {
 		return true, j.save(func(st *State) error { st.Job = nil; return nil })
 	}
@@ -401,8 +427,8 @@ func (j *Job) Abort(ctx context.Context) error {
 		if st.Job == nil {
 			return nil
 		}
-		if p := st.Job.Phase; p == PhaseGone || p == PhaseCleanup {
-			return fmt.Errorf("shard: the group is handed over (%s); resume the job", p)
+		if p := st.Job.Phase; p == PhaseGone || p == PhaseCleanup || p == PhasePin {
+			return fmt.Errorf("shard: phase %s cannot be undone; resume the job", p)
 		}
 		next := st.clone()
 		next.Epoch++

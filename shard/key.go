@@ -88,3 +88,23 @@ func (k Key) String() string {
 	}
 	return k.text
 }
+
+// parts are the key's columns as text, as Table.By has them.
+func (k Key) parts() []string {
+	if k.kind != keyComposite {
+		return []string{k.String()}
+	}
+	var out []string
+	for b := []byte(k.text); len(b) > 0; {
+		tag := b[0]
+		b = b[1:]
+		if tag == 'i' {
+			v, n := binary.Varint(b)
+			out, b = append(out, strconv.FormatInt(v, 10)), b[n:]
+			continue
+		}
+		size, n := binary.Uvarint(b)
+		out, b = append(out, string(b[n:n+int(size)])), b[n+int(size):]
+	}
+	return out
+}

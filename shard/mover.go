@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -148,10 +146,10 @@ func (j *Job) prepare(g *group) error {
 		return err
 	}
 	err := j.in(g.to, func(tx *sql.Tx) error {
-		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+		if err := d.setState(j.ctx, tx, g.slots, stateImporting); err != nil {
 			return err
 		}
-		if err := d.setState(j.ctx, tx, g.slots, stateImporting); err != nil {
+		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
 			return err
 		}
 		return d.guards(j.ctx, tx, g.tables)
@@ -162,13 +160,13 @@ func (j *Job) prepare(g *group) error {
 	if err := j.enter(PhaseCapture); err != nil {
 		return err
 	}
-	// The table lock waits for writers that began before the guard was there; the changed slot rows make those with an older
+	// Slot rows before tables, as Tx has it, or each would wait for the other. The table lock waits for writers that began before the guard was there; the changed slot rows make those with an older
 	// snapshot fail instead of writing unnoticed.
 	return j.in(g.from, func(tx *sql.Tx) error {
-		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+		if err := d.setState(j.ctx, tx, g.slots, stateCapture); err != nil {
 			return err
 		}
-		if err := d.setState(j.ctx, tx, g.slots, stateCapture); err != nil {
+		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
 			return err
 		}
 		return d.guards(j.ctx, tx, g.tables)
@@ -260,16 +258,17 @@ func (j *Job) throttle(rows int, began time.Time) error {
 	}
 }
 
-type dirtyKey struct {
-	seq   int64
-	table string
-	slot  Slot
-	pk    string
-}
+const (
+	// dirtyBatch entries are read at a time; a hot key is in many of them and is copied once.
+	dirtyBatch = 1000
+	// drainMax batches are brought over at a time while writers may write faster than that.
+	drainMax = 10
+)
 
 // drain brings keys that changed on the source to the target: it reads what they are now (not what happened to them), so that
 // order and repetition do not matter, and then deletes exactly the entries it read. A cursor over seq would skip transactions that
-// took a low number and committed late. It runs at most max batches (0: until none is left) and returns how many keys it found.
+// took a low number and committed late. It runs at most max batches (0: until none is left, which only a fence guarantees to come)
+// and returns how many entries it found.
 func (j *Job) drain(g *group, max int) (total int, err error) {
 	d := j.c.opts.Dialect
 	for batch := 0; max == 0 || batch < max; batch++ {
@@ -278,22 +277,10 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 		gone := map[string][]string{}
 		err := j.in(g.from, func(tx *sql.Tx) error {
 			keys, now, gone = nil, map[string][]row{}, map[string][]string{}
-			rows, err := tx.QueryContext(j.ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+fmt.Sprintf(` order by seq limit %d`, j.opts.Chunk), d.slotList(g.slots))
-			if err != nil {
+			var err error
+			if keys, err = d.dirty(j.ctx, tx, g.slots, dirtyBatch); err != nil {
 				return err
 			}
-			defer rows.Close()
-			for rows.Next() {
-				var k dirtyKey
-				if err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk); err != nil {
-					return err
-				}
-				keys = append(keys, k)
-			}
-			if err := rows.Err(); err != nil {
-				return err
-			}
-			_ = rows.Close()
 			for _, t := range g.tables {
 				var pks []string
 				seen := map[string]bool{}
@@ -344,14 +331,7 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 		if err != nil {
 			return total, err
 		}
-		err = j.in(g.from, func(tx *sql.Tx) error {
-			seqs := make([]string, len(keys))
-			for i, k := range keys {
-				seqs[i] = strconv.FormatInt(k.seq, 10)
-			}
-			_, err := tx.ExecContext(j.ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
-			return err
-		})
+		err = j.in(g.from, func(tx *sql.Tx) error { return d.forget(j.ctx, tx, keys) })
 		if err != nil {
 			return total, err
 		}
@@ -359,7 +339,7 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 			delete(j.verified, k.slot)
 		}
 		total += len(keys)
-		if len(keys) < j.opts.Chunk {
+		if len(keys) < dirtyBatch {
 			break
 		}
 	}
@@ -373,11 +353,11 @@ func (j *Job) catchUpAndVerify(g *group) error {
 		return err
 	}
 	for range 20 {
-		n, err := j.drain(g, 0)
+		n, err := j.drain(g, drainMax)
 		if err != nil {
 			return err
 		}
-		if n < j.opts.Chunk/4 {
+		if n < dirtyBatch/10 {
 			break
 		}
 	}
@@ -399,7 +379,7 @@ func (j *Job) catchUpAndVerify(g *group) error {
 				j.verified[s] = true
 			}
 		}
-		if _, err := j.drain(g, 0); err != nil { // takes back what was said of the slots it finds
+		if _, err := j.drain(g, drainMax); err != nil { // takes back what was said of the slots it finds
 			return err
 		}
 	}
@@ -461,7 +441,7 @@ func (j *Job) handOver(g *group) error {
 			return err
 		}
 	}
-	if _, err := j.drain(g, 0); err != nil {
+	if _, err := j.drain(g, drainMax); err != nil {
 		return err
 	}
 	if err := j.enter(PhaseFence); err != nil {
@@ -581,10 +561,10 @@ func (j *Job) undo(g *group) error {
 		if _, err := tx.ExecContext(j.ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(g.slots)); err != nil {
 			return err
 		}
-		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
 			return err
 		}
-		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
+		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
 			return err
 		}
 		return d.guards(j.ctx, tx, g.tables)

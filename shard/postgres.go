@@ -4,8 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,14 +55,22 @@ func (postgres) inSlots(col string, arg int) string {
 	return fmt.Sprintf("%s = any($%d::text::int[])", col, arg)
 }
 
-func (postgres) slotState(ctx context.Context, tx *sql.Tx, s Slot, readOnly bool) (state string, err error) {
-	q := `select state from tk_slot where slot = $1`
+func (postgres) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (state string, err error) {
+	q := `select state, exists (select 1 from tk_pin where hashed = $1) from tk_slot where slot = $1`
 	if !readOnly { // held until the end: the slot cannot be given away under the transaction
-		q += ` for share`
+		q += ` for share of tk_slot`
 	}
-	err = tx.QueryRowContext(ctx, q, int(s)).Scan(&state)
+	var pins bool
+	err = tx.QueryRowContext(ctx, q, int(s)).Scan(&state, &pins)
 	if errors.Is(err, sql.ErrNoRows) {
 		return stateGone, nil
+	}
+	if err != nil || !pins {
+		return state, err
+	}
+	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where hashed = $1 and by = $2::text::jsonb)`, int(s), jsonStrings(by)).Scan(&pins)
+	if pins {
+		state = stateGone // to a slot that the caller's map does not know
 	}
 	return state, err
 }
@@ -69,10 +79,11 @@ const pgSchema = `
 create table if not exists tk_slot (slot int primary key, state text not null);
 create table if not exists tk_mover (id int primary key, token bigint not null);
 create table if not exists tk_dirty (seq bigserial primary key, tbl text not null, slot int not null, pk jsonb not null);
+create table if not exists tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by));
 create table if not exists tk_job (job text, tbl text, place text not null, primary key (job, tbl));
 insert into tk_mover values (1, 0) on conflict do nothing;
 create or replace function tk_guard() returns trigger language plpgsql as $tk$
-declare rs jsonb[] := '{}'; r jsonb; s int; st text;
+declare rs jsonb[] := '{}'; r jsonb; s int; st text; keys int := tg_argv[2]::int;
 begin
   if current_setting('tk.mover', true) = '1' then
     if tg_op = 'DELETE' then return old; end if;
@@ -86,9 +97,12 @@ begin
     if st is null or st not in ('owned', 'capture') then
       raise exception 'tierkit: slot % is %', s, coalesce(st, 'unknown') using errcode = '55006';
     end if;
+    if exists (select 1 from tk_pin p where p.hashed = s and p.by = (select jsonb_agg(r ->> a order by o) from unnest(tg_argv) with ordinality u(a, o) where o > 3 + keys)) then
+      raise exception 'tierkit: the key is pinned and not in slot % any more', s using errcode = '55006';
+    end if;
     if st = 'capture' then
       insert into tk_dirty (tbl, slot, pk)
-        select tg_argv[1], s, jsonb_agg(r -> a order by o) from unnest(tg_argv) with ordinality u(a, o) where o > 2;
+        select tg_argv[1], s, jsonb_agg(r -> a order by o) from unnest(tg_argv) with ordinality u(a, o) where o > 3 and o <= 3 + keys;
     end if;
   end loop;
   if tg_op = 'DELETE' then return old; end if;
@@ -218,7 +232,8 @@ exists (select 1 from pg_index i join pg_attribute a on a.attrelid = i.indrelid 
 func jsonStrings(s []string) string {
 	out := make([]string, len(s))
 	for i, v := range s {
-		out[i] = strconv.Quote(v)
+		b, _ := json.Marshal(v)
+		out[i] = string(b)
 	}
 	return jsonList(out)
 }
@@ -233,7 +248,7 @@ func (postgres) lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo)
 }
 
 func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
-	rows, err := tx.QueryContext(ctx, `select slot from tk_slot where state <> 'owned'`)
+	rows, err := tx.QueryContext(ctx, `select slot from tk_slot where state <> 'owned' union select hashed from tk_pin`)
 	if err != nil {
 		return err
 	}
@@ -260,8 +275,8 @@ func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) err
 			}
 			return fmt.Sprintf(`(case when %s between 0 and %d then get_bit('\x%s'::bytea, %s) = 1 else false end)`, slot, 8*len(bits)-1, hex.EncodeToString(bits), slot)
 		}
-		args := []string{literal(t.SlotColumn), literal(t.Name)}
-		for _, k := range t.keys {
+		args := []string{literal(t.SlotColumn), literal(t.Name), literal(strconv.Itoa(len(t.keys)))}
+		for _, k := range append(slices.Clone(t.keys), t.by...) {
 			args = append(args, literal(k.name))
 		}
 		call := " execute function tk_guard(" + strings.Join(args, ", ") + ")"
@@ -290,6 +305,28 @@ func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + 
 func (d postgres) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
 	_, err := tx.ExecContext(ctx, `insert into tk_slot select unnest($2::text::int[]), $1 on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
 	return err
+}
+
+func (postgres) touch(ctx context.Context, tx *sql.Tx, s Slot) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = state where slot = $1`, int(s))
+	return err
+}
+
+func (d postgres) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error {
+	if _, err := tx.ExecContext(ctx, `insert into tk_pin (hashed, by, slot) values ($1, $2::text::jsonb, $3) on conflict do nothing`, int(old), by, int(slot)); err != nil {
+		return err
+	}
+	for _, t := range tables {
+		same := make([]string, len(t.by))
+		for i, c := range t.by {
+			same[i] = fmt.Sprintf("%s = ($3::text::jsonb ->> %d)::%s", quote(c.name), i, c.typ)
+		}
+		col := quote(t.SlotColumn)
+		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = $2 where `+col+` = $1 and `+strings.Join(same, " and "), int(old), int(slot), by); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // key compares a table's key with the JSON array j.
@@ -328,6 +365,14 @@ func (d postgres) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []S
 		out = append(out, r)
 	}
 	return out, next, rows.Err()
+}
+
+func (d postgres) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
+	return readDirty(ctx, tx, d, slots, n)
+}
+
+func (d postgres) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+	return deleteDirty(ctx, tx, keys)
 }
 
 func (d postgres) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {

@@ -48,13 +48,27 @@ func (sqlite) inSlots(col string, arg int) string {
 	return fmt.Sprintf("%s in (select value from json_each(?%d))", col, arg)
 }
 
-func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ bool) (state string, err error) {
-	err = tx.QueryRowContext(ctx, `select state from tk_slot where slot = ?`, int(s)).Scan(&state)
+func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ bool) (state string, err error) {
+	var pins bool
+	err = tx.QueryRowContext(ctx, `select state, exists (select 1 from tk_pin where hashed = ?1) from tk_slot where slot = ?1`, int(s)).Scan(&state, &pins)
 	if errors.Is(err, sql.ErrNoRows) {
 		return stateGone, nil
 	}
+	if err != nil || !pins {
+		return state, err
+	}
+	same := []string{"hashed = ?1"}
+	for i := range by {
+		same = append(same, fmt.Sprintf("json_extract(by, '$[%d]') = json_extract(?2, '$[%d]')", i, i))
+	}
+	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where `+strings.Join(same, " and ")+`)`, int(s), jsonStrings(by)).Scan(&pins)
+	if pins {
+		state = stateGone // to a slot that the caller's map does not know
+	}
 	return state, err
 }
+
+func (sqlite) touch(context.Context, *sql.Tx, Slot) error { return nil }
 
 func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
 	var n int
@@ -66,6 +80,7 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 			`create table tk_slot (slot integer primary key, state text not null)`,
 			`create table tk_mover (id integer primary key, token integer not null, active integer not null)`,
 			`create table tk_dirty (seq integer primary key autoincrement, tbl text not null, slot integer not null, pk text not null)`,
+			`create table tk_pin (hashed integer not null, by text not null, slot integer not null, primary key (hashed, by))`,
 			`create table tk_job (job text, tbl text, place text not null, primary key (job, tbl))`,
 			`insert into tk_mover values (1, 0, 0)`,
 		} {
@@ -154,10 +169,17 @@ func (sqlite) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
 	for _, t := range tables {
 		slot := quote(t.SlotColumn)
 		state := func(r string) string { return `(select state from tk_slot where slot = ` + r + `.` + slot + `)` }
-		moving := func(r string) string { return `coalesce(` + state(r) + `, 'gone') <> 'owned'` }
+		moving := func(r string) string {
+			return `coalesce(` + state(r) + `, 'gone') <> 'owned' or exists (select 1 from tk_pin where hashed = ` + r + `.` + slot + `)`
+		}
 		act := func(r string) string {
 			keys := names(t.keys, func(c string) string { return r + "." + c })
+			same := []string{"hashed = " + r + "." + slot}
+			for i, c := range t.by {
+				same = append(same, fmt.Sprintf("json_extract(by, '$[%d]') = cast(%s.%s as text)", i, r, quote(c.name)))
+			}
 			return `select raise(abort, 'tierkit: slot is being moved or lives elsewhere') where coalesce(` + state(r) + `, 'gone') not in ('owned', 'capture');
+select raise(abort, 'tierkit: slot of a pinned key') from tk_pin where ` + strings.Join(same, " and ") + `;
 insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.` + slot + `, json_array(` + keys + `) where ` + state(r) + ` = 'capture';
 `
 		}
@@ -180,6 +202,23 @@ insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.`
 func (d sqlite) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
 	_, err := tx.ExecContext(ctx, `insert into tk_slot select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
 	return err
+}
+
+func (d sqlite) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error {
+	if _, err := tx.ExecContext(ctx, `insert or ignore into tk_pin (hashed, by, slot) values (?, ?, ?)`, int(old), by, int(slot)); err != nil {
+		return err
+	}
+	for _, t := range tables {
+		same := make([]string, len(t.by))
+		for i, c := range t.by {
+			same[i] = fmt.Sprintf("cast(%s as text) = json_extract(?3, '$[%d]')", quote(c.name), i)
+		}
+		col := quote(t.SlotColumn)
+		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+col+` = ?1 and `+strings.Join(same, " and "), int(old), int(slot), by); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // selectCols reads the stored values: a unary plus hides the declared type, by which drivers would convert.
@@ -230,6 +269,14 @@ func (sqlite) key(t *tableInfo) string {
 		out[i] = fmt.Sprintf("%s = json_extract(?1, '$[%d]')", quote(k.name), i)
 	}
 	return strings.Join(out, " and ")
+}
+
+func (d sqlite) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
+	return readDirty(ctx, tx, d, slots, n)
+}
+
+func (d sqlite) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+	return deleteDirty(ctx, tx, keys)
 }
 
 func (d sqlite) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {

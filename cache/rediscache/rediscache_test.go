@@ -201,7 +201,7 @@ func (h *history) read(k int, n *node) error {
 }
 
 // run reads and writes from all nodes while disturb does its worst; it returns the first violation, and how many changes were acknowledged.
-func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, int) error, disturb func()) (violation error, acked int64) {
+func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, int) error, disturb func()) (acked int64, violation error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -241,14 +241,14 @@ func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, in
 	disturb()
 	close(stop)
 	wg.Wait()
-	return violation, count.Load()
+	return count.Load(), violation
 }
 
 func TestNoStaleReadAfterAcknowledgedDelete(t *testing.T) {
 	both(t, func(t *testing.T, addr string) {
 		nodes := []*node{newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})}
 		var h history
-		err, acked := h.run(nodes, func(n *node) func(context.Context, int) error { return n.Drop }, func() { time.Sleep(time.Second) })
+		acked, err := h.run(nodes, func(n *node) func(context.Context, int) error { return n.Drop }, func() { time.Sleep(time.Second) })
 		require.NoError(t, err)
 		require.Greater(t, acked, int64(50))
 	})
@@ -259,7 +259,7 @@ func TestStaleReadWouldBeNoticed(t *testing.T) {
 	addr := miniredis.RunT(t).Addr()
 	nodes := []*node{newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})}
 	var h history
-	err, _ := h.run(nodes, func(n *node) func(context.Context, int) error {
+	_, err := h.run(nodes, func(n *node) func(context.Context, int) error {
 		return func(_ context.Context, k int) error { n.l1.Delete(k); return nil } // only here, not at the others
 	}, func() { time.Sleep(300 * time.Millisecond) })
 	require.Error(t, err)
@@ -272,7 +272,7 @@ func TestServerFails(t *testing.T) {
 	nodes := []*node{newNode(t, s.Addr(), o), newNode(t, s.Addr(), o)}
 	var h history
 	var before, after int64
-	err, acked := h.run(nodes, func(n *node) func(context.Context, int) error { return n.Drop }, func() {
+	acked, err := h.run(nodes, func(n *node) func(context.Context, int) error { return n.Drop }, func() {
 		time.Sleep(200 * time.Millisecond)
 		s.Freeze()
 		time.Sleep(500 * time.Millisecond)

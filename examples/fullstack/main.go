@@ -131,11 +131,11 @@ func (c config) run(stdout, stderr io.Writer) int {
 	} else if err := os.MkdirAll(dir, 0o700); err != nil {
 		return failed(err)
 	}
-	out := io.Discard
+	out, level := io.Discard, slog.LevelInfo
 	if c.verbose {
-		out = stderr
+		out, level = stderr, slog.LevelDebug
 	}
-	logs := metrics.NewLogHandler(slog.NewTextHandler(out, nil), metrics.LogOptions{})
+	logs := metrics.NewLogHandler(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), metrics.LogOptions{})
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin, Log: slog.New(logs), Logs: logs, Mutant: c.mutant})

@@ -66,8 +66,9 @@ func TestBadUsageIsOneLineAndExit2(t *testing.T) {
 func play(t *testing.T, c config) (int, Report) {
 	t.Helper()
 	c.report = filepath.Join(t.TempDir(), "report.json")
-	var out bytes.Buffer
-	code := c.run(&out, &out)
+	c.verbose = true
+	out := &watched{}
+	code := c.run(out, out)
 	t.Log(out.String())
 	b, err := os.ReadFile(c.report)
 	require.NoError(t, err)

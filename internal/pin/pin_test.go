@@ -25,7 +25,7 @@ import (
 	_ "github.com/shirou/gopsutil/v4/cpu"
 	_ "github.com/stretchr/testify/require"
 	_ "go.uber.org/goleak"
-	_ "golang.org/x/net/http2/h2c"
+	_ "golang.org/x/net/http2"
 	_ "golang.org/x/sync/errgroup"
 	_ "golang.org/x/sys/unix"
 	_ "golang.org/x/term"

@@ -176,7 +176,7 @@ func (n *PostgresNode) configure(conf map[string]string) error {
 		return err
 	}
 	hba := filepath.Join(n.dir, "pg_hba.conf")
-	if err := os.WriteFile(hba, []byte("host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"), 0o600); err != nil {
+	if err := os.WriteFile(hba, []byte("local all all trust\nhost all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n"), 0o600); err != nil {
 		return err
 	}
 	return chown(hba, n.cred)

@@ -40,7 +40,7 @@ function drawTopology(t) {
   const tiers = [], zones = [];
   for (const n of t.nodes) { if (!tiers.includes(n.tier)) tiers.push(n.tier); if (!zones.includes(n.zone || "")) zones.push(n.zone || ""); }
   zones.sort();
-  const bw = 124, bh = 36, gx = 56, gy = 10, x0 = 16, y0 = 34, pos = {};
+  const bw = 124, bh = 36, gx = 48, gy = 10, x0 = 16, y0 = 34, pos = {};
   let height = 0;
   tiers.forEach((tier, i) => {
     let y = y0;

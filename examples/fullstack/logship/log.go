@@ -18,12 +18,11 @@ type logFile struct {
 	f     *os.File
 	fsync bool
 
-	mu         sync.RWMutex // guards what follows
-	base       position
-	epochs     []uint64 // of record base.seq+1+i
-	ends       []int64  // file offset behind it
-	size       int64
-	closedRead bool
+	mu     sync.RWMutex // guards what follows
+	base   position
+	epochs []uint64 // of record base.seq+1+i
+	ends   []int64  // file offset behind it
+	size   int64
 }
 
 // position is a point of the history.

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -65,14 +67,20 @@ func (s *Site) render(w http.ResponseWriter, r *http.Request, path string) error
 	h.Set("Cache-Control", "public, max-age=0, s-maxage=5, stale-while-revalidate=10, stale-if-error=60")
 	h.Set("Surrogate-Key", "pages")
 	h.Set("Etag", fmt.Sprintf(`"%x-%x-%d"`, seedOf(path), e.Size, e.Likes))
-	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(html(path, e)))
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(s.html(path, e)))
 	return nil
 }
 
-// html makes a page of the logged size.
-func html(path string, e Entry) string {
+// html makes a page of the logged size, with links to some others.
+func (s *Site) html(path string, e Entry) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "<!doctype html><title>%s</title><h1>%s</h1><p>%d likes</p>", escape(path), escape(path), e.Likes)
+	fmt.Fprintf(&b, "<!doctype html><html lang=en><title>%[1]s</title><h1>%[1]s</h1><p>%[2]d likes</p><ul>", escape(path), e.Likes)
+	for _, l := range s.links {
+		if int64(b.Len()+len(l)) <= e.Size {
+			b.WriteString(l)
+		}
+	}
+	b.WriteString("</ul>")
 	const filler = "<p>The quick brown fox jumps over the lazy dog.</p>"
 	for int64(b.Len()+len(filler)) <= e.Size {
 		b.WriteString(filler)
@@ -80,8 +88,18 @@ func html(path string, e Entry) string {
 	return b.String()
 }
 
+// links are the first pages of the catalog, as list items.
+func links(c accesslog.Catalog) (items []string) {
+	for _, p := range slices.Sorted(maps.Keys(c)) {
+		if c[p].Kind == accesslog.Page && len(items) < 20 {
+			items = append(items, `<li><a href="`+escape(p)+`">`+escape(p)+`</a>`)
+		}
+	}
+	return items
+}
+
 func escape(s string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;").Replace(s)
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;").Replace(s)
 }
 
 func notFound(err error) error {
@@ -114,6 +132,7 @@ func (s *Site) beacon(w http.ResponseWriter, r *http.Request) error {
 	if _, err := s.Queue.PublishBatch(r.Context(), msgs); err != nil {
 		return err
 	}
+	s.published.Add(int64(len(msgs)))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

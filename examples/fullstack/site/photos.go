@@ -50,6 +50,7 @@ func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error
 	if _, err := queue.Send(r.Context(), s.Queue, queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id}, id); err != nil {
 		return err
 	}
+	s.published.Add(1)
 	w.Header().Set("Location", "/-/photos/"+id+"/v1")
 	w.WriteHeader(http.StatusCreated)
 	return nil

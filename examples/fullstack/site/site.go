@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/cache"
@@ -42,6 +43,10 @@ type Config struct {
 	Queue    *queue.Queue
 	Edges    cdn.Purger
 	Log      *slog.Logger
+	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a cookie.
+	Fresh func(http.Handler) http.Handler
+	// Observe wraps the mux itself, where the request's pattern is known.
+	Observe func(http.Handler) http.Handler
 	// KeepCacheOnDelete is a defect for the tests of the books: a deleted post stays cached.
 	KeepCacheOnDelete bool
 }
@@ -49,8 +54,13 @@ type Config struct {
 // Site is one web server's handler.
 type Site struct {
 	Config
-	mux *http.ServeMux
+	mux       *http.ServeMux
+	links     []string
+	published atomic.Int64
 }
+
+// Published is how many messages this server has put into the queue.
+func (s *Site) Published() int64 { return s.published.Load() }
 
 // Topics of the queue.
 const (
@@ -60,7 +70,7 @@ const (
 
 // New returns a web server. Routes of the application start with /-/, everything else is the catalog's.
 func New(c Config) *Site {
-	s := &Site{Config: c, mux: http.NewServeMux()}
+	s := &Site{Config: c, mux: http.NewServeMux(), links: links(c.Catalog)}
 	handle := func(pattern string, h func(http.ResponseWriter, *http.Request) error) {
 		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if err := h(w, r); err != nil {
@@ -84,10 +94,9 @@ func New(c Config) *Site {
 	return s
 }
 
-// Handler returns the whole chain of a web server. The mux is inside of everything that changes the request, so that
-// patterns are known to the metrics around it.
+// Handler returns the whole chain of a web server.
 func (s *Site) Handler() http.Handler {
-	return s.Sessions.Middleware(http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.Sessions.Middleware(s.Fresh(http.NewCrossOriginProtection().Handler(s.Observe(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/-/") {
 			s.mux.ServeHTTP(w, r)
 			return
@@ -97,7 +106,7 @@ func (s *Site) Handler() http.Handler {
 		if err := s.page(w, r); err != nil {
 			s.fail(w, r, err)
 		}
-	})))
+	})))))
 }
 
 // statusError is an answer that is the client's doing.

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -68,10 +67,11 @@ func (s *Site) register(w http.ResponseWriter, r *http.Request) error {
 
 var errLogin = statusError{http.StatusUnauthorized, "wrong name or password"}
 
-// check reads the user on the primary: somebody who has just registered, perhaps through another server, must get in.
+// check reads the user from any node that has seen what this client wrote: somebody who has just registered, perhaps
+// through another server, gets in.
 func (s *Site) check(ctx context.Context, name, password string) error {
 	var salt, hash []byte
-	err := s.Shards.Do(replica.Primary(ctx), shard.String(name), func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
+	err := s.Shards.Do(ctx, shard.String(name), func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
 		return db.QueryRowContext(ctx, `SELECT salt, hash FROM users WHERE name = ?`, name).Scan(&salt, &hash)
 	})
 	if errors.Is(err, sql.ErrNoRows) {

@@ -25,7 +25,6 @@ type admin struct {
 	prior map[string]uint64
 	rates map[string]float64
 	at    time.Time
-	extra []metrics.Panel
 }
 
 func startAdmin(s *Stack) (*admin, error) {
@@ -155,14 +154,21 @@ func (a *admin) topology() metrics.Topology {
 		c.mu.Lock()
 		for _, w := range c.webs {
 			box(w.name, w.name, "web", c.name, w.state(), "")
-			t.Edges = append(t.Edges, metrics.Edge{From: w.name, To: "queue"})
-			for _, sn := range a.s.data.shards {
-				if p := sn.primary(); p != "" {
-					t.Edges = append(t.Edges, metrics.Edge{From: w.name, To: p})
-				}
-			}
+			st := w.tiered.Stats()
+			arrow(w.name, "cache", uint64(st.L2Hits+st.Loads))
+			arrow(w.name, "queue", uint64(w.site.Published()))
 		}
 		c.mu.Unlock()
+	}
+	st := a.s.queue.Stats()
+	box("queue", "queue", "stores", Witness, "up", fmt.Sprintf("%.0f/s in", a.rate("queue", uint64(st.Published), dt)))
+	cacheState := "up"
+	if !a.s.redis.cacheAlive() {
+		cacheState = "down"
+	}
+	box("cache", "second cache tier", "stores", "", cacheState, "")
+	box("sessions", "session store", "stores", Witness, "up", "")
+	for _, c := range a.s.centers {
 		for _, p := range c.pools {
 			id := c.name + "-" + p.topic
 			state := "up"
@@ -172,14 +178,16 @@ func (a *admin) topology() metrics.Topology {
 			box(id, id, "workers", c.name, state, fmt.Sprintf("%d workers", p.pool.Workers()))
 			arrow("queue", id, uint64(p.pool.Stats().Succeeded))
 		}
-	}
-	for _, sn := range a.s.data.shards {
-		reads := map[string]uint64{}
-		for _, rc := range sn.byZone {
-			for _, n := range rc.Stats().Nodes {
-				reads[n.Node] += n.Reads + n.Writes
+		// What the centre's web servers and workers ask of the databases goes through its shard and replica clusters.
+		id := c.name + "-data"
+		box(id, c.name+" router", "shard, replica", c.name, "up", "")
+		for _, sn := range a.s.data.shards {
+			for _, n := range sn.byZone[c.name].Stats().Nodes {
+				arrow(id, n.Node, n.Reads+n.Writes)
 			}
 		}
+	}
+	for _, sn := range a.s.data.shards {
 		primary := sn.primary()
 		for _, n := range sn.ship.Nodes() {
 			role := "replica"
@@ -187,20 +195,9 @@ func (a *admin) topology() metrics.Topology {
 				role = "primary"
 			}
 			state := map[gate.State]string{gate.Open: "up", gate.Frozen: "frozen", gate.Dead: "down"}[n.Gate().State()]
-			box(n.ID(), n.ID(), "database", n.Zone(), state, fmt.Sprintf("%s · %.0f/s", role, a.rate("db:"+n.ID(), reads[n.ID()], dt)))
-			if role == "replica" && primary != "" {
-				t.Edges = append(t.Edges, metrics.Edge{From: primary, To: n.ID()})
-			}
+			box(n.ID(), n.ID(), "database", n.Zone(), state, role)
 		}
 	}
-	st := a.s.queue.Stats()
-	box("queue", "queue", "queue", Witness, "up", fmt.Sprintf("%.0f/s in", a.rate("queue", uint64(st.Published), dt)))
-	cacheState := "up"
-	if !a.s.redis.cacheAlive() {
-		cacheState = "down"
-	}
-	box("cache", "second cache tier", "stores", "", cacheState, "")
-	box("sessions", "session store", "stores", Witness, "up", "")
 	return t
 }
 

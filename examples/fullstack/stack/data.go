@@ -88,7 +88,15 @@ func (s *Stack) openData(ctx context.Context) error {
 	if err := site.Migrate(ctx, d.clusters[East]); err != nil {
 		return err
 	}
-	return site.Seed(ctx, d.clusters[East], s.o.Catalog)
+	if err := site.Seed(ctx, d.clusters[East], s.o.Catalog); err != nil {
+		return err
+	}
+	for _, sn := range d.shards { // a replica without the tables can't serve yet
+		if err := sn.ship.Quiesce(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // connect opens one centre's view of a shard.

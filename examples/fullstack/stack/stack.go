@@ -21,6 +21,7 @@ import (
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/queue"
+	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
 )
 
@@ -84,6 +85,7 @@ type Stack struct {
 	queue   *queue.Queue
 	data    *data
 	tokens  *token.Authority
+	fresh   *replica.Tokens
 	centers []*center
 	names   []*nameServer
 	locator geodns.Locator
@@ -140,6 +142,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
 		return err
 	}
+	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do
+		return err
+	}
 	if err = s.startCenters(ctx); err != nil {
 		return err
 	}
@@ -155,7 +160,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 
 // Event adds to the timeline.
 func (s *Stack) Event(kind, text string) {
-	s.log.Info("event", "kind", kind, "text", text)
+	s.log.Debug("event", "kind", kind, "text", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})
@@ -262,7 +267,7 @@ func (s *Stack) Region(client netip.Addr) string {
 func (s *Stack) SinglePoints() []string {
 	return []string{
 		"the process itself, its machine and its disk",
-		"the queue: one directory (queue/jetstream or queue/pgqueue stand on several machines)",
+		"the queue: one directory (queue/jetstream stands on several machines)",
 		"the session store: one Redis-protocol store in the process (session/redisstore on a Redis with replicas)",
 		"the shard map and the promotion lease: in memory, filled the same way at every start",
 	}

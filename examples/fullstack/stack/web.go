@@ -15,6 +15,7 @@ import (
 	"github.com/tierkit/tierkit/cache/rediscache"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/redisstore"
 	"github.com/tierkit/tierkit/session/token"
@@ -28,6 +29,7 @@ type web struct {
 	l1     *cache.Cache[string, site.Entry]
 	remote *rediscache.Remote
 	tiered *cache.Tiered[string, site.Entry]
+	site   *site.Site
 }
 
 // newWeb assembles a web server; it is not in any balancer yet.
@@ -59,11 +61,12 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	app := site.New(site.Config{
+	w.site = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens, Refresh: refresher,
 		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: c.s.log, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
-	}).Handler()
-	observed := c.s.tiers["web"].Wrap(app)
+		Fresh: c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
+	})
+	app := w.site.Handler()
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
 			rw.WriteHeader(http.StatusOK)
@@ -71,7 +74,7 @@ func (c *center) newWeb(name string) (w *web, err error) {
 		}
 		ctx, cancel := w.gate.Context(r.Context()) // a dead server goes on with nothing
 		defer cancel()
-		observed.ServeHTTP(rw, r.WithContext(ctx))
+		app.ServeHTTP(rw, r.WithContext(ctx))
 	}))
 }
 
