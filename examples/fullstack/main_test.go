@@ -45,6 +45,7 @@ func TestBadUsageIsOneLineAndExit2(t *testing.T) {
 		"unexpected argument":           {"replay"},
 		"no such file":                  {"-replay", "/does/not/exist"},
 		"combined log format":           {"-replay", binary},
+		"is a directory":                {"-replay", "sample", "-report", t.TempDir()},
 		"need -replay":                  {"-chaos"},
 		"-rate must be":                 {"-replay", "sample", "-rate", "-1"},
 		"-site must be":                 {"-site", "70000"},
