@@ -32,7 +32,7 @@ func TestBudgetIsTheHeap(t *testing.T) {
 				w.Write([]byte(body))
 			}))
 			w := &discard{}
-			for i := range 3 * budget / (size + 2000) {
+			for i := range 2 * budget / (size + 2000) {
 				w.h = http.Header{}
 				h.ServeHTTP(w, httptest.NewRequest("GET", fmt.Sprint("http://a.example/some/path/", i), nil))
 			}
