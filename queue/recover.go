@@ -16,6 +16,8 @@ type recovery struct {
 	groups   map[uint32]*recovered
 	copies   map[uint64]copyOf
 	next     uint64 // number of the next record
+	readOnly bool   // for Check
+	torn     int64  // bytes that a crash cut off
 }
 
 // recovered is the fate of one group's messages.
@@ -206,6 +208,10 @@ func (r *recovery) mend(s *scanner, held []entry, pending []damage, in *segment)
 			}
 		}
 		cut = seg.end
+	}
+	r.torn += seg.end - cut
+	if r.readOnly {
+		return nil
 	}
 	zeros := make([]byte, min(maxBatch+frameHeader, seg.size-cut))
 	if len(zeros) > 0 {
