@@ -93,7 +93,7 @@ func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) 
 		cs.hits.Add(1)
 		return c.value(n), present
 	}
-	now := c.now()
+	now := c.glance()
 	end := n.fresh()
 	if n.negative() {
 		if end > now {
