@@ -313,6 +313,13 @@ func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.o.LoadTimeout)
 			defer cancel()
+			if c.tiered {
+				limits := make(map[K]*limit, len(mine))
+				for _, p := range mine {
+					limits[p.k] = &p.f.limit
+				}
+				ctx = context.WithValue(ctx, limitKey{}, limits)
+			}
 			start := c.now()
 			var got map[K]V
 			err := errors.New("cache: loader ended without a result")
