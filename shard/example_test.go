@@ -36,7 +36,7 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 }
 
-var exampleOptions = shard.Options{Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
+var exampleOptions = shard.Options{Slots: 1024, Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
 
 func addUsers(ctx context.Context, c *shard.Cluster, names ...string) {
 	for _, n := range names {
@@ -120,7 +120,7 @@ func ExampleCluster_Move() {
 	}
 	fmt.Println(len(plan.Moves), job.Wait(ctx), c.Map().Counts()["db2"])
 	// Output:
-	// 5461 <nil> 5461
+	// 341 <nil> 341
 }
 
 func ExampleIDs() {

@@ -21,7 +21,7 @@ func eachPlace(t *testing.T, f func(t *testing.T, p *place)) {
 // Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read is stale.
 func TestReshardUnderTraffic(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		w := newWorld(t, p, 2, 64, 400)
+		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(4, 2)
 		time.Sleep(50 * time.Millisecond)
@@ -56,7 +56,7 @@ func TestReshardUnderTraffic(t *testing.T) {
 // The mover dies once before and after each of its steps, and is resumed by another one.
 func TestMoverCrashes(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		w := newWorld(t, p, 2, 64, 200)
+		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
 		crashed := map[string]int{}
@@ -99,7 +99,7 @@ func TestZombieMover(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		for _, at := range []string{"mid copy", "mid drain", "before fence", "before gone"} {
 			t.Run(at, func(t *testing.T) {
-				w := newWorld(t, &place{d: p.d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(name + "_" + slug(at)) }}, 2, 64, 200)
+				w := newWorld(t, &place{d: p.d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(name + "_" + slug(at)) }}, 2, 64, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)
 				frozen, thaw := make(chan struct{}), make(chan struct{})
@@ -147,7 +147,7 @@ func slug(s string) string {
 
 func TestAbort(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		w := newWorld(t, p, 2, 64, 200)
+		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
 		paused := make(chan struct{})
@@ -174,7 +174,7 @@ func TestAbort(t *testing.T) {
 // A row that differs on the target, for whatever reason, stops the hand-over, and writers go on on the source.
 func TestVerificationStopsTheHandOver(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		w := newWorld(t, p, 2, 64, 200)
+		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		var once atomic.Bool
 		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 64, step: func(name string) error {

@@ -203,6 +203,9 @@ func (w *world) traffic(writers, readers int) {
 					return
 				default:
 					f(c)
+					if w.p.d.Name() == "sqlite" { // its one connection is for the mover too
+						time.Sleep(2 * time.Millisecond)
+					}
 				}
 			}
 		})

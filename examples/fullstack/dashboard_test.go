@@ -47,9 +47,9 @@ func browser(t *testing.T) (context.Context, func() []string) {
 			}
 		}
 	}()
-	ctx, done := context.WithTimeout(ctx, 60*time.Second)
+	limited, done := context.WithTimeout(ctx, 60*time.Second)
 	t.Cleanup(done)
-	return ctx, func() []string {
+	return limited, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return append([]string(nil), errs...)
@@ -64,7 +64,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: 200, started: func(s *stack.Stack) { started <- s }, drills: []string{"edge eu-west-edge1"}}
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *stack.Stack) { started <- s }, drills: []string{"edge eu-west-edge1"}}
 		code <- c.run(&out, &out)
 	}()
 	s := <-started

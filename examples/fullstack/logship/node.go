@@ -226,6 +226,7 @@ func (e *engine) applyLoop() {
 
 // apply runs the records that are logged and not applied. The caller holds the token.
 func (e *engine) apply(ctx context.Context) error {
+	e.abandon()
 	for {
 		at := e.applied()
 		recs, err := e.log.read(at.seq+1, 256)
@@ -272,6 +273,7 @@ func (e *engine) install(ctx context.Context, file string, at position, epoch ui
 	if epoch < e.promised.Load() {
 		return ErrStale
 	}
+	e.abandon()
 	e.promised.Store(epoch)
 	e.leading.Store(0)
 	e.stopped.Store(false)
