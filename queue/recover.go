@@ -150,13 +150,14 @@ func (r *recovery) scan() error {
 	for i, seg := range r.segments {
 		first := true
 		s := &scanner{seg: seg, expected: r.next, visit: func(en entry) error { return r.apply(seg, en) }}
+		seg.base = r.next // also when the header of its first frame is damaged
 		s.held = held
 		s.frameSeen = func(f frame) {
 			if first && i > 0 && f.base > r.next {
 				prev := r.segments[i-1]
 				r.e.corrupt(prev, damage{prev.end, prev.size - prev.end, r.next}, "records are missing")
 			}
-			if first {
+			if first && i == 0 {
 				seg.base = f.base
 			}
 			first = false

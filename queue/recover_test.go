@@ -363,3 +363,46 @@ func fingerprint(t testing.TB, dir string) map[string]string {
 	}
 	return m
 }
+
+// A damaged header at the beginning of a later segment costs nothing: the records behind it are numbered on from the segment before.
+func TestDamagedHeaderOfALaterSegment(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, queue.Options{})
+	g := group(t, q, queue.GroupOptions{})
+	for i := range 400 {
+		publish(t, q, queue.Message{Topic: "t", Body: append(fmt.Append(nil, i, " "), make([]byte, 2000)...)})
+	}
+	ds := fetchN(t, g, 300)
+	require.NoError(t, g.Ack(t.Context(), ds[290:]...))
+	require.NoError(t, q.Close())
+	for _, header := range []int64{64, 64 + 48 + 24} { // of the frame with the list of groups, and somewhere in the one behind it
+		name := logFiles(t, dir)[1]
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		require.NoError(t, err)
+		var b [1]byte
+		_, err = f.ReadAt(b[:], header)
+		require.NoError(t, err)
+		b[0] ^= 4
+		_, err = f.WriteAt(b[:], header)
+		require.NoError(t, err)
+		f.Close()
+	}
+	for range 2 {
+		var rs []report
+		q = open(t, dir, queue.Options{Hooks: watch(&rs)})
+		require.NotEmpty(t, rs)
+		g = group(t, q, queue.GroupOptions{})
+		l, err := g.Lag(t.Context())
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, l.Ready, 389)
+		seen := map[string]bool{}
+		for _, d := range fetchN(t, g, l.Ready) {
+			var i int
+			fmt.Sscan(string(d.Body), &i)
+			require.False(t, i >= 290 && i < 300, "%d was acknowledged", i)
+			require.False(t, seen[fmt.Sprint(i)])
+			seen[fmt.Sprint(i)] = true
+		}
+		require.NoError(t, q.Close())
+	}
+}
