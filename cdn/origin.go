@@ -19,6 +19,7 @@ import (
 
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/httpwrap"
+	"log"
 )
 
 var errLoop = errors.New("cdn: the request came through this cache before")
@@ -49,6 +50,7 @@ func (c *Cache) Proxy(origin string, o ProxyOptions) (http.Handler, error) {
 		c.closing.Unlock()
 	}
 	direct := &httputil.ReverseProxy{
+		ErrorLog:      log.New(io.Discard, "", 0), // a library does not write to its program's log; the client sees the break
 		Transport:     p,
 		FlushInterval: -1,
 		Rewrite: func(r *httputil.ProxyRequest) {

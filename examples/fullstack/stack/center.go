@@ -22,6 +22,9 @@ const edgeHealth = "/-/edge-health"
 // right.
 const allFail = 0.1
 
+// ejection is short, as everything here: a node that was killed is back after a second.
+var ejection = lb.Outlier{Ejection: 500 * time.Millisecond, MaxEjection: 2 * time.Second}
+
 // loopback is the one network whose forwarding headers are believed: in this example every hop is on this machine.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
@@ -112,6 +115,7 @@ func (c *center) startBalancer(i int) error {
 		TrustedProxies: loopback,
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
 		Hooks:          c.stateHooks(b.name),
+		Outlier:        ejection,
 		PanicThreshold: allFail,
 	})
 	if err != nil {
@@ -150,6 +154,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 		Health:         lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
 		Hooks:          c.stateHooks(e.name),
+		Outlier:        ejection,
 		PanicThreshold: allFail,
 	})
 	if err != nil {

@@ -84,10 +84,10 @@ func (s *Stack) run(ctx context.Context, d drill, h Hooks) (Failover, error) {
 	if err := d.inject(ctx); err != nil {
 		return f, err
 	}
-	f.DetectedMS = until(ctx, at, d.detected)
+	f.DetectedMS = until(ctx, at, limit, d.detected)
 	f.RecoveredMS = f.DetectedMS
 	if d.recovered != nil {
-		f.RecoveredMS = until(ctx, at, func() bool { return d.recovered(ctx) })
+		f.RecoveredMS = until(ctx, at, limit, func() bool { return d.recovered(ctx) })
 	}
 	if err := backoff.Sleep(ctx, d.hold); err != nil {
 		return f, err
@@ -98,17 +98,20 @@ func (s *Stack) run(ctx context.Context, d drill, h Hooks) (Failover, error) {
 		}
 		s.Event("recovery", "back: "+d.what)
 	}
-	if d.whole != nil && until(ctx, time.Now(), d.whole) < 0 {
-		return f, fmt.Errorf("not whole again after 10 s")
+	if d.whole != nil && until(ctx, time.Now(), 3*limit, d.whole) < 0 {
+		return f, fmt.Errorf("not whole again after %v", 3*limit)
 	}
 	return f, nil
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// limit is how long a drill waits for what should take far less.
+const limit = 10 * time.Second
+
 // until polls a condition and returns the milliseconds since at, or -1.
-func until(ctx context.Context, at time.Time, cond func() bool) float64 {
-	for start := time.Now(); time.Since(start) < 10*time.Second && ctx.Err() == nil; {
+func until(ctx context.Context, at time.Time, most time.Duration, cond func() bool) float64 {
+	for start := time.Now(); time.Since(start) < most && ctx.Err() == nil; {
 		if cond() {
 			return ms(time.Since(at))
 		}
