@@ -95,6 +95,7 @@ func (c *Cache) Handler(next http.Handler) http.Handler {
 
 // store makes o findable, in place of older ones. The body may still be filling. e.mu is held.
 func (c *Cache) store(e *entry, o *object) {
+	c.tags.add(o) // before what it replaces leaves: a purge by tag must find one of them at any moment
 	for _, old := range e.publish(o, c.o.MaxVariants) {
 		old.gone.Store(true)
 		c.forget(old)
@@ -102,7 +103,6 @@ func (c *Cache) store(e *entry, o *object) {
 	if c.disk != nil && o.onDisk.Load() == diskNo {
 		c.disk.supersede(o)
 	}
-	c.tags.add(o)
 }
 
 // forget takes an object that is out of the index out of everything else.
