@@ -24,7 +24,10 @@ require (
 	modernc.org/sqlite v1.55.0
 )
 
-require github.com/oschwald/maxminddb-golang/v2 v2.9.0 // indirect
+require (
+	github.com/andybalholm/brotli v1.2.8 // indirect
+	github.com/oschwald/maxminddb-golang/v2 v2.9.0 // indirect
+)
 
 require (
 	filippo.io/edwards25519 v1.2.0 // indirect

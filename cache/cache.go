@@ -21,10 +21,11 @@ type Cache[K comparable, V any] struct {
 	hasher  hasher[K]
 	shards  []shard[K, V]
 	word    word
-	locking bool  // hits take the lock (LRU, LFU)
-	allRich bool  // entries need more than a deadline
-	tiered  bool  // a Tiered loads into it
-	stale   int64 // how long after its freshness an entry may still be of use
+	locking bool         // hits take the lock (LRU, LFU)
+	allRich bool         // entries need more than a deadline
+	tiered  bool         // a Tiered loads into it
+	ticked  atomic.Int64 // the late clock of ClockError; 0: not running
+	stale   int64        // how long after its freshness an entry may still be of use
 	start   time.Time
 	counts  [countStripes]counts
 	loads   loadCounts
@@ -85,6 +86,8 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 		return bad("NegativeTTL", o.NegativeTTL)
 	case o.EarlyRefresh < 0 || math.IsNaN(o.EarlyRefresh):
 		return bad("EarlyRefresh", o.EarlyRefresh)
+	case o.ClockError < 0 || o.ClockError > 0 && o.ClockError < time.Millisecond:
+		return bad("ClockError", o.ClockError)
 	case o.LoadTimeout < 0:
 		return bad("LoadTimeout", o.LoadTimeout)
 	case !evict.Kind(o.Policy).Valid():
@@ -137,7 +140,18 @@ func (c *Cache[K, V]) locate(k K) (s *shard[K, V], hash uint32) {
 	return &c.shards[h>>40&uint64(len(c.shards)-1)], uint32(h) & (1<<30 - 1)
 }
 
+// now is the cache's clock: nanoseconds since its start.
 func (c *Cache[K, V]) now() int64 { return int64(time.Since(c.start)) }
+
+// glance is the time for a read: exact, or what the ticker has noted.
+func (c *Cache[K, V]) glance() int64 {
+	if c.o.ClockError > 0 {
+		if t := c.ticked.Load(); t != 0 {
+			return t
+		}
+	}
+	return c.now()
+}
 
 // Get returns a fresh entry.
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
@@ -151,7 +165,7 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	if v, ok = c.peek(n, c.now()); !ok {
+	if v, ok = c.peek(n, c.glance()); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}

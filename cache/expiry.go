@@ -30,6 +30,27 @@ func (c *Cache[K, V]) hire(ttl int64) {
 	c.timedSet.Store(true)
 	c.tasks.Add(1)
 	go c.sweeps()
+	if c.o.ClockError > 0 {
+		c.ticked.Store(c.now())
+		c.tasks.Add(1)
+		go c.ticks()
+	}
+}
+
+// ticks moves the late clock, twice per ClockError.
+func (c *Cache[K, V]) ticks() {
+	defer c.tasks.Done()
+	t := time.NewTicker(c.o.ClockError / 2)
+	defer t.Stop()
+	for {
+		select {
+		case <-c.stop:
+			c.ticked.Store(0) // reads go on, with the exact time
+			return
+		case <-t.C:
+			c.ticked.Store(c.now())
+		}
+	}
 }
 
 func (c *Cache[K, V]) sweeps() {

@@ -93,7 +93,7 @@ func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) 
 		cs.hits.Add(1)
 		return c.value(n), present
 	}
-	now := c.now()
+	now := c.glance()
 	end := n.fresh()
 	if n.negative() {
 		if end > now {
@@ -313,6 +313,13 @@ func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.o.LoadTimeout)
 			defer cancel()
+			if c.tiered {
+				limits := make(map[K]*limit, len(mine))
+				for _, p := range mine {
+					limits[p.k] = &p.f.limit
+				}
+				ctx = context.WithValue(ctx, limitKey{}, limits)
+			}
 			start := c.now()
 			var got map[K]V
 			err := errors.New("cache: loader ended without a result")

@@ -69,6 +69,9 @@ type Options[K comparable, V any] struct {
 	EarlyRefresh float64
 	// LoadTimeout bounds a load, which does not end with the caller that began it. Default 30 s.
 	LoadTimeout time.Duration
+	// ClockError lets reads use a clock that is up to so much late, which makes a hit on an entry with a TTL cheaper; such an entry may then be
+	// served so long past its end. A ticker runs meanwhile. Default 0: the exact time. Minimum 1 ms.
+	ClockError time.Duration
 	// Policy chooses the victims. Default S3TK.
 	Policy Policy
 	// OnRemove is called, outside of all locks, after an entry has left.

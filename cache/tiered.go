@@ -30,6 +30,20 @@ type Remote interface {
 	Trusted() bool
 }
 
+// RemoteMany is what a Remote offers when it can do many keys in one round trip.
+type RemoteMany interface {
+	// FetchMany is Fetch of every key, in their order.
+	FetchMany(ctx context.Context, keys []string) ([]Fetched, error)
+	// FillMany is Fill, or Release where Value is nil, of every key under its lease.
+	FillMany(ctx context.Context, keys []string, filled []Filled, ttl time.Duration) ([]bool, error)
+}
+
+// Filled is a value for a lease.
+type Filled struct {
+	Lease string
+	Value []byte
+}
+
 // Fetched is what Remote.Fetch found.
 type Fetched struct {
 	Value []byte        // nil: no value

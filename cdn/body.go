@@ -125,6 +125,7 @@ func (b *body) finish(err error) {
 		last := b.chunks[n-1]
 		switch {
 		case len(last) == 0:
+			b.chunks[n-1] = nil // the slot would hold its memory
 			b.chunks = b.chunks[:n-1]
 		case cap(last)-len(last) > len(last)/4: // keep no more than is used; readers hold the old one
 			b.chunks[n-1] = append(make([]byte, 0, len(last)), last...)

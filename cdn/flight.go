@@ -141,7 +141,9 @@ func (c *Cache) settle(f *flight, e *entry, sel string, publish func(e *entry)) 
 	now := time.Now()
 	l := c.index.lock(f.hash, f.key)
 	if l.flights[sel] == f {
-		delete(l.flights, sel)
+		if delete(l.flights, sel); len(l.flights) == 0 {
+			l.flights = nil
+		}
 	}
 	if publish != nil {
 		publish(l)

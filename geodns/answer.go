@@ -30,6 +30,9 @@ func (s *zoneSet) answer(q *query, v verdict, packet []byte, client netip.Addr, 
 		if q.ecs {
 			r.opt += 8 + (q.source+7)/8
 		}
+		if q.cookie {
+			r.opt += 28
+		}
 	}
 	r.out = append(r.out, packet[:q.end]...)
 	switch {
@@ -348,6 +351,11 @@ func (r *reply) finish(packet []byte) {
 			} else {
 				r.out = append(r.out, b[:n]...)
 			}
+		}
+		if q.cookie {
+			r.out = binary.BigEndian.AppendUint16(r.out, optCookie)
+			r.out = binary.BigEndian.AppendUint16(r.out, 24)
+			r.out = append(append(r.out, q.client[:]...), q.server[:]...)
 		}
 		r.ar++
 	}

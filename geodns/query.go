@@ -10,7 +10,7 @@ const (
 	typeA, typeNS, typeCNAME, typeHINFO, typeAAAA, typeOPT = 1, 2, 5, 13, 28, 41
 	typeIXFR, typeAXFR, typeANY                            = 251, 252, 255
 	classIN, classANY                                      = 1, 255
-	optECS                                                 = 8
+	optECS, optCookie                                      = 8, 10
 
 	rcodeOK, rcodeForm, rcodeFail, rcodeNX, rcodeNotImp, rcodeRefused, rcodeBadVers = 0, 1, 2, 3, 4, 5, 16
 )
@@ -35,7 +35,12 @@ type query struct {
 	family uint16
 	source int // prefix length of the subnet
 	subnet netip.Addr
-	asked  bool // ECS with source 0: the client's address is not to be used
+	cookie bool // RFC 7873
+	shown  bool // with a server's half
+	client [8]byte
+	server [16]byte
+
+	asked bool // ECS with source 0: the client's address is not to be used
 }
 
 type verdict uint8
@@ -133,6 +138,18 @@ func (q *query) options(b []byte) bool {
 		}
 		data := b[4 : 4+n]
 		b = b[4+n:]
+		if code == optCookie && !q.cookie {
+			if n != 8 && (n < 16 || n > 40) {
+				return false
+			}
+			q.cookie = true
+			copy(q.client[:], data)
+			if n == 24 { // others are no cookies of ours
+				q.shown = true
+				copy(q.server[:], data[8:])
+			}
+			continue
+		}
 		if code != optECS || q.ecs {
 			continue
 		}

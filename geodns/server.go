@@ -2,6 +2,7 @@ package geodns
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,7 @@ type ServerOptions struct {
 	MaxTCP     int           // TCP connections at once; 0: 1024
 	MaxTCPAddr int           // of them from one client address (IPv6: /64); 0: 64
 	RateLimit  int           // UDP answers per second to one client network (/24, /56); of those beyond it every second one is truncated, so that a real client comes by TCP, and the rest are dropped; 0: no limit
+	Cookies    []byte        // 16 bytes, the same on all servers of a name: the secret of DNS cookies; empty: a random one
 	NoECS      bool          // ignore EDNS client subnet
 	Gate       func() bool   // false: the server hears nothing (a simulated dead node); nil: always on
 	OnQuery    func(Query)   // called per query on the serving goroutine; nil costs nothing
@@ -47,6 +49,7 @@ type Server struct {
 	udp   []*net.UDPConn
 	tcp   *net.TCPListener
 	limit *limiter
+	jar   *cookieJar
 	count counters
 
 	running sync.WaitGroup
@@ -79,6 +82,14 @@ func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
 	if !reusePort {
 		o.Sockets = 1
 	}
+	switch len(o.Cookies) {
+	case 16:
+	case 0:
+		o.Cookies = make([]byte, 16)
+		rand.Read(o.Cookies)
+	default:
+		return nil, fmt.Errorf("geodns: ServerOptions.Cookies: %d bytes, want 16", len(o.Cookies))
+	}
 	if o.TCPIdle == 0 {
 		o.TCPIdle = 10 * time.Second
 	}
@@ -94,6 +105,7 @@ func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
 	}
 	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}}
 	s.zones.Store(set)
+	s.jar = newCookieJar(o.Cookies)
 	if o.RateLimit > 0 {
 		s.limit = newLimiter(o.RateLimit)
 	}
@@ -237,8 +249,13 @@ func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp b
 		limit = min(max(q.size, 512), s.o.UDPSize)
 	}
 	client := from.Addr().Unmap().WithZone("")
-	slip := false
-	if s.limit != nil && !tcp {
+	slip, known := false, false
+	if q.cookie && v == parsed {
+		now := time.Now()
+		known = s.jar.good(q, client, now)
+		s.jar.bake(&q.server, q.client, client, uint32(now.Unix()))
+	}
+	if s.limit != nil && !tcp && !known {
 		switch s.limit.take(client, time.Now()) {
 		case limitDrop:
 			c.dropped.Add(1)

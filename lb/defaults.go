@@ -35,6 +35,9 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxConns < 0 || o.MaxBody < 0 {
 		return o, fmt.Errorf("lb: Options.MaxConns %d, MaxBody %d: want 0 or more", o.MaxConns, o.MaxBody)
 	}
+	if o.Proxy.Send < 0 || o.Proxy.Send > 2 {
+		return o, fmt.Errorf("lb: Options.Proxy.Send %d: want 0, 1 or 2", o.Proxy.Send)
+	}
 	if o.Subset.Size > 0 && o.Subset.ID == "" {
 		return o, fmt.Errorf("lb: Options.Subset.ID: required with Size")
 	}

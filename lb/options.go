@@ -43,6 +43,7 @@ type Options struct {
 	TrustedProxies []netip.Prefix // networks whose X-Forwarded-* and Forwarded headers are believed; empty: nobody's, loopback included
 	AllowedNets    []netip.Prefix // backends that resolve outside of these are refused; empty: all allowed
 	MaxBody        int64          // largest request body in bytes, beyond it 413; 0: no limit
+	Proxy          ProxyProtocol  // PROXY headers of ServeTCP; none by default
 	TCPDrain       time.Duration  // how long ServeTCP lets connections end on their own when it stops; 0: 10 s
 	MaxIdle        int            // idle connections kept per backend; 0: 256; negative: none
 

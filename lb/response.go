@@ -65,7 +65,8 @@ func statusOf(head []byte) (status int, old bool, err error) {
 		}
 		status = status*10 + int(d-'0')
 	}
-	if status < 100 || head[12] != ' ' && head[12] != '\r' {
+	end := bytes.IndexByte(head, '\n')
+	if status < 100 || end < 13 || head[end-1] != '\r' || head[12] != ' ' && end != 13 || bytes.IndexByte(head[:end-1], '\r') >= 0 {
 		return 0, false, errBadResponse
 	}
 	return status, head[7] == '0', nil

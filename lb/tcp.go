@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 )
@@ -14,6 +13,9 @@ import (
 // (splice). When ctx ends no more connections are accepted, those that run go on until they end or Drain, and then
 // ServeTCP returns nil.
 func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
+	if len(b.o.Proxy.Accept) > 0 {
+		l = ProxyListener(l, b.o.Proxy.Accept)
+	}
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
@@ -59,7 +61,11 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 func (b *Balancer) forward(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	var k Key
-	if peer, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
+	peer := addrOf(c.RemoteAddr()) // waits for a PROXY header, where there must be one
+	if p, ok := c.(*proxiedConn); ok && p.err != nil {
+		return
+	}
+	if peer.IsValid() {
 		k.Hash, k.Keyed = hashAddr(peer.Addr()), true
 	}
 	var avoid tried
@@ -70,6 +76,11 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn) {
 		}
 		start := time.Now()
 		up, err := b.o.Dial(ctx, "tcp", lease.b.ep.Load().Addr)
+		if err == nil && b.o.Proxy.Send != 0 {
+			if _, err = up.Write(appendProxyHeader(nil, b.o.Proxy.Send, peer, addrOf(c.LocalAddr()))); err != nil {
+				up.Close()
+			}
+		}
 		if err == nil {
 			latency := time.Since(start)
 			join(c, up, b.o.Timeouts.Tunnel)

@@ -16,6 +16,8 @@ type recovery struct {
 	groups   map[uint32]*recovered
 	copies   map[uint64]copyOf
 	next     uint64 // number of the next record
+	readOnly bool   // for Check
+	torn     int64  // bytes that a crash cut off
 }
 
 // recovered is the fate of one group's messages.
@@ -148,13 +150,14 @@ func (r *recovery) scan() error {
 	for i, seg := range r.segments {
 		first := true
 		s := &scanner{seg: seg, expected: r.next, visit: func(en entry) error { return r.apply(seg, en) }}
+		seg.base = r.next // also when the header of its first frame is damaged
 		s.held = held
 		s.frameSeen = func(f frame) {
 			if first && i > 0 && f.base > r.next {
 				prev := r.segments[i-1]
 				r.e.corrupt(prev, damage{prev.end, prev.size - prev.end, r.next}, "records are missing")
 			}
-			if first {
+			if first && i == 0 {
 				seg.base = f.base
 			}
 			first = false
@@ -206,6 +209,10 @@ func (r *recovery) mend(s *scanner, held []entry, pending []damage, in *segment)
 			}
 		}
 		cut = seg.end
+	}
+	r.torn += seg.end - cut
+	if r.readOnly {
+		return nil
 	}
 	zeros := make([]byte, min(maxBatch+frameHeader, seg.size-cut))
 	if len(zeros) > 0 {

@@ -1,6 +1,7 @@
 package queue_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -306,4 +307,102 @@ func clone(m map[string]bool) map[string]bool {
 		c[k] = true
 	}
 	return c
+}
+
+func TestCheck(t *testing.T) {
+	dir := t.TempDir()
+	_, err := queue.Check(filepath.Join(dir, "nowhere"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	q := open(t, dir, queue.Options{})
+	g := group(t, q, queue.GroupOptions{})
+	for i := range 300 {
+		publish(t, q, queue.Message{Topic: "t", Body: append(fmt.Append(nil, "message ", i, " "), make([]byte, 2000)...)})
+	}
+	ds := fetchN(t, g, 10)
+	require.NoError(t, g.Ack(t.Context(), ds[:5]...))
+	require.NoError(t, ds[5].Term(t.Context(), "x"))
+	_, err = queue.Check(dir)
+	require.ErrorIs(t, err, queue.ErrLocked)
+	require.NoError(t, q.Close())
+	before := fingerprint(t, dir)
+	rep, err := queue.Check(dir)
+	require.NoError(t, err)
+	require.Empty(t, rep.Damage)
+	require.Equal(t, 295, rep.Messages)
+	require.Equal(t, 1, rep.Dead)
+	require.Greater(t, rep.Segments, 2)
+
+	img := snapshot(t, dir)
+	at := indexOf(img.data, "message 7 ")
+	f, err := os.OpenFile(filepath.Join(dir, img.name), os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("X"), int64(at))
+	require.NoError(t, err)
+	f.Close()
+	rep, err = queue.Check(dir)
+	require.NoError(t, err)
+	require.Len(t, rep.Damage, 1)
+	require.Equal(t, img.name, rep.Damage[0].File)
+	require.LessOrEqual(t, rep.Damage[0].Offset, int64(at))
+	require.Greater(t, rep.Damage[0].Offset+rep.Damage[0].Length, int64(at))
+	require.Equal(t, 294, rep.Messages)
+	f, err = os.OpenFile(filepath.Join(dir, img.name), os.O_WRONLY, 0)
+	require.NoError(t, err)
+	_, err = f.WriteAt([]byte("m"), int64(at))
+	require.NoError(t, err)
+	f.Close()
+	require.Equal(t, before, fingerprint(t, dir), "Check changes nothing")
+}
+
+func fingerprint(t testing.TB, dir string) map[string]string {
+	m := map[string]string{}
+	for _, name := range logFiles(t, dir) {
+		data, err := os.ReadFile(name)
+		require.NoError(t, err)
+		m[filepath.Base(name)] = fmt.Sprintf("%x", sha256.Sum256(data))
+	}
+	return m
+}
+
+// A damaged header at the beginning of a later segment costs nothing: the records behind it are numbered on from the segment before.
+func TestDamagedHeaderOfALaterSegment(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, queue.Options{})
+	g := group(t, q, queue.GroupOptions{})
+	for i := range 400 {
+		publish(t, q, queue.Message{Topic: "t", Body: append(fmt.Append(nil, i, " "), make([]byte, 2000)...)})
+	}
+	ds := fetchN(t, g, 300)
+	require.NoError(t, g.Ack(t.Context(), ds[290:]...))
+	require.NoError(t, q.Close())
+	for _, header := range []int64{64, 64 + 48 + 24} { // of the frame with the list of groups, and somewhere in the one behind it
+		name := logFiles(t, dir)[1]
+		f, err := os.OpenFile(name, os.O_RDWR, 0)
+		require.NoError(t, err)
+		var b [1]byte
+		_, err = f.ReadAt(b[:], header)
+		require.NoError(t, err)
+		b[0] ^= 4
+		_, err = f.WriteAt(b[:], header)
+		require.NoError(t, err)
+		f.Close()
+	}
+	for range 2 {
+		var rs []report
+		q = open(t, dir, queue.Options{Hooks: watch(&rs)})
+		require.NotEmpty(t, rs)
+		g = group(t, q, queue.GroupOptions{})
+		l, err := g.Lag(t.Context())
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, l.Ready, 389)
+		seen := map[string]bool{}
+		for _, d := range fetchN(t, g, l.Ready) {
+			var i int
+			fmt.Sscan(string(d.Body), &i)
+			require.False(t, i >= 290 && i < 300, "%d was acknowledged", i)
+			require.False(t, seen[fmt.Sprint(i)])
+			seen[fmt.Sprint(i)] = true
+		}
+		require.NoError(t, q.Close())
+	}
 }

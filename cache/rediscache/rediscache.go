@@ -168,16 +168,20 @@ func (r *Remote) Fetch(ctx context.Context, key string) (cache.Fetched, error) {
 	if err != nil {
 		return cache.Fetched{}, fmt.Errorf("rediscache: fetch: %w", err)
 	}
+	return fetched(res, lease), nil
+}
+
+func fetched(res []any, lease string) cache.Fetched {
 	switch v := res[0].(type) {
 	case string:
 		ttl, _ := res[1].(int64)
-		return cache.Fetched{Value: []byte(v), TTL: time.Duration(max(1, ttl)) * time.Millisecond}, nil
+		return cache.Fetched{Value: []byte(v), TTL: time.Duration(max(1, ttl)) * time.Millisecond}
 	case int64:
 		if v == 1 {
-			return cache.Fetched{Lease: lease}, nil
+			return cache.Fetched{Lease: lease}
 		}
 	}
-	return cache.Fetched{}, nil
+	return cache.Fetched{}
 }
 
 func ttlMS(ttl time.Duration) int64 { return max(1, ttl.Milliseconds()) }

@@ -2,8 +2,10 @@ package rediscache_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -114,6 +116,53 @@ func TestOneLoadAcrossProcesses(t *testing.T) {
 		}
 		wg.Wait()
 		require.EqualValues(t, 20, loads.Load())
+	})
+}
+
+func TestLoadMany(t *testing.T) {
+	both(t, func(t *testing.T, addr string) {
+		a, b := newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})
+		var asked [][]int
+		load := func(_ context.Context, keys []int) (map[int]int, error) {
+			slices.Sort(keys)
+			asked = append(asked, keys)
+			m := map[int]int{}
+			for _, k := range keys {
+				if k != 13 {
+					m[k] = k * 10
+				}
+			}
+			return m, nil
+		}
+		keys, want := []int{}, map[int]int{}
+		for k := range 100 {
+			if keys = append(keys, k); k != 13 {
+				want[k] = k * 10
+			}
+		}
+		got, err := a.LoadMany(t.Context(), keys, load)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		require.Equal(t, [][]int{keys}, asked, "one call of the loader")
+		got, err = b.LoadMany(t.Context(), keys, load)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		require.Equal(t, [][]int{keys, {13}}, asked, "the others come from the shared tier")
+		require.EqualValues(t, 99, b.Stats().L2Hits)
+		require.NoError(t, a.Drop(t.Context(), 5))
+		require.NoError(t, a.Put(t.Context(), 6, 66))
+		want[6] = 66
+		got, err = b.LoadMany(t.Context(), keys, load)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		require.Equal(t, []int{5, 13}, asked[2])
+		down := errors.New("down")
+		_, err = a.LoadMany(t.Context(), []int{1, 200}, func(context.Context, []int) (map[int]int, error) { return nil, down })
+		require.ErrorIs(t, err, down)
+		v, err := b.Load(t.Context(), 200, func(context.Context, int) (int, error) { return 7, nil })
+		require.NoError(t, err, "the lease was given back")
+		require.Equal(t, 7, v)
+		require.Zero(t, b.Stats().LeaseWaits)
 	})
 }
 

@@ -47,9 +47,9 @@ func browser(t *testing.T) (context.Context, func() []string) {
 			}
 		}
 	}()
-	ctx, done := context.WithTimeout(ctx, 60*time.Second)
+	limited, done := context.WithTimeout(ctx, 60*time.Second)
 	t.Cleanup(done)
-	return ctx, func() []string {
+	return limited, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
 		return append([]string(nil), errs...)

@@ -122,6 +122,13 @@ func (c config) run(stdout, stderr io.Writer) int {
 	if c.chaos && c.playTime(log) < minChaos {
 		return failed(fmt.Errorf("-chaos needs a play of at least %v: this one takes %v, see -rate and -duration", minChaos, c.playTime(log).Round(time.Second)))
 	}
+	if c.report != "" { // better refused now than after the play
+		f, err := os.OpenFile(c.report, os.O_WRONLY|os.O_CREATE, 0o644)
+		if err != nil {
+			return failed(err)
+		}
+		f.Close()
+	}
 	dir := c.data
 	if dir == "" {
 		if dir, err = os.MkdirTemp("", "fullstack-"); err != nil {

@@ -45,6 +45,7 @@ func TestBadUsageIsOneLineAndExit2(t *testing.T) {
 		"unexpected argument":           {"replay"},
 		"no such file":                  {"-replay", "/does/not/exist"},
 		"combined log format":           {"-replay", binary},
+		"is a directory":                {"-replay", "sample", "-report", t.TempDir()},
 		"need -replay":                  {"-chaos"},
 		"-rate must be":                 {"-replay", "sample", "-rate", "-1"},
 		"-site must be":                 {"-site", "70000"},
@@ -53,12 +54,14 @@ func TestBadUsageIsOneLineAndExit2(t *testing.T) {
 	} {
 		t.Run(want, func(t *testing.T) {
 			var out, errs bytes.Buffer
-			before, _ := filepath.Glob(filepath.Join(os.TempDir(), "fullstack-*"))
+			tmp := t.TempDir()
+			t.Setenv("TMPDIR", tmp)
 			require.Equal(t, 2, run(args, &out, &errs))
 			require.Contains(t, errs.String(), want)
 			require.Equal(t, 1, strings.Count(errs.String(), "\n"), errs.String())
-			after, _ := filepath.Glob(filepath.Join(os.TempDir(), "fullstack-*"))
-			require.Equal(t, before, after, "nothing is left behind")
+			left, err := os.ReadDir(tmp)
+			require.NoError(t, err)
+			require.Empty(t, left, "nothing is left behind")
 		})
 	}
 	require.Equal(t, 0, run([]string{"-h"}, io.Discard, io.Discard))

@@ -148,7 +148,7 @@ func (c *center) setWebs(ctx context.Context, n int) error {
 func (c *center) startScaling() error {
 	const webTarget = 150.0
 	var last uint64
-	at := time.Now()
+	var at time.Time
 	var err error
 	c.scale, err = autoscale.New(autoscale.Funcs{
 		Get: func(context.Context) (int, error) {
@@ -167,9 +167,12 @@ func (c *center) startScaling() error {
 			for _, b := range c.lbs {
 				n += b.requests.Load()
 			}
-			dt := time.Since(at).Seconds()
-			rate := float64(n-last) / max(dt, 1e-3)
+			since := at
+			rate := float64(n-last) / time.Since(since).Seconds()
 			last, at = n, time.Now()
+			if since.IsZero() { // a rate needs two looks
+				return nil, nil
+			}
 			return []autoscale.Sample{{Metric: "requests", Value: rate}}, nil
 		}, autoscale.Options{Interval: time.Second, OnDecision: c.scaled("web servers")})
 	if err != nil {

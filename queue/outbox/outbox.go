@@ -1,0 +1,171 @@
+// Package outbox publishes to a queue from within a database transaction: the message exists if and only if the transaction commits.
+//
+//	tx, err := db.BeginTx(ctx, nil)
+//	...
+//	_, err = tx.ExecContext(ctx, "INSERT INTO orders ...")
+//	err = box.Enqueue(ctx, tx, queue.Message{Topic: "mail", Kind: "confirm", Body: body})
+//	err = tx.Commit()
+//
+// A relay ([Outbox.Run]) moves committed messages to the queue, in the order of their ids, usually within a few milliseconds of [Outbox.Wake]. A crash between
+// publishing and deleting a row repeats the message with the same Message.ID, which the queue's dedupe window drops.
+package outbox
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
+	table "github.com/tierkit/tierkit/internal/outbox"
+	"github.com/tierkit/tierkit/queue"
+)
+
+// Dialect is the database's SQL.
+type Dialect uint8
+
+const (
+	SQLite Dialect = iota
+	PostgreSQL
+	MySQL // and MariaDB 10.6 or later
+)
+
+// Options configure an [Outbox]. The zero value is good for SQLite.
+type Options struct {
+	Dialect Dialect
+	// Table is the table's name. Default "queue_outbox".
+	Table string
+	// Interval is how often the relay looks for messages that nobody woke it for. Default 1 s.
+	Interval time.Duration
+	// Batch is how many messages the relay moves at once. Default 100.
+	Batch int
+}
+
+// Outbox is a table of messages on their way to a queue. It is safe for concurrent use; any number of processes may relay.
+type Outbox struct {
+	db    *sql.DB
+	q     *queue.Queue
+	o     Options
+	table *table.Table
+	wake  chan struct{}
+}
+
+// New returns an outbox; it does not touch the database, see [Outbox.Migrate].
+func New(db *sql.DB, q *queue.Queue, o Options) (*Outbox, error) {
+	if db == nil || q == nil {
+		return nil, errors.New("outbox: New needs a database and a queue")
+	}
+	if o.Table == "" {
+		o.Table = "queue_outbox"
+	}
+	if o.Interval == 0 {
+		o.Interval = time.Second
+	}
+	if o.Interval < 0 {
+		return nil, fmt.Errorf("outbox: Options.Interval is %v", o.Interval)
+	}
+	if o.Batch == 0 {
+		o.Batch = 100
+	}
+	if o.Batch < 1 || o.Batch > 1000 {
+		return nil, fmt.Errorf("outbox: Options.Batch is %d, must be 1 to 1000", o.Batch)
+	}
+	t, err := table.New(o.Table, table.Dialect(o.Dialect))
+	if err != nil {
+		return nil, err
+	}
+	return &Outbox{db: db, q: q, o: o, table: t, wake: make(chan struct{}, 1)}, nil
+}
+
+// Migrate creates the table. Safe to call from every server at every start.
+func (b *Outbox) Migrate(ctx context.Context) error { return b.table.Migrate(ctx, b.db) }
+
+// Enqueue writes messages in the caller's transaction (a *sql.Tx, or a *sql.Conn that is in one). A message without ID gets a random one. Its delay and TTL
+// count from when the relay publishes it.
+func (b *Outbox) Enqueue(ctx context.Context, tx table.Execer, msgs ...queue.Message) error {
+	for _, m := range msgs {
+		if m.ID == "" {
+			m.ID = rand.Text()
+		}
+		data, err := json.Marshal(m)
+		if err != nil {
+			return fmt.Errorf("outbox: encode: %w", err)
+		}
+		if err := b.table.Add(ctx, tx, m.ID, data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Wake tells the relay of this process, after a commit, not to wait for its interval.
+func (b *Outbox) Wake() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Relay moves what has been committed, and returns how many messages.
+func (b *Outbox) Relay(ctx context.Context) (moved int, err error) {
+	for {
+		n, err := b.table.Drain(ctx, b.db, b.o.Batch, b.publish)
+		moved += n
+		if err != nil || n < b.o.Batch {
+			return moved, err
+		}
+	}
+}
+
+func (b *Outbox) publish(ctx context.Context, rows []table.Row) error {
+	for _, r := range rows {
+		var m queue.Message
+		if err := json.Unmarshal(r.Payload, &m); err != nil {
+			return fmt.Errorf("outbox: row %d: %w", r.ID, err)
+		}
+		if _, err := b.q.Publish(ctx, m); err != nil {
+			return fmt.Errorf("outbox: row %d: %w", r.ID, err)
+		}
+	}
+	return nil
+}
+
+// Run relays until ctx ends, and then returns nil. Errors are reported (report may be nil) and tried again.
+func (b *Outbox) Run(ctx context.Context, report func(error)) error {
+	failures := 0
+	for {
+		_, err := b.Relay(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		wait := b.o.Interval
+		if err != nil {
+			if report != nil {
+				report(err)
+			}
+			wait = backoff.Policy{Base: 50 * time.Millisecond, Max: 10 * time.Second}.Delay(failures)
+			failures++
+		} else {
+			failures = 0
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-b.wake:
+		}
+		t.Stop()
+	}
+}
+
+// Backlog is how many messages wait in the table, and for how long the oldest.
+func (b *Outbox) Backlog(ctx context.Context) (n int, oldest time.Duration, err error) {
+	n, at, err := b.table.Backlog(ctx, b.db)
+	if n > 0 {
+		oldest = time.Since(at)
+	}
+	return n, oldest, err
+}
