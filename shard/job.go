@@ -443,6 +443,7 @@ func (j *Job) Abort(ctx context.Context) error {
 		break
 	}
 	a := &Job{c: c, opts: j.opts, token: taken.Token}
+	a.opts.RowsPerSecond, a.opts.Chunk = 0, max(a.opts.Chunk, 500) // whoever aborts wants it over
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	defer a.cancel(nil)
 	if taken.Job.Done < len(taken.Job.Moves) {

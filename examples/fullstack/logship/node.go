@@ -63,6 +63,7 @@ type engine struct {
 	order     sync.Mutex // guards what follows and the order of appends to the log; held during an append and its fsync
 	cut       bool       // replication is cut for a promotion
 	following bool
+	broken    bool // a record could not be applied
 
 	mu    sync.Mutex // guards what follows
 	at    position   // applied
@@ -215,10 +216,11 @@ func (e *engine) applyLoop() {
 			err = e.apply(e.ctx)
 		}
 		e.give()
-		if err != nil && e.ctx.Err() == nil { // cannot happen with deterministic statements; a snapshot heals it
+		if err != nil && e.ctx.Err() == nil && !errors.Is(err, gate.ErrDead) {
+			// Cannot happen with deterministic statements. The log is kept, it may be all that is left of what was acknowledged; the
+			// next handshake asks for a snapshot.
 			e.order.Lock()
-			e.following = false
-			_ = e.log.reset(position{}) // the primary sees a log that is not its own
+			e.broken, e.following = true, false
 			e.order.Unlock()
 		}
 	}
@@ -299,6 +301,7 @@ func (e *engine) install(ctx context.Context, file string, at position, epoch ui
 	if err := e.log.reset(at); err != nil {
 		return err
 	}
+	e.broken = false
 	e.setApplied(at)
 	return nil
 }

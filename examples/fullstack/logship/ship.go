@@ -3,6 +3,7 @@ package logship
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -224,6 +225,9 @@ func (e *engine) follow(epoch uint64) (position, error) {
 		e.stopped.Store(false)
 	}
 	e.promised.Store(epoch)
+	if e.broken {
+		return position{epoch, math.MaxUint64}, nil // in nobody's log
+	}
 	e.following = true
 	return e.log.last(), nil
 }
