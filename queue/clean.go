@@ -281,12 +281,18 @@ func (g *groupState) find(seq uint64, v *copied) {
 			return
 		}
 	}
+	look := func(r *ref) {
+		if r.seq == seq {
+			v.attempts = r.attempts
+		}
+	}
 	for p := range g.ready {
-		g.ready[p].each(func(r *ref) {
-			if r.seq == seq {
-				v.attempts = r.attempts
-			}
-		})
+		g.ready[p].each(look)
+	}
+	for _, q := range g.behind { // a redriven message may have taken its place at the head of its key
+		if q != nil {
+			q.each(look)
+		}
 	}
 }
 
