@@ -142,6 +142,11 @@ func TestModel(t *testing.T) {
 				give(model[d.ID], "delayed")
 			},
 			"redrive": func(rt *rapid.T) {
+				for _, m := range model {
+					if m.state == "dead" && m.wasKey != "" { // it has no place in its key's order until the queue is opened again: not modelled
+						return
+					}
+				}
 				k, err := g.Redrive(t.Context(), 100)
 				require.NoError(rt, err)
 				for _, m := range model {
