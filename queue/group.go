@@ -94,6 +94,7 @@ func (g *Group) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 }
 
 // Redrive gives up to max dead letters a new set of attempts, oldest first, and returns how many.
+// A redriven message with a Key does not wait for others of its key: its turn has passed.
 func (g *Group) Redrive(ctx context.Context, max int) (int, error) { return g.driver.Redrive(ctx, max) }
 
 // PurgeDead deletes up to max dead letters for good, and returns how many.
