@@ -84,8 +84,7 @@ type DashboardOptions struct {
 // Dashboard is one live page, without assets from elsewhere. Mount it under a path that ends in a slash, with
 // http.StripPrefix where that is not the root. Its charts fill while Run runs.
 type Dashboard struct {
-	o    DashboardOptions
-	page http.Handler
+	o DashboardOptions
 
 	mu     sync.Mutex // guards what follows
 	times  []int64    // milliseconds
@@ -122,7 +121,6 @@ func (m *Metrics) Dashboard(o DashboardOptions) *Dashboard {
 	for i, p := range o.Panels {
 		d.charts[i] = chart{Title: p.Title, Unit: p.Unit, Lines: []chartLine{}}
 	}
-	d.page = http.FileServerFS(page)
 	return d
 }
 

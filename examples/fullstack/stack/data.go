@@ -28,12 +28,11 @@ type data struct {
 
 // shardNodes are the nodes of one shard.
 type shardNodes struct {
-	id      string
-	ship    *logship.Cluster
-	gates   map[string]*gate.Gate // by node
-	cut     atomic.Pointer[string]
-	byZone  map[string]*replica.Cluster
-	promote atomic.Pointer[replica.PromotionReport]
+	id     string
+	ship   *logship.Cluster
+	gates  map[string]*gate.Gate // by node
+	cut    atomic.Pointer[string]
+	byZone map[string]*replica.Cluster
 }
 
 func nodeID(shard, zone string) string { return shard + "-" + zone }
@@ -124,7 +123,6 @@ func (sn *shardNodes) connect(s *Stack, zone string, lease replica.Lease) (*repl
 					s.log.Info("promotion", "shard", sn.id, "by", zone, "err", err.Error())
 					return
 				}
-				sn.promote.Store(&r)
 				s.Event("recovery", fmt.Sprintf("%s promoted %s in %v", zone, r.To, r.Took.Round(time.Millisecond)))
 			},
 		},

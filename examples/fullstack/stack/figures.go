@@ -14,7 +14,6 @@ import (
 // Figures are what the tiers counted.
 type Figures struct {
 	Tiers   map[string]metrics.HistogramSnapshot // edge, lb, web
-	Edges   map[string]cdn.Stats
 	EdgeSum cdn.Stats
 	Webs    map[string]uint64 // requests per web server
 	Cache   cache.TieredStats
@@ -27,7 +26,7 @@ type Figures struct {
 
 // Figures reads the counters of all parts.
 func (s *Stack) Figures() Figures {
-	f := Figures{Tiers: map[string]metrics.HistogramSnapshot{}, Edges: map[string]cdn.Stats{}, Webs: map[string]uint64{},
+	f := Figures{Tiers: map[string]metrics.HistogramSnapshot{}, Webs: map[string]uint64{},
 		Reads: map[string]uint64{}, Writes: map[string]uint64{}, Queue: s.queue.Stats(), Moves: s.moves.Load()}
 	for name, t := range s.tiers {
 		f.Tiers[name] = t.Stats().Took
@@ -35,7 +34,6 @@ func (s *Stack) Figures() Figures {
 	for _, c := range s.centers {
 		for _, e := range c.edges {
 			st := e.cache.Stats()
-			f.Edges[e.name] = st
 			f.EdgeSum.Hits += st.Hits
 			f.EdgeSum.Stale += st.Stale
 			f.EdgeSum.Revalidated += st.Revalidated

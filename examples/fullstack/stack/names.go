@@ -95,7 +95,7 @@ func (s *Stack) startNames() error {
 	return nil
 }
 
-// sees reports whether the name servers that are alive answer with an address.
+// answersWith reports whether the name servers that are alive answer with an address.
 func (s *Stack) answersWith(ip netip.Addr) bool {
 	for _, n := range s.names {
 		if !n.alive() {

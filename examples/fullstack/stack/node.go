@@ -37,8 +37,6 @@ func (n *node) serve(addr string, h http.Handler) error {
 			n.requests.Add(1)
 			h.ServeHTTP(w, r)
 		}),
-		// A killed node's requests end at once: its goroutines must not go on to write anything.
-		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return ctx },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		ErrorLog:          discard,
