@@ -12,7 +12,7 @@ import (
 )
 
 //go:embed page
-var page embed.FS
+var pageFiles embed.FS
 
 // Node is a box of the dashboard's topology.
 type Node struct {
@@ -129,9 +129,7 @@ func (m *Metrics) httpPanels() []Panel {
 	each := func(f func(now, before HTTPStats, dt float64) float64) func() []Value {
 		before, at := map[*HTTP]HTTPStats{}, time.Now()
 		return func() (vs []Value) {
-			m.mu.Lock()
-			https := append([]*HTTP(nil), m.https...)
-			m.mu.Unlock()
+			https := m.servers()
 			dt := max(time.Since(at).Seconds(), 1e-3)
 			at = time.Now()
 			for _, h := range https {
@@ -247,9 +245,9 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	switch r.URL.Path {
 	case "/", "":
-		http.ServeFileFS(w, r, page, "page/index.html")
+		http.ServeFileFS(w, r, pageFiles, "page/index.html")
 	case "/app.js", "/style.css":
-		http.ServeFileFS(w, r, page, "page"+r.URL.Path)
+		http.ServeFileFS(w, r, pageFiles, "page"+r.URL.Path)
 	case "/data":
 		h.Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(d.data())

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // Writer counts and observes what a handler sends. It belongs to one request and is not safe for concurrent use, as any
@@ -23,11 +24,17 @@ type Writer struct {
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
 	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
 	Before func(status int) int
+	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
+	// back last, so counters that are striped by Lane are rarely shared between processors.
+	Lane uint32
 
 	dropBody bool
 }
 
-var pool = sync.Pool{New: func() any { return new(Writer) }}
+var (
+	lanes atomic.Uint32
+	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
+)
 
 // Get returns a Writer around w from a pool; give it back with Put when the handler has returned.
 func Get(w http.ResponseWriter) *Writer {
@@ -38,7 +45,7 @@ func Get(w http.ResponseWriter) *Writer {
 
 // Put returns w to the pool. Nothing may use it afterwards.
 func Put(w *Writer) {
-	*w = Writer{}
+	*w = Writer{Lane: w.Lane}
 	pool.Put(w)
 }
 
