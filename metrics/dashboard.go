@@ -54,6 +54,8 @@ type Panel struct {
 	// Unit is shown behind values: "req/s", "ms", "%".
 	Unit string
 	Read func() []Value
+	// PromQL is the same in Prometheus's language, for the dashboard that Grafana returns. Empty leaves the panel out there.
+	PromQL string
 }
 
 // Event is an entry of the timeline.
@@ -113,65 +115,12 @@ func (m *Metrics) Dashboard(o DashboardOptions) *Dashboard {
 	if o.Title == "" {
 		o.Title = "Service"
 	}
-	o.Panels = append(append([]Panel(nil), o.Panels...), m.httpPanels()...)
-	if !m.o.NoHost {
-		o.Panels = append(o.Panels, hostPanel(), memoryPanel())
-	}
+	o.Panels = append(append([]Panel(nil), o.Panels...), m.builtinPanels()...)
 	d := &Dashboard{o: o, charts: make([]chart, len(o.Panels))}
 	for i, p := range o.Panels {
 		d.charts[i] = chart{Title: p.Title, Unit: p.Unit, Lines: []chartLine{}}
 	}
 	return d
-}
-
-// httpPanels are rate, errors and 99th percentile of every wrapper, as differences between two reads.
-func (m *Metrics) httpPanels() []Panel {
-	each := func(f func(now, before HTTPStats, dt float64) float64) func() []Value {
-		before, at := map[*HTTP]HTTPStats{}, time.Now()
-		return func() (vs []Value) {
-			https := m.servers()
-			dt := max(time.Since(at).Seconds(), 1e-3)
-			at = time.Now()
-			for _, h := range https {
-				s := h.Stats()
-				if b, seen := before[h]; seen { // the first read has nothing to differ from
-					vs = append(vs, Value{s.Server, f(s, b, dt)})
-				}
-				before[h] = s
-			}
-			return vs
-		}
-	}
-	return []Panel{
-		{"HTTP requests", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Requests-b.Requests) / dt })},
-		{"HTTP errors (5xx)", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Errors-b.Errors) / dt })},
-		{"HTTP latency p99", "ms", each(func(n, b HTTPStats, _ float64) float64 {
-			s := n.Took.Sub(b.Took)
-			return float64(s.Quantile(.99).Microseconds()) / 1000
-		})},
-	}
-}
-
-func hostPanel() Panel {
-	var busy float64
-	at := time.Now()
-	return Panel{"Processor", "%", func() []Value {
-		s := readHost()
-		dt := max(time.Since(at).Seconds(), 1e-3)
-		v := (s.CPUBusySeconds - busy) / dt / max(float64(s.CPUs), 1) * 100
-		if busy == 0 {
-			v = 0
-		}
-		busy, at = s.CPUBusySeconds, time.Now()
-		return []Value{{"busy", min(v, 100)}}
-	}}
-}
-
-func memoryPanel() Panel {
-	return Panel{"Memory", "%", func() []Value {
-		s := readHost()
-		return []Value{{"used", 100 * (1 - float64(s.MemoryFree)/max(float64(s.MemoryTotal), 1))}}
-	}}
 }
 
 // Run takes a point for every chart each interval, until ctx ends.

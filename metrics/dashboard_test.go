@@ -45,7 +45,7 @@ func TestDashboardHistory(t *testing.T) {
 	m := New(Options{NoHost: true, NoRuntime: true})
 	web := m.HTTP(HTTPOptions{Server: "web"})
 	lines := []Value{{"a", 1}}
-	d := m.Dashboard(DashboardOptions{Title: "T", History: 3, Panels: []Panel{{"P", "x", func() []Value { return lines }}},
+	d := m.Dashboard(DashboardOptions{Title: "T", History: 3, Panels: []Panel{{Title: "P", Unit: "x", Read: func() []Value { return lines }}},
 		Events:   func() []Event { return []Event{{time.Now(), "failure", "<script>alert(1)</script>"}} },
 		Topology: func() Topology { return Topology{Nodes: []Node{{ID: "n", State: "down"}}} }})
 	read := func() (out dashboardData) {

@@ -27,6 +27,9 @@ type Metrics struct {
 	mu   sync.Mutex // guards what follows, and http's lists
 	own  []renderer
 	http *httpCollector
+	slos []*Objective
+	// security is the latest stream, for its rules.
+	security *Security
 }
 
 // New returns an empty Metrics with the series of the runtime and the host.

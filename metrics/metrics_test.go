@@ -339,3 +339,13 @@ func TestHealth(t *testing.T) {
 	h.Drain()
 	check(200, 200, 503)
 }
+
+func TestHealthIsNotHeldUp(t *testing.T) {
+	h := NewHealth(HealthOptions{Timeout: 20 * time.Millisecond, Cache: time.Nanosecond})
+	hung := make(chan struct{})
+	defer close(hung)
+	h.Check("deaf", func(context.Context) error { <-hung; return nil })
+	h.Check("broken", func(context.Context) error { panic("nil map") })
+	h.Check("fine", func(context.Context) error { return nil })
+	require.Equal(t, map[string]string{"deaf": "no answer in time", "broken": "panic: nil map"}, h.Failures(t.Context()))
+}
