@@ -43,6 +43,7 @@ const (
 	PhaseCommit  Phase = "commit" // map changed: the point of no return
 	PhaseGone    Phase = "gone"   // source refuses reads of Tx too
 	PhaseOwned   Phase = "owned"  // target accepts writes
+	PhaseGrace   Phase = "grace"  // of the job, after the last hand-over: until nobody acts on an old map any more
 	PhaseCleanup Phase = "cleanup"
 	PhaseDone    Phase = "done"
 )
@@ -67,9 +68,12 @@ type JobState struct {
 	ID    uint64     `json:"id"`
 	Token uint64     `json:"token"` // of the mover that works on it
 	Moves []SlotMove `json:"moves"` // all, by source and target
-	Done  int        `json:"done"`  // moves handed over and cleaned up
+	Done  int        `json:"done"`  // moves handed over
 	Size  int        `json:"size"`  // moves of the current group
-	// Phase of the current group: prepare, copy, fence, gone or cleanup; the others are parts of these. Repeating
+	// Announced is how many of the moves processes must reckon with: those of the current group and the next.
+	Announced int `json:"announced"`
+	Cleaned   int `json:"cleaned"` // moves whose rows the source has no more
+	// Phase of the current group: prepare, copy, fence or gone; then of the job: grace or cleanup; the others are parts of these. Repeating
 	// a phase from its start does no harm.
 	Phase Phase `json:"phase"`
 	Rows  int64 `json:"rows,omitempty"`
@@ -103,6 +107,16 @@ type Job struct {
 	// of the current group; only the mover's goroutine uses them
 	verified map[Slot]bool
 	fencedAt time.Time
+
+	// only the mover's goroutine uses them
+	heard   []announcement
+	entered time.Time // the stored phase, or this mover's work in it
+}
+
+// announcement: at this time the map had announced so many of the job's moves.
+type announcement struct {
+	moves int
+	at    time.Time
 }
 
 var errPaused = errors.New("shard: job paused")
@@ -151,11 +165,13 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Size: groupSize(p.Moves, o.Group), Phase: PhasePrepare, Rows: p.Rows}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows}
+	next.Job.nextGroup(o.Group)
+	asked := time.Now()
 	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
 		return nil, err
 	}
-	return c.start(next, o)
+	return c.start(next, o, asked)
 }
 
 // Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none. A mover that
@@ -177,20 +193,22 @@ func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
 		next.Epoch++
 		next.Token++
 		next.Job.Token = next.Token
+		asked := time.Now()
 		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		return c.start(next, o)
+		return c.start(next, o, asked)
 	}
 }
 
-func (c *Cluster) start(st *State, o MoveOptions) (*Job, error) {
-	if err := c.install(st); err != nil {
+func (c *Cluster) start(st *State, o MoveOptions, asked time.Time) (*Job, error) {
+	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
-	j := &Job{c: c, opts: o, token: st.Token, done: make(chan struct{}), began: time.Now()}
+	j := c.mover(st, o)
+	j.done = make(chan struct{})
 	j.prog = Progress{Phase: st.Job.Phase, Slots: len(st.Job.Moves), SlotsMoved: st.Job.Done, RowsTotal: st.Job.Rows}
 	for i := 0; i < len(st.Job.Moves); i += groupSize(st.Job.Moves[i:], o.Group) {
 		j.prog.Groups++
@@ -210,6 +228,19 @@ func (c *Cluster) start(st *State, o MoveOptions) (*Job, error) {
 		close(j.done)
 	})
 	return j, nil
+}
+
+// mover that goes on with the stored job. What its predecessor had announced counts from now on only: it does not know since when.
+func (c *Cluster) mover(st *State, o MoveOptions) *Job {
+	now := time.Now()
+	return &Job{c: c, opts: o, token: st.Token, began: now, entered: now, heard: []announcement{{st.Job.Announced, now}}}
+}
+
+// nextGroup is called when the moves before Done are handed over.
+func (j *JobState) nextGroup(max int) {
+	j.Size = groupSize(j.Moves[j.Done:], max)
+	next := j.Done + j.Size
+	j.Announced = next + groupSize(j.Moves[next:], max)
 }
 
 // groupSize is the number of moves at the head that share source and target, at most max.
@@ -302,6 +333,9 @@ func (j *Job) advance() (finished bool, err error) {
 		return false, ErrMoverLost
 	}
 	if js.Phase == PhasePin {
+		if err := j.outwait(j.entered); err != nil {
+			return false, err
+		}
 		if err := j.pin(js.Pin); err != nil {
 			return false, err
 		}
@@ -311,13 +345,18 @@ func (j *Job) advance() (finished bool, err error) {
 			}
 			st.Pins[js.Pin.Key] = js.Pin.Slot
 			st.PinOwners[js.Pin.Slot] = uint16(slices.Index(st.Shards, js.Pin.From))
+			st.Job.nextGroup(j.opts.Group)
 			return toPhase(PhasePrepare)(st)
 		})
 	}
-	if js.Done >= len(js.Moves) {
+	if js.Cleaned >= len(js.Moves) {
 		return true, j.save(func(st *State) error { st.Job = nil; return nil })
 	}
-	g, err := j.c.group(j.ctx, js)
+	at, size := js.Done, js.Size
+	if js.Phase == PhaseGrace || js.Phase == PhaseCleanup {
+		at, size = js.Cleaned, groupSize(js.Moves[js.Cleaned:], j.opts.Group)
+	}
+	g, err := j.c.group(js, at, size)
 	if err != nil {
 		return false, err
 	}
@@ -351,7 +390,20 @@ func (j *Job) advance() (finished bool, err error) {
 			return toPhase(PhaseGone)(st)
 		})
 	case PhaseGone:
-		if err := j.open(g); err != nil {
+		if err := j.open(g, st.Epoch); err != nil {
+			return false, err
+		}
+		return false, j.save(func(st *State) error {
+			st.Job.Done += st.Job.Size
+			st.Job.nextGroup(j.opts.Group)
+			j.note(func(p *Progress) { p.SlotsMoved = st.Job.Done })
+			if st.Job.Done == len(st.Job.Moves) {
+				return toPhase(PhaseGrace)(st)
+			}
+			return toPhase(PhasePrepare)(st)
+		})
+	case PhaseGrace:
+		if err := j.grace(); err != nil {
 			return false, err
 		}
 		return false, j.save(toPhase(PhaseCleanup))
@@ -360,10 +412,11 @@ func (j *Job) advance() (finished bool, err error) {
 			return false, err
 		}
 		return false, j.save(func(st *State) error {
-			st.Job.Done += st.Job.Size
-			st.Job.Size = groupSize(st.Job.Moves[st.Job.Done:], j.opts.Group)
-			j.note(func(p *Progress) { p.SlotsMoved, p.Phase = st.Job.Done, PhaseDone })
-			return toPhase(PhasePrepare)(st)
+			st.Job.Cleaned += len(g.slots)
+			if st.Job.Cleaned == len(st.Job.Moves) {
+				j.note(func(p *Progress) { p.Phase = PhaseDone })
+			}
+			return nil
 		})
 	}
 	return false, fmt.Errorf("shard: stored job has phase %q", js.Phase)
@@ -391,6 +444,7 @@ func (j *Job) save(change func(*State) error) error {
 		if err := change(next); err != nil {
 			return err
 		}
+		asked := time.Now()
 		err = j.c.store.CompareAndSwap(j.ctx, st.Epoch, next)
 		if errors.Is(err, ErrConflict) {
 			continue
@@ -398,8 +452,12 @@ func (j *Job) save(change func(*State) error) error {
 		if err != nil {
 			return err
 		}
-		if err := j.c.install(next); err != nil {
+		if err := j.c.install(next, asked); err != nil {
 			return err
+		}
+		j.entered = time.Now()
+		if next.Job != nil && (next.Job.Announced > st.Job.Announced || st.Job.Phase == PhasePin) {
+			j.heard = append(j.heard, announcement{next.Job.Announced, j.entered})
 		}
 		return j.crashPoint("after save")
 	}
@@ -412,8 +470,8 @@ func (j *Job) crashPoint(name string) error {
 	return nil
 }
 
-// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over stay. After the
-// commit of the group it returns an error: resume the job instead.
+// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over stay, and their
+// old rows are deleted, which takes the longest lease at least. After the commit of the last group it returns an error: resume the job instead.
 func (j *Job) Abort(ctx context.Context) error {
 	j.cancel(errPaused)
 	<-j.done
@@ -427,7 +485,7 @@ func (j *Job) Abort(ctx context.Context) error {
 		if st.Job == nil {
 			return nil
 		}
-		if p := st.Job.Phase; p == PhaseGone || p == PhaseCleanup || p == PhasePin {
+		if p := st.Job.Phase; p == PhaseGone || p == PhaseGrace || p == PhaseCleanup || p == PhasePin {
 			return fmt.Errorf("shard: phase %s cannot be undone; resume the job", p)
 		}
 		next := st.clone()
@@ -442,18 +500,27 @@ func (j *Job) Abort(ctx context.Context) error {
 		taken = next
 		break
 	}
-	a := &Job{c: c, opts: j.opts, token: taken.Token}
+	a := c.mover(taken, j.opts)
 	a.opts.RowsPerSecond, a.opts.Chunk = 0, max(a.opts.Chunk, 500) // whoever aborts wants it over
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	defer a.cancel(nil)
-	if taken.Job.Done < len(taken.Job.Moves) {
-		g, err := c.group(ctx, taken.Job)
-		if err != nil {
-			return err
-		}
-		if err := a.undo(g); err != nil {
-			return err
-		}
+	g, err := c.group(taken.Job, taken.Job.Done, taken.Job.Size)
+	if err != nil {
+		return err
 	}
-	return a.save(func(st *State) error { st.Job = nil; return nil })
+	if err := a.undo(g); err != nil {
+		return err
+	}
+	err = a.save(func(st *State) error {
+		if st.Job.Done == 0 {
+			st.Job = nil
+			return nil
+		}
+		st.Job.Moves = st.Job.Moves[:st.Job.Done]
+		return toPhase(PhaseGrace)(st)
+	})
+	if err != nil || taken.Job.Done == 0 {
+		return err
+	}
+	return a.run()
 }

@@ -6,19 +6,23 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // group is the slots that are handed over together.
 type group struct {
+	job      string
 	name     string // of its places in tk_job
+	end      int    // index in the job's moves
 	from, to *shardState
 	slots    []Slot
 	tables   []*tableInfo // as the source describes them
 }
 
-func (c *Cluster) group(ctx context.Context, js *JobState) (*group, error) {
-	moves := js.Moves[js.Done : js.Done+js.Size]
-	g := &group{name: fmt.Sprintf("%d/%d", js.ID, js.Done)}
+func (c *Cluster) group(js *JobState, at, size int) (*group, error) {
+	moves := js.Moves[at : at+size]
+	g := &group{job: fmt.Sprint(js.ID), name: fmt.Sprintf("%d/%d", js.ID, at), end: at + size}
 	var err error
 	if g.from, err = c.shard(moves[0].From); err != nil {
 		return nil, err
@@ -349,6 +353,9 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 // catchUpAndVerify drains until little is left and compares checksums per slot, while writers go on. Slots that are being written
 // to may differ for that reason; they are compared again behind the fence.
 func (j *Job) catchUpAndVerify(g *group) error {
+	if err := j.heeded(g); err != nil { // not later: what is verified now would be written to again meanwhile
+		return err
+	}
 	if err := j.enter(PhaseCatchup); err != nil {
 		return err
 	}
@@ -476,18 +483,18 @@ func (j *Job) handOver(g *group) error {
 }
 
 // open ends the hand-over: the source refuses reads too before the target accepts writes, so nobody reads what is already old.
-func (j *Job) open(g *group) error {
+func (j *Job) open(g *group, epoch uint64) error {
 	d := j.c.opts.Dialect
 	if err := j.enter(PhaseGone); err != nil {
 		return err
 	}
-	if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateGone) }); err != nil {
+	if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateLeft) }); err != nil {
 		return err
 	}
 	if err := j.enter(PhaseOwned); err != nil {
 		return err
 	}
-	if err := j.in(g.to, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateOwned) }); err != nil {
+	if err := j.in(g.to, func(tx *sql.Tx) error { return d.own(j.ctx, tx, g.slots, epoch) }); err != nil {
 		return err
 	}
 	if !j.fencedAt.IsZero() {
@@ -496,6 +503,47 @@ func (j *Job) open(g *group) error {
 		j.note(func(p *Progress) { p.WritePauses = append(p.WritePauses, pause) })
 	}
 	return nil
+}
+
+// outwait returns when at least the longest lease has passed since a moment.
+func (j *Job) outwait(since time.Time) error {
+	for {
+		st, err := j.c.store.Load(j.ctx) // a process may have joined with a longer one
+		if err != nil {
+			return err
+		}
+		if st.Job == nil || st.Job.Token != j.token {
+			return ErrMoverLost
+		}
+		left := leaseFor(max(st.Lease, j.c.opts.Lease)) - time.Since(since)
+		if left <= 0 {
+			return nil
+		}
+		if err := backoff.Sleep(j.ctx, left); err != nil {
+			return err
+		}
+	}
+}
+
+// heeded returns when every process has heard that the group's slots are about to move, or asks the shards because its map is too old.
+func (j *Job) heeded(g *group) error {
+	for _, a := range j.heard {
+		if a.moves >= g.end {
+			return j.outwait(a.at)
+		}
+	}
+	return fmt.Errorf("shard: moves up to %d were not announced", g.end)
+}
+
+// grace is between the last hand-over and the first row that is deleted.
+func (j *Job) grace() error {
+	if err := j.enter(PhaseGrace); err != nil {
+		return err
+	}
+	if err := j.outwait(j.entered); err != nil {
+		return err
+	}
+	return j.c.quiesce(j.ctx, 10*j.c.opts.Lease)
 }
 
 // cleanup deletes the source's rows in small steps and takes the target's guards off the slots that are its own now.
@@ -507,11 +555,15 @@ func (j *Job) cleanup(g *group) error {
 	if err := j.load(g, ErrSchemaChanged); err != nil {
 		return err
 	}
+	// An operation that is late sees this before it can miss a row.
+	if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateGone) }); err != nil {
+		return err
+	}
 	if err := j.wipe(g, g.from); err != nil {
 		return err
 	}
 	return j.in(g.to, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ?`), g.name); err != nil {
+		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ? or job like ?`), g.name, g.job+"/%"); err != nil {
 			return err
 		}
 		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {

@@ -55,28 +55,29 @@ func (postgres) inSlots(col string, arg int) string {
 	return fmt.Sprintf("%s = any($%d::text::int[])", col, arg)
 }
 
-func (postgres) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (state string, err error) {
-	q := `select state, exists (select 1 from tk_pin where hashed = $1) from tk_slot where slot = $1`
+func (postgres) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (at slotRow, err error) {
+	q := `select state, since, exists (select 1 from tk_pin where hashed = $1) from tk_slot where slot = $1`
 	if !readOnly { // held until the end: the slot cannot be given away under the transaction
 		q += ` for share of tk_slot`
 	}
 	var pins bool
-	err = tx.QueryRowContext(ctx, q, int(s)).Scan(&state, &pins)
+	err = tx.QueryRowContext(ctx, q, int(s)).Scan(&at.state, &at.since, &pins)
 	if errors.Is(err, sql.ErrNoRows) {
-		return stateGone, nil
+		return slotRow{state: stateGone}, nil
 	}
 	if err != nil || !pins {
-		return state, err
+		return at, err
 	}
 	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where hashed = $1 and by = $2::text::jsonb)`, int(s), jsonStrings(by)).Scan(&pins)
 	if pins {
-		state = stateGone // to a slot that the caller's map does not know
+		at.state = stateGone // to a slot that the caller's map does not know
 	}
-	return state, err
+	return at, err
 }
 
 const pgSchema = `
-create table if not exists tk_slot (slot int primary key, state text not null);
+create table if not exists tk_slot (slot int primary key, state text not null, since bigint not null default 0);
+alter table tk_slot add column if not exists since bigint not null default 0;
 create table if not exists tk_mover (id int primary key, token bigint not null);
 create table if not exists tk_dirty (seq bigserial primary key, tbl text not null, slot int not null, pk jsonb not null);
 create table if not exists tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by));
@@ -117,11 +118,11 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 	if _, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(7411)`); err != nil { // "if not exists" races with itself
 		return err
 	}
-	var have sql.NullInt64
-	if err := tx.QueryRowContext(ctx, `select to_regclass('tk_job')::oid::bigint`).Scan(&have); err != nil {
+	var have bool
+	if err := tx.QueryRowContext(ctx, `select exists (select 1 from pg_attribute where attrelid = to_regclass('tk_slot') and attname = 'since')`).Scan(&have); err != nil {
 		return err
 	}
-	if !have.Valid {
+	if !have {
 		for _, q := range splitSchema(pgSchema) {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
@@ -132,7 +133,7 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 	if err := tx.QueryRowContext(ctx, `select count(*) from tk_slot`).Scan(&n); err != nil || n >= slots {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `insert into tk_slot select s, case when o.x is null then 'gone' else 'owned' end
+	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) select s, case when o.x is null then 'gone' else 'owned' end
 from generate_series(0, $1::int - 1) s left join (select unnest($2::text::int[]) x) o on o.x = s on conflict do nothing`, slots, postgres{}.slotList(owned))
 	return err
 }
@@ -303,7 +304,12 @@ func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) err
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 func (d postgres) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	_, err := tx.ExecContext(ctx, `insert into tk_slot select unnest($2::text::int[]), $1 on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) select unnest($2::text::int[]), $1 on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	return err
+}
+
+func (d postgres) own(ctx context.Context, tx *sql.Tx, slots []Slot, since uint64) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = 'owned', since = $1 where slot = any($2::text::int[])`, int64(since), d.slotList(slots))
 	return err
 }
 

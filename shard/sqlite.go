@@ -48,14 +48,14 @@ func (sqlite) inSlots(col string, arg int) string {
 	return fmt.Sprintf("%s in (select value from json_each(?%d))", col, arg)
 }
 
-func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ bool) (state string, err error) {
+func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ bool) (at slotRow, err error) {
 	var pins bool
-	err = tx.QueryRowContext(ctx, `select state, exists (select 1 from tk_pin where hashed = ?1) from tk_slot where slot = ?1`, int(s)).Scan(&state, &pins)
+	err = tx.QueryRowContext(ctx, `select state, since, exists (select 1 from tk_pin where hashed = ?1) from tk_slot where slot = ?1`, int(s)).Scan(&at.state, &at.since, &pins)
 	if errors.Is(err, sql.ErrNoRows) {
-		return stateGone, nil
+		return slotRow{state: stateGone}, nil
 	}
 	if err != nil || !pins {
-		return state, err
+		return at, err
 	}
 	same := []string{"hashed = ?1"}
 	for i := range by {
@@ -63,9 +63,9 @@ func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ 
 	}
 	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where `+strings.Join(same, " and ")+`)`, int(s), jsonStrings(by)).Scan(&pins)
 	if pins {
-		state = stateGone // to a slot that the caller's map does not know
+		at.state = stateGone // to a slot that the caller's map does not know
 	}
-	return state, err
+	return at, err
 }
 
 func (sqlite) touch(context.Context, *sql.Tx, Slot) error { return nil }
@@ -77,7 +77,7 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 	}
 	if n == 0 {
 		for _, q := range []string{
-			`create table tk_slot (slot integer primary key, state text not null)`,
+			`create table tk_slot (slot integer primary key, state text not null, since integer not null default 0)`,
 			`create table tk_mover (id integer primary key, token integer not null, active integer not null)`,
 			`create table tk_dirty (seq integer primary key autoincrement, tbl text not null, slot integer not null, pk text not null)`,
 			`create table tk_pin (hashed integer not null, by text not null, slot integer not null, primary key (hashed, by))`,
@@ -89,10 +89,18 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 			}
 		}
 	}
+	if err := tx.QueryRowContext(ctx, `select count(*) from pragma_table_info('tk_slot') where name = 'since'`).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		if _, err := tx.ExecContext(ctx, `alter table tk_slot add column since integer not null default 0`); err != nil {
+			return err
+		}
+	}
 	if err := tx.QueryRowContext(ctx, `select count(*) from tk_slot`).Scan(&n); err != nil || n >= slots {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `insert or ignore into tk_slot with recursive s(x) as (select 0 union all select x + 1 from s where x + 1 < ?1)
+	_, err := tx.ExecContext(ctx, `insert or ignore into tk_slot (slot, state) with recursive s(x) as (select 0 union all select x + 1 from s where x + 1 < ?1)
 select x, case when x in (select value from json_each(?2)) then 'owned' else 'gone' end from s`, slots, d.slotList(owned))
 	return err
 }
@@ -200,7 +208,12 @@ insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.`
 }
 
 func (d sqlite) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	_, err := tx.ExecContext(ctx, `insert into tk_slot select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	return err
+}
+
+func (d sqlite) own(ctx context.Context, tx *sql.Tx, slots []Slot, since uint64) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = 'owned', since = ?1 where slot in (select value from json_each(?2))`, int64(since), d.slotList(slots))
 	return err
 }
 
