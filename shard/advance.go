@@ -67,6 +67,9 @@ func (j *Job) advance() (finished bool, err error) {
 		return true, j.save(func(st *State) error { st.Job = nil; return nil })
 	}
 	at, size := js.Done, js.Size
+	if js.Phase == PhaseHold {
+		return false, j.keepBoth(js)
+	}
 	if js.Phase == PhaseGrace || js.Phase == PhaseCleanup {
 		at, size = js.Cleaned, groupSize(js.Moves[js.Cleaned:], j.opts.Group)
 	}
@@ -104,17 +107,24 @@ func (j *Job) advance() (finished bool, err error) {
 			return toPhase(PhaseGone)(st)
 		})
 	case PhaseGone:
-		if err := j.open(g, st.Epoch); err != nil {
+		if err := j.open(g, st.Epoch, js.Reversible); err != nil {
 			return false, err
 		}
+		j.verified = nil
 		return false, j.save(func(st *State) error {
 			st.Job.Done += st.Job.Size
 			st.Job.nextGroup(j.opts.Group)
 			j.note(func(p *Progress) { p.SlotsMoved = st.Job.Done })
-			if st.Job.Done == len(st.Job.Moves) {
-				return toPhase(PhaseGrace)(st)
+			next := PhasePrepare
+			switch {
+			case st.Job.Done == len(st.Job.Moves) && st.Job.Reversible:
+				next = PhaseHold
+			case st.Job.Done == len(st.Job.Moves):
+				next = PhaseGrace
+			case st.Job.Reverse:
+				next = PhaseFence
 			}
-			return toPhase(PhasePrepare)(st)
+			return toPhase(next)(st)
 		})
 	case PhaseGrace:
 		if err := j.grace(); err != nil {

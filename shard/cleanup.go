@@ -23,6 +23,13 @@ func (j *Job) cleanup(g *group) error {
 		return err
 	}
 	return j.in(g.to, func(tx *sql.Tx) error {
+		// The target of a reversible job still captures. The changed state waits for writers that note keys; what they noted is forgotten.
+		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(j.ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(g.slots)); err != nil {
+			return err
+		}
 		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ? or job like ?`), g.name, g.job+"/%"); err != nil {
 			return err
 		}
@@ -63,7 +70,13 @@ func (j *Job) undo(g *group) error {
 	if err := j.load(g, ErrSchemaChanged); err != nil {
 		return err
 	}
-	if err := j.in(g.to, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateGone) }); err != nil {
+	err := j.in(g.to, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ?`), g.name); err != nil {
+			return err
+		}
+		return d.setState(j.ctx, tx, g.slots, stateGone)
+	})
+	if err != nil {
 		return err
 	}
 	if err := j.wipe(g, g.to); err != nil {

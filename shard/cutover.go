@@ -58,7 +58,7 @@ func (j *Job) handOver(g *group) error {
 }
 
 // open ends the hand-over: the source refuses reads too before the target accepts writes, so nobody reads what is already old.
-func (j *Job) open(g *group, epoch uint64) error {
+func (j *Job) open(g *group, epoch uint64, reversible bool) error {
 	d := j.c.opts.Dialect
 	if err := j.enter(PhaseGone); err != nil {
 		return err
@@ -66,10 +66,14 @@ func (j *Job) open(g *group, epoch uint64) error {
 	if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateLeft) }); err != nil {
 		return err
 	}
+	state := stateOwned
+	if reversible {
+		state = stateCapture
+	}
 	if err := j.enter(PhaseOwned); err != nil {
 		return err
 	}
-	if err := j.in(g.to, func(tx *sql.Tx) error { return d.own(j.ctx, tx, g.slots, epoch) }); err != nil {
+	if err := j.in(g.to, func(tx *sql.Tx) error { return d.own(j.ctx, tx, g.slots, state, epoch) }); err != nil {
 		return err
 	}
 	if !j.fencedAt.IsZero() {

@@ -17,7 +17,7 @@ import (
 //	owned      pass                pass          capture
 //	capture    pass, keys noted    pass          fenced, or owned again (abort)
 //	fenced     refused             pass          left, or capture again (differences found)
-//	left       refused             refused       gone; the rows are still here
+//	left       refused             refused       gone, or owned again (rollback); the rows are still here
 //	gone       refused             refused       importing
 //	importing  refused             refused       owned, or gone again (abort)
 const (
@@ -57,8 +57,8 @@ type Dialect interface {
 	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the old slot for them.
 	pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error
 	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
-	// own sets stateOwned, and the epoch since when.
-	own(ctx context.Context, tx *sql.Tx, slots []Slot, since uint64) error
+	// own sets stateOwned or stateCapture, and the epoch since when.
+	own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error
 
 	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.

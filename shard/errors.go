@@ -32,6 +32,8 @@ var (
 	ErrPreflight = errors.New("shard: preflight failed")
 	// ErrMoving: a job is already in progress.
 	ErrMoving = errors.New("shard: a move is in progress")
+	// ErrNotHeld: the job cannot be completed or rolled back: it is not reversible, or not so far.
+	ErrNotHeld = errors.New("shard: the job is not reversible now")
 	// ErrRowCap: a scatter query would return more rows than allowed.
 	ErrRowCap = errors.New("shard: row cap exceeded")
 	// ErrClock: the clock is too far behind the last id given out.

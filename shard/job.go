@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ type MoveOptions struct {
 	RowsPerSecond int
 	// LockTimeout bounds how long a fence may make writers wait before it gives way and tries again. 0: 200 ms.
 	LockTimeout time.Duration
+	// Reversible keeps the sources of handed-over slots up to date, so that the whole job can be rolled back: after the last hand-over it
+	// stays in PhaseHold until Job.Complete or Job.Rollback decides. What that costs is the capture of changed keys on the targets.
+	Reversible bool
 	// Progress is called after every step.
 	Progress func(Progress)
 
@@ -40,6 +44,7 @@ const (
 	PhaseCommit  Phase = "commit" // map changed: the point of no return
 	PhaseGone    Phase = "gone"   // source refuses reads of Tx too
 	PhaseOwned   Phase = "owned"  // target accepts writes
+	PhaseHold    Phase = "hold"   // of a reversible job, after the last hand-over: until Complete or Rollback
 	PhaseGrace   Phase = "grace"  // of the job, after the last hand-over: until nobody acts on an old map any more
 	PhaseCleanup Phase = "cleanup"
 	PhaseDone    Phase = "done"
@@ -70,7 +75,10 @@ type JobState struct {
 	// Announced is how many of the moves processes must reckon with: those of the current group and the next.
 	Announced int `json:"announced"`
 	Cleaned   int `json:"cleaned"` // moves whose rows the source has no more
-	// Phase of the current group: prepare, copy, fence or gone; then of the job: grace or cleanup; the others are parts of these. Repeating
+	// Reversible: the targets capture. Reverse: the job is the way back of one that was; the rows are there already.
+	Reversible bool `json:"reversible,omitempty"`
+	Reverse    bool `json:"reverse,omitempty"`
+	// Phase of the current group: prepare, copy, fence or gone; then of the job: hold, grace or cleanup; the others are parts of these. Repeating
 	// a phase from its start does no harm.
 	Phase Phase `json:"phase"`
 	Rows  int64 `json:"rows,omitempty"`
@@ -95,7 +103,8 @@ type Job struct {
 	cancel context.CancelCauseFunc
 	ctx    context.Context
 	done   chan struct{}
-	err    error // set before done is closed
+	hold   chan struct{} // closed when the job waits for Complete or Rollback
+	err    error         // set before done is closed
 
 	mu    sync.Mutex // guards prog
 	prog  Progress
@@ -162,7 +171,7 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows, Reversible: o.Reversible}
 	next.Job.nextGroup(o.Group)
 	asked := time.Now()
 	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
@@ -205,7 +214,7 @@ func (c *Cluster) start(st *State, o MoveOptions, asked time.Time) (*Job, error)
 		return nil, err
 	}
 	j := c.mover(st, o)
-	j.done = make(chan struct{})
+	j.done, j.hold = make(chan struct{}), make(chan struct{})
 	j.prog = Progress{Phase: st.Job.Phase, Slots: len(st.Job.Moves), SlotsMoved: st.Job.Done, RowsTotal: st.Job.Rows}
 	for i := 0; i < len(st.Job.Moves); i += groupSize(st.Job.Moves[i:], o.Group) {
 		j.prog.Groups++
@@ -254,6 +263,18 @@ func (j *Job) Wait(ctx context.Context) error {
 	select {
 	case <-j.done:
 		return j.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// WaitHold waits until all slots of a reversible job are handed over. It returns an error when the job ended instead.
+func (j *Job) WaitHold(ctx context.Context) error {
+	select {
+	case <-j.hold:
+		return nil
+	case <-j.done:
+		return cmp.Or(j.err, errors.New("shard: the job is done; there is nothing to hold"))
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -64,7 +64,7 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Phase: PhasePin, Pin: pin}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Phase: PhasePin, Pin: pin, Reversible: o.Reversible}
 	if pin.From != to {
 		next.Job.Moves, next.Job.Size = []SlotMove{{slot, pin.From, to}}, 1
 	}

@@ -159,8 +159,8 @@ func (d postgres) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state 
 	return err
 }
 
-func (d postgres) own(ctx context.Context, tx *sql.Tx, slots []Slot, since uint64) error {
-	_, err := tx.ExecContext(ctx, `update tk_slot set state = 'owned', since = $1 where slot = any($2::text::int[])`, int64(since), d.slotList(slots))
+func (d postgres) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = $1, since = $2 where slot = any($3::text::int[])`, state, int64(since), d.slotList(slots))
 	return err
 }
 

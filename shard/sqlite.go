@@ -207,8 +207,8 @@ func (d sqlite) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state st
 	return err
 }
 
-func (d sqlite) own(ctx context.Context, tx *sql.Tx, slots []Slot, since uint64) error {
-	_, err := tx.ExecContext(ctx, `update tk_slot set state = 'owned', since = ?1 where slot in (select value from json_each(?2))`, int64(since), d.slotList(slots))
+func (d sqlite) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = ?1, since = ?2 where slot in (select value from json_each(?3))`, state, int64(since), d.slotList(slots))
 	return err
 }
 
