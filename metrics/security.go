@@ -69,7 +69,8 @@ func (m *Metrics) Security(o SecurityOptions) *Security {
 }
 
 // Report counts an event, keeps it and logs it. It has the form of package session's hook, whose kinds are written with hyphens:
-// "bad-cookie" and "swapped-record" count as bad_signature, "revoked" as revoked_use. A nil Security does nothing.
+// "bad-cookie" and "swapped-record" count as bad_signature, "revoked" as revoked_use; "login" and "logout" count if they are among
+// SecurityOptions.Kinds. A nil Security does nothing.
 func (s *Security) Report(ctx context.Context, kind, user string) {
 	s.ReportDetail(ctx, kind, user, "")
 }
@@ -85,6 +86,10 @@ func (s *Security) ReportDetail(ctx context.Context, kind, user, detail string) 
 		kind = BadSignature
 	case "revoked":
 		kind = RevokedUse
+	case "login", "logout": // what session reports of every user
+		if s.counts[kind] == nil {
+			return
+		}
 	}
 	n := s.counts[kind]
 	if n == nil {
