@@ -77,6 +77,8 @@ type DashboardOptions struct {
 	Events   func() []Event
 	// Tiles are figures that stand alone: revenue, unique users today.
 	Tiles func() []Tile
+	// Retention adds the table of cohorts.
+	Retention *Retention
 	// Logs adds error groups, the search of the latest records, and the level to change.
 	Logs *LogHandler
 	// Store is searched instead of Logs: that of the collector that all servers ship to.

@@ -110,6 +110,7 @@ type dashboardData struct {
 	Events   []Event           `json:"events"`
 	Errors   []ErrorGroup      `json:"errors"`
 	Security map[string]uint64 `json:"security,omitempty"`
+	Cohorts  []Cohort          `json:"cohorts"`
 	Logs     bool              `json:"logs"`
 	Servers  []string          `json:"servers"`
 	Level    string            `json:"level,omitempty"`
@@ -117,7 +118,7 @@ type dashboardData struct {
 
 func (d *Dashboard) data() dashboardData {
 	out := dashboardData{Title: d.o.Title, Now: time.Now().UnixMilli(), Interval: d.o.Interval.Milliseconds(),
-		Tiles: []Tile{}, SLOs: []SLOStatus{}, Events: []Event{}, Errors: []ErrorGroup{}, Servers: []string{}}
+		Tiles: []Tile{}, SLOs: []SLOStatus{}, Events: []Event{}, Errors: []ErrorGroup{}, Servers: []string{}, Cohorts: []Cohort{}}
 	if d.o.Topology != nil {
 		out.Topology = d.o.Topology()
 	}
@@ -136,6 +137,9 @@ func (d *Dashboard) data() dashboardData {
 			out.Events = append(out.Events, Event{At: e.At, Kind: "security", Text: strings.Join(slices.DeleteFunc([]string{e.Kind, e.User, e.Detail}, func(s string) bool { return s == "" }), " · ")})
 		}
 		slices.SortStableFunc(out.Events, func(a, b Event) int { return a.At.Compare(b.At) })
+	}
+	if d.o.Retention != nil {
+		out.Cohorts = d.o.Retention.Cohorts(time.Now())
 	}
 	if d.o.Store != nil {
 		out.Logs, out.Errors, out.Servers = true, d.o.Store.Errors(), d.o.Store.Servers()

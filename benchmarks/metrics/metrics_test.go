@@ -15,6 +15,12 @@ import (
 	"github.com/axiomhq/hyperloglog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/procfs"
+	"github.com/shirou/gopsutil/v4/cpu"
+	"github.com/shirou/gopsutil/v4/disk"
+	"github.com/shirou/gopsutil/v4/load"
+	"github.com/shirou/gopsutil/v4/mem"
+	"github.com/shirou/gopsutil/v4/net"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
@@ -212,4 +218,38 @@ func BenchmarkScrape(b *testing.B) {
 	}
 	b.Run("histograms/tierkit", func(b *testing.B) { scrape(b, m.Handler()) })
 	b.Run("histograms/promhttp", func(b *testing.B) { scrape(b, promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{})) })
+}
+
+// BenchmarkHost reads the machine once.
+func BenchmarkHost(b *testing.B) {
+	b.Run("tierkit", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			metrics.Host()
+		}
+	})
+	b.Run("gopsutil", func(b *testing.B) { // less: no disks' traffic, no pressure, no cgroup
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = cpu.Times(false)
+			_, _ = load.Avg()
+			_, _ = mem.VirtualMemory()
+			_, _ = net.IOCounters(false)
+			_, _ = disk.Usage(".")
+		}
+	})
+	b.Run("procfs", func(b *testing.B) { // the parser of node_exporter
+		fs, err := procfs.NewDefaultFS()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = fs.Stat()
+			_, _ = fs.LoadAvg()
+			_, _ = fs.Meminfo()
+			_, _ = fs.NetDev()
+			_, _ = fs.PSIStatsForResource("cpu")
+		}
+	})
 }

@@ -30,6 +30,8 @@ function show(d) {
   $("events").replaceChildren(...d.events.slice(-60).reverse().map((e) => el("li", {}, el("time", {}, clock(e.at)), el("span", { class: e.kind }, e.text))));
   $("errors-section").hidden = !d.errors.length;
   $("errors").replaceChildren(...d.errors.slice(0, 20).map((e) => el("tr", {}, el("td", {}, String(e.count)), el("td", {}, e.message), el("td", {}, e.example || ""), el("td", {}, clock(e.first)), el("td", {}, clock(e.last)), el("td", {}, e.server || ""))));
+  $("cohorts-section").hidden = !d.cohorts.length;
+  $("cohorts").replaceChildren(...d.cohorts.map(drawCohort));
   $("logs-section").hidden = !d.logs;
   const servers = $("server"), known = [...servers.options].slice(1).map((o) => o.value);
   if (known.join("\n") !== d.servers.join("\n")) {

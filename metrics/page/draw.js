@@ -86,3 +86,13 @@ function drawSLO(s) {
   return el("tr", { "data-slo": s.name, class: s.alert || "" }, el("th", { scope: "row" }, s.name), el("td", {}, percent(s.objective, 2)), el("td", {}, `${percent(s.good, 3)} of ${num(s.events)}`),
     el("td", {}, bar, " " + percent(s.budget_left, 0)), el("td", {}, num(s.burn_1h)), el("td", {}, num(s.burn_6h)), el("td", {}, s.alert || "fine"));
 }
+
+// Each cohort's share of its own first period, the darker the larger.
+function drawCohort(c) {
+  const cells = c.active.map((n, age) => {
+    const share = c.active[0] > 0 ? Math.min(1, n / c.active[0]) : 0, td = el("td", {}, age ? percent(share, 0) : num(n));
+    if (age) td.style.setProperty("--share", share.toFixed(2));
+    return td;
+  });
+  return el("tr", {}, el("th", { scope: "row" }, new Date(c.start).toLocaleDateString()), ...cells);
+}
