@@ -106,6 +106,6 @@ func FuzzCompact(f *testing.F) {
 		if len(b) > 18 {
 			copy(r.Key[:], b[2:18])
 		}
-		_, _, _ = decodeMeta(b, &r)
+		_, _ = decodeFrame(b, &r)
 	})
 }

@@ -149,7 +149,7 @@ func TestLoginChangesTheIdWithoutGrace(t *testing.T) {
 	b.do("/logout")
 	require.Empty(t, b.cookies)
 	require.Equal(t, "//0", b.do("/get").Body.String())
-	require.Equal(t, []string{"login ada", "logout ada"}, events)
+	require.Equal(t, []string{"login ada", "unknown-session ", "logout ada"}, events)
 }
 
 func TestRegenerateHasGrace(t *testing.T) {

@@ -23,6 +23,8 @@ type Writer struct {
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
 	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
 	Before func(status int) int
+	// OnHijack, when set, runs when a handler has taken the connection over before any status: no header will go out.
+	OnHijack func()
 
 	dropBody bool
 }
@@ -125,6 +127,9 @@ func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && w.Status == 0 {
 		w.Status = -1
+		if w.OnHijack != nil {
+			w.OnHijack()
+		}
 	}
 	return c, rw, err
 }
