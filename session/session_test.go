@@ -292,7 +292,7 @@ func TestFlushHijackAndEarlyHints(t *testing.T) {
 	require.Empty(t, get("/toolate"))
 	require.ErrorIs(t, <-late, session.ErrHeaderSent)
 	require.Empty(t, get("/hijack"))
-	<-late
+	require.ErrorIs(t, <-late, session.ErrHeaderSent, "nobody would get the cookie")
 	srv.Client().CloseIdleConnections()
 }
 

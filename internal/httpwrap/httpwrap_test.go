@@ -106,7 +106,9 @@ func TestInformationalPassesBy(t *testing.T) {
 }
 
 func TestHijack(t *testing.T) {
+	told := 0
 	s, done := serve(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		w.(*Writer).OnHijack = func() { told++ }
 		c, _, err := http.NewResponseController(w).Hijack()
 		require.NoError(t, err)
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
@@ -121,6 +123,7 @@ func TestHijack(t *testing.T) {
 	b, _ := io.ReadAll(res.Body)
 	require.Equal(t, "hi", string(b))
 	require.Equal(t, -1, (<-done).Status)
+	require.Equal(t, 1, told)
 
 	_, _, err = Wrap(httptest.NewRecorder()).Hijack()
 	require.ErrorIs(t, err, http.ErrNotSupported)
