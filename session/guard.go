@@ -43,10 +43,12 @@ func (g *guard) fail() {
 	}
 }
 
+func noCancel() {}
+
 // begin opens one operation on the store: bounded in time, or refused with ErrUnavailable when the store is known to be down.
 func (s *Sessions[T]) begin(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
 	if s.local {
-		return ctx, func() {}, nil
+		return ctx, noCancel, nil
 	}
 	if !s.guard.allow() {
 		return nil, nil, s.failed(ctx, op, errStoreDown)

@@ -54,7 +54,8 @@ func (s *Sessions[T]) open(r *Record) (f frame, err error) {
 		if ring == nil {
 			return f, fmt.Errorf("%w: it is encrypted, and there are no keys", errFrame)
 		}
-		if b, err = ring.Unseal(sealPurpose, b[1:], r.Key[:]); err != nil {
+		k := r.Key // a copy, so that r need not escape
+		if b, err = ring.Unseal(sealPurpose, b[1:], k[:]); err != nil {
 			return f, errSwapped
 		}
 	case ring != nil && !s.o.ReadPlain:

@@ -58,8 +58,7 @@ func (s *Sessions[T]) Middleware(next http.Handler) http.Handler {
 		hw := httpwrap.Get(w)
 		carrier := &carrier[T]{Context: r.Context(), sess: Session[T]{all: s, w: hw, r: r}}
 		sess := &carrier.sess
-		hw.Before = func(status int) int { sess.seal(); return 0 }
-		hw.OnHijack = sess.end
+		hw.Observer = carrier
 		panicked := true
 		defer func() {
 			if panicked {
@@ -100,6 +99,10 @@ func (c *carrier[T]) Value(key any) any {
 	}
 	return c.Context.Value(key)
 }
+
+// BeforeHeader and HeaderGone implement httpwrap.HeaderObserver.
+func (c *carrier[T]) BeforeHeader() { c.sess.seal() }
+func (c *carrier[T]) HeaderGone()   { c.sess.end() }
 
 // From returns the request's session. Without the middleware its methods return ErrNoSession.
 func (s *Sessions[T]) From(ctx context.Context) *Session[T] {

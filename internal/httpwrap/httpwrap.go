@@ -23,10 +23,18 @@ type Writer struct {
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
 	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
 	Before func(status int) int
-	// OnHijack, when set, runs when a handler has taken the connection over before any status: no header will go out.
-	OnHijack func()
+	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
+	Observer HeaderObserver
 
 	dropBody bool
+}
+
+// HeaderObserver sees the header off.
+type HeaderObserver interface {
+	// BeforeHeader runs once just before the final header goes out; it may still change it.
+	BeforeHeader()
+	// HeaderGone runs when a handler has taken the connection over before any status: no header will go out.
+	HeaderGone()
 }
 
 var pool = sync.Pool{New: func() any { return new(Writer) }}
@@ -58,6 +66,9 @@ func (w *Writer) WriteHeader(status int) {
 		return
 	}
 	w.Status = status
+	if w.Observer != nil {
+		w.Observer.BeforeHeader()
+	}
 	if w.Before != nil {
 		if instead := w.Before(status); instead != 0 && instead != status {
 			w.Status, w.dropBody = instead, true
@@ -127,8 +138,8 @@ func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && w.Status == 0 {
 		w.Status = -1
-		if w.OnHijack != nil {
-			w.OnHijack()
+		if w.Observer != nil {
+			w.Observer.HeaderGone()
 		}
 	}
 	return c, rw, err
