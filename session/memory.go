@@ -18,8 +18,8 @@ type Memory struct {
 }
 
 const (
-	memoryShards = 64
-	sweepPerOp   = 4
+	memoryShards = 256
+	sweepPerOp   = 2
 	// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
 	maxHops = 8
 )

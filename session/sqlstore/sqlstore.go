@@ -116,7 +116,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return nil
 }
 
-// Cleanup deletes up to max expired records and returns how many. Run it now and then, from any server.
+// Cleanup deletes up to max expired records and returns how many. See RunCleanup.
 func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (int, error) {
 	res, err := s.db.ExecContext(ctx, s.q.cleanup, now.UnixMilli(), max)
 	if err != nil {
@@ -124,6 +124,32 @@ func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (int, error
 	}
 	n, err := res.RowsAffected()
 	return int(n), err
+}
+
+// cleanupBatch keeps each transaction of RunCleanup short.
+const cleanupBatch = 1000
+
+// RunCleanup deletes expired records at every interval (0: 10 min), a thousand per statement, until ctx ends; then it returns ctx.Err(). Several servers may
+// run it. failed, if not nil, is told of errors, after which it goes on.
+func (s *Store) RunCleanup(ctx context.Context, interval time.Duration, failed func(error)) error {
+	if interval <= 0 {
+		interval = 10 * time.Minute
+	}
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		for n := cleanupBatch; n == cleanupBatch; {
+			var err error
+			if n, err = s.Cleanup(ctx, time.Now(), cleanupBatch); err != nil && ctx.Err() == nil && failed != nil {
+				failed(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
 }
 
 type scanner interface{ Scan(...any) error }
