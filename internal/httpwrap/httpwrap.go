@@ -27,6 +27,8 @@ type Writer struct {
 	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
 	// back last, so counters that are striped by Lane are rarely shared between processors.
 	Lane uint32
+	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
+	Observer HeaderObserver
 
 	dropBody bool
 }
@@ -35,6 +37,14 @@ var (
 	lanes atomic.Uint32
 	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
 )
+
+// HeaderObserver sees the header off.
+type HeaderObserver interface {
+	// BeforeHeader runs once just before the final header goes out; it may still change it.
+	BeforeHeader()
+	// HeaderGone runs when a handler has taken the connection over before any status: no header will go out.
+	HeaderGone()
+}
 
 // Get returns a Writer around w from a pool; give it back with Put when the handler has returned.
 func Get(w http.ResponseWriter) *Writer {
@@ -63,6 +73,9 @@ func (w *Writer) WriteHeader(status int) {
 		return
 	}
 	w.Status = status
+	if w.Observer != nil {
+		w.Observer.BeforeHeader()
+	}
 	if w.Before != nil {
 		if instead := w.Before(status); instead != 0 && instead != status {
 			w.Status, w.dropBody = instead, true
@@ -132,6 +145,9 @@ func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && w.Status == 0 {
 		w.Status = -1
+		if w.Observer != nil {
+			w.Observer.HeaderGone()
+		}
 	}
 	return c, rw, err
 }
