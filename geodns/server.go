@@ -50,16 +50,17 @@ type Server struct {
 	tcp   *net.TCPListener
 	limit *limiter
 	jar   *cookieJar
-	count counters
 
 	running sync.WaitGroup
 	done    chan struct{}
 	ending  atomic.Bool
 	closing sync.Once
 
-	mu    sync.Mutex // guards what follows
-	conns map[*net.TCPConn]netip.Addr
-	from  map[netip.Addr]int
+	mu      sync.Mutex // guards what follows
+	serving map[*worker]bool
+	past    counters // of connections that have ended
+	conns   map[*net.TCPConn]netip.Addr
+	from    map[netip.Addr]int
 }
 
 // Listen binds addr ("127.0.0.1:0" takes a free port, the same for UDP and TCP) and serves the zones until Shutdown or
@@ -103,7 +104,7 @@ func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}}
+	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}, serving: map[*worker]bool{}}
 	s.zones.Store(set)
 	s.jar = newCookieJar(o.Cookies)
 	if o.RateLimit > 0 {
@@ -226,13 +227,36 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// worker is what the goroutine of one socket has to itself: neither scratch nor counters are shared between cores.
+type worker struct {
+	q     query
+	count counters
+	_     [64]byte // the next one's counters stand in another cache line
+}
+
+func (s *Server) worker() *worker {
+	w := new(worker)
+	s.mu.Lock()
+	s.serving[w] = true
+	s.mu.Unlock()
+	return w
+}
+
+// retire keeps what a worker counted.
+func (s *Server) retire(w *worker) {
+	s.mu.Lock()
+	delete(s.serving, w)
+	s.past.add(&w.count)
+	s.mu.Unlock()
+}
+
 // handle answers one packet into out (of enough capacity) and returns nil when there is nothing to say. It runs on the
-// goroutine of its socket with that one's scratch.
-func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp bool) []byte {
+// goroutine of w.
+func (s *Server) handle(w *worker, packet, out []byte, from netip.AddrPort, tcp bool) []byte {
 	if s.o.Gate != nil && !s.o.Gate() {
 		return nil
 	}
-	c := &s.count
+	q, c := &w.q, &w.count
 	c.queries.Add(1)
 	v := q.parse(packet)
 	if v == drop {
@@ -292,6 +316,17 @@ type counters struct {
 	queries, tcp, ecs, noerror, nodata, nx, refused, form, fail, truncated, dropped atomic.Uint64
 }
 
+func (c *counters) add(o *counters) {
+	to, from := c.all(), o.all()
+	for i := range to {
+		to[i].Add(from[i].Load())
+	}
+}
+
+func (c *counters) all() [11]*atomic.Uint64 {
+	return [...]*atomic.Uint64{&c.queries, &c.tcp, &c.ecs, &c.noerror, &c.nodata, &c.nx, &c.refused, &c.form, &c.fail, &c.truncated, &c.dropped}
+}
+
 func (c *counters) note(r *reply) {
 	switch {
 	case r.tc:
@@ -329,9 +364,13 @@ type ServerStats struct {
 
 // Stats returns the counters.
 func (s *Server) Stats() ServerStats {
-	c := &s.count
+	var c counters
 	s.mu.Lock()
 	conns := len(s.conns)
+	c.add(&s.past)
+	for w := range s.serving {
+		c.add(&w.count)
+	}
 	s.mu.Unlock()
 	return ServerStats{
 		Queries: c.queries.Load(), TCP: c.tcp.Load(), ECS: c.ecs.Load(), NoError: c.noerror.Load(), NoData: c.nodata.Load(),
