@@ -72,7 +72,7 @@ func newBatch(c *net.UDPConn) (*batch, error) {
 // receive is the callback of read: false waits until the socket is readable.
 func (b *batch) receive(fd uintptr) bool {
 	for {
-		n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in[0])), batchSize, 0, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in[0])), batchSize, 0, 0, 0)
 		if e == unix.EINTR {
 			continue
 		}
@@ -142,7 +142,7 @@ func (b *batch) write(n int) {
 // transmit is the callback of write: false waits until the socket is writable.
 func (b *batch) transmit(fd uintptr) bool {
 	for b.from < b.end {
-		n, _, e := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.from])), uintptr(b.end-b.from), 0, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.from])), uintptr(b.end-b.from), 0, 0, 0)
 		switch e {
 		case 0:
 			b.from += int(n)
