@@ -68,6 +68,9 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 	var ownerName string    // used instead of the pointer after a CNAME
 	for hop := 0; ; hop++ {
 		n, cut, cutAt := z.lookup(name, apex)
+		if cut != nil && cutAt == 0 && q.typ == typeDS { // RFC 4035 section 3.1.4.1: what the parent knows
+			n, cut = cut, nil
+		}
 		if cut != nil {
 			r.referral(z, cut, name[cutAt:], hop == 0, cutAt)
 			return
@@ -81,7 +84,7 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 			set := n.sets[typeCNAME]
 			r.records(owner, ownerName, set.tails)
 			target := n.cname
-			if hop == 8 || r.full {
+			if hop == 8 || r.full || target == string(q.name[:q.length]) { // a loop
 				return
 			}
 			next, at := s.find([]byte(target)) // does not escape
@@ -91,6 +94,12 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 			z, apex, name = next, at, []byte(target)
 			ownerName = target
 			continue
+		}
+		if n.alias != "" && (q.typ == typeA || q.typ == typeAAAA) {
+			if n = s.aliased(n); n == nil {
+				r.negative(z, apex)
+				return
+			}
 		}
 		if n.geo != nil && (q.typ == typeA || q.typ == typeAAAA) {
 			if !r.geo(n.geo, owner, ownerName, client) {
@@ -111,6 +120,27 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 		r.additional(set)
 		return
 	}
+}
+
+// aliased follows an alias to the node whose addresses it takes; nil when its target does not exist.
+func (s *zoneSet) aliased(n *node) *node {
+	for range 8 {
+		target := n.alias
+		if target == "" {
+			target = n.cname
+		}
+		if target == "" {
+			return n
+		}
+		z, apex := s.find([]byte(target)) // does not escape
+		if z == nil {
+			return nil
+		}
+		if n, _, _ = z.lookup([]byte(target), apex); n == nil {
+			return nil
+		}
+	}
+	return nil
 }
 
 // lookup finds the node of a name: itself, else the wildcard at its closest encloser (RFC 4592). A delegation on the
@@ -235,75 +265,6 @@ func (r *reply) referral(z *zoneData, cut *node, name []byte, first bool, at int
 	if len(set.glue) > 0 && r.ar == before {
 		r.tc = true
 	}
-}
-
-// geo adds the addresses of the client's centre; false when there are none of the family.
-func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) bool {
-	q := r.q
-	if q.ecs && !q.asked {
-		client = q.subnet
-	}
-	v := g.router.live.Load()
-	dc, length, _ := v.route(client)
-	if q.ecs && !q.asked {
-		r.scope = length
-	}
-	addrs := v.static
-	if dc >= 0 {
-		addrs = v.dcs[dc].addrs
-	} else if len(addrs) == 0 {
-		r.rcode = rcodeFail
-		return true
-	}
-	want4 := q.typ == typeA
-	count := 0
-	for _, a := range addrs {
-		if a.Is4() == want4 {
-			count++
-		}
-	}
-	if count == 0 {
-		return false
-	}
-	// Each query begins with another address, so that clients spread over the centre's edges.
-	skip := int(q.id) % count
-	size := 4
-	if !want4 {
-		size = 16
-	}
-	given := 0
-	for pass := range 2 {
-		i := 0
-		for _, a := range addrs {
-			if a.Is4() != want4 {
-				continue
-			}
-			mine := (i >= skip) == (pass == 0)
-			i++
-			if !mine || given == g.n {
-				continue
-			}
-			if !r.room(max(2, len(name)) + 10 + size) {
-				r.tc = true
-				return true
-			}
-			r.owner(pointer, name)
-			r.out = binary.BigEndian.AppendUint16(r.out, q.typ)
-			r.out = binary.BigEndian.AppendUint16(r.out, classIN)
-			r.out = binary.BigEndian.AppendUint32(r.out, g.ttl)
-			r.out = binary.BigEndian.AppendUint16(r.out, uint16(size))
-			if want4 {
-				b := a.As4()
-				r.out = append(r.out, b[:]...)
-			} else {
-				b := a.As16()
-				r.out = append(r.out, b[:]...)
-			}
-			r.an++
-			given++
-		}
-	}
-	return true
 }
 
 // hinfo is the minimal answer to ANY (RFC 8482 section 4.2): it gives attackers nothing to amplify with.

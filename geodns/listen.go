@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// answerSize is the capacity that the largest UDP answer needs.
+const answerSize = 4096
+
 // serveTCP accepts connections; each has a goroutine that answers its queries in order (RFC 7766 allows pipelining).
 func (s *Server) serveTCP() {
 	for {
@@ -61,7 +64,7 @@ func (s *Server) release(c *net.TCPConn, group netip.Addr) {
 
 // converse answers the queries of one connection.
 func (s *Server) converse(c *net.TCPConn, from netip.AddrPort) {
-	in, out := make([]byte, 2+1024), make([]byte, 0, 4096)
+	in, out := make([]byte, 2+1024), make([]byte, 0, answerSize)
 	w := s.worker()
 	defer s.retire(w)
 	for !s.ending.Load() {
@@ -83,6 +86,7 @@ func (s *Server) converse(c *net.TCPConn, from netip.AddrPort) {
 			return
 		}
 		answer := s.handle(w, in[:n], out, from, true)
+		w.publish()
 		if answer == nil {
 			return
 		}

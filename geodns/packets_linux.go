@@ -17,8 +17,7 @@ const batchSize = 32
 
 const (
 	packetSize = 2048 // of a query: longer ones are cut by the kernel, and refused
-	answerSize = 4096
-	oobSize    = 128 // of one packet's control messages: its destination as IPv4 and as IPv6
+	oobSize    = 128  // of one packet's control messages: its destination as IPv4 and as IPv6
 )
 
 // mmsghdr is the kernel's struct mmsghdr.
@@ -178,6 +177,7 @@ func (s *Server) serveUDP(c *net.UDPConn) {
 				k++
 			}
 		}
+		w.publish()
 		b.write(k)
 	}
 }

@@ -17,7 +17,7 @@ func reuseControl(bool) func(network, address string, c syscall.RawConn) error {
 func (s *Server) serveUDP(c *net.UDPConn) {
 	w := s.worker()
 	defer s.retire(w)
-	in, out := make([]byte, 4096), make([]byte, 0, 8192)
+	in, out := make([]byte, 4096), make([]byte, 0, answerSize)
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(in)
 		if err != nil {
@@ -26,7 +26,9 @@ func (s *Server) serveUDP(c *net.UDPConn) {
 			}
 			continue // an ICMP error of an earlier answer
 		}
-		if answer := s.handle(w, in[:n], out, from, false); answer != nil {
+		answer := s.handle(w, in[:n], out, from, false)
+		w.publish()
+		if answer != nil {
 			c.WriteToUDPAddrPort(answer, from)
 		}
 	}
