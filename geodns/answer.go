@@ -87,11 +87,11 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 			if hop == 8 || r.full || target == string(q.name[:q.length]) { // a loop
 				return
 			}
-			next, at := s.find([]byte(target)) // does not escape
+			next, at := s.find(n.target)
 			if next == nil {
 				return // elsewhere: the resolver goes on
 			}
-			z, apex, name = next, at, []byte(target)
+			z, apex, name = next, at, n.target
 			ownerName = target
 			continue
 		}
@@ -125,18 +125,15 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 // aliased follows an alias to the node whose addresses it takes; nil when its target does not exist.
 func (s *zoneSet) aliased(n *node) *node {
 	for range 8 {
-		target := n.alias
-		if target == "" {
-			target = n.cname
-		}
-		if target == "" {
+		if n.target == nil {
 			return n
 		}
-		z, apex := s.find([]byte(target)) // does not escape
+		z, apex := s.find(n.target)
 		if z == nil {
 			return nil
 		}
-		if n, _, _ = z.lookup([]byte(target), apex); n == nil {
+		var cut *node
+		if n, cut, _ = z.lookup(n.target, apex); n == nil || cut != nil {
 			return nil
 		}
 	}

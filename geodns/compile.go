@@ -19,11 +19,12 @@ type zoneData struct {
 
 // node is a name of the zone. One without records is an empty non-terminal: it exists, so it is no NXDOMAIN.
 type node struct {
-	sets  map[uint16]*rrset
-	geo   *geoName
-	cname string // target in wire form, as it was written
-	alias string // the same of an alias
-	cut   bool   // a delegation
+	sets   map[uint16]*rrset
+	geo    *geoName
+	cname  string // the target, in wire form
+	alias  string // the same of an alias
+	target []byte // of either
+	cut    bool   // a delegation
 }
 
 // rrset is the records of one name and type. A tail is all of a record but its owner: type, class, TTL, length, data.
@@ -102,6 +103,9 @@ func (z *Zone) compile() (*zoneData, error) {
 		return nil, fmt.Errorf("geodns: zone %s has no SOA", z.origin)
 	}
 	for name, n := range d.nodes {
+		if n.cname+n.alias != "" {
+			n.target = []byte(n.cname + n.alias)
+		}
 		if n.cname != "" && (len(n.sets) > 1 || n.geo != nil || n.alias != "" || n.sets[dns.TypeCNAME].n > 1) {
 			return nil, fmt.Errorf("geodns: %s: a CNAME stands beside other records", showName(name))
 		}
