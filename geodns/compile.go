@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -15,6 +16,7 @@ type zoneData struct {
 	soa      *rrset
 	negative []byte // the SOA record's tail with the negative TTL (RFC 2308 section 3)
 	cuts     bool   // it delegates
+	signer   *signer
 }
 
 // node is a name of the zone. One without records is an empty non-terminal: it exists, so it is no NXDOMAIN.
@@ -45,9 +47,13 @@ func (z *Zone) compile() (*zoneData, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &zoneData{apex: apex, nodes: map[string]*node{}}
+	d := &zoneData{apex: apex, nodes: map[string]*node{}, signer: z.signer}
 	byName := map[string][]dns.RR{}
-	for _, rr := range z.rrs {
+	rrs := z.rrs
+	if z.signer != nil {
+		rrs = append(slices.Clip(rrs), z.signer.dnskey)
+	}
+	for _, rr := range rrs {
 		name, err := wireName(rr.Header().Name)
 		if err != nil {
 			return nil, err
@@ -196,7 +202,10 @@ func packTail(rr dns.RR) ([]byte, error) {
 }
 
 // zoneSet finds zones by name.
-type zoneSet struct{ byApex map[string]*zoneData }
+type zoneSet struct {
+	byApex map[string]*zoneData
+	signed bool // any of them
+}
 
 func compileZones(zones []*Zone) (*zoneSet, error) {
 	s := &zoneSet{byApex: map[string]*zoneData{}}
@@ -212,6 +221,7 @@ func compileZones(zones []*Zone) (*zoneSet, error) {
 			return nil, fmt.Errorf("geodns: zone %s stands twice", z.origin)
 		}
 		s.byApex[d.apex] = d
+		s.signed = s.signed || d.signer != nil
 	}
 	for _, d := range s.byApex {
 		for name, n := range d.nodes {

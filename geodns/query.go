@@ -33,8 +33,9 @@ type head struct {
 
 	edns    bool
 	version byte
-	do      bool
-	size    int // the client's UDP size
+	do      bool // DNSSEC is wanted (RFC 3225)
+	co      bool // compact denial is understood (RFC 9824 section 5.1)
+	size    int  // the client's UDP size
 
 	ecs    bool
 	family uint16
@@ -123,7 +124,7 @@ func (q *query) parse(b []byte) verdict {
 			q.edns = true
 			q.size = int(binary.BigEndian.Uint16(b[at+2:]))
 			q.version = b[at+5]
-			q.do = b[at+6]&0x80 != 0
+			q.do, q.co = b[at+6]&0x80 != 0, b[at+6]&0x40 != 0
 			if q.version == 0 && !q.options(b[data:data+n]) {
 				return badForm
 			}

@@ -27,6 +27,7 @@ type Zone struct {
 	rrs    []dns.RR
 	geo    map[string]geoName // by owner, lower case
 	alias  map[string]string  // targets by owner, both lower case
+	signer *signer            // nil: not signed
 }
 
 type geoName struct {
