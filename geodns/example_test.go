@@ -148,7 +148,8 @@ func ExampleZone_Sign() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(strings.Fields(zone.DS())[3:7:7]) // type, key tag, algorithm and digest type
+	fmt.Println(strings.Fields(zone.DS())[3]) // owner, TTL, class, DS, key tag, algorithm, digest type, digest
+	// Output: DS
 }
 
 // The zone's own name can't be a CNAME; an alias can stand there.
