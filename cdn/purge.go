@@ -70,11 +70,9 @@ func (c *Cache) Purge(ctx context.Context, m Match) (int, error) {
 	default:
 		match := func(key string) bool { return strings.HasPrefix(key, m.Prefix) }
 		c.fetches.purge(match)
-		c.index.each(func(e *entry) {
-			if match(e.key) {
-				for _, o := range e.everything() {
-					n += c.purgeObject(o, m.Soft)
-				}
+		c.index.prefixed(m.Prefix, func(e *entry) {
+			for _, o := range e.everything() {
+				n += c.purgeObject(o, m.Soft)
 			}
 		})
 	}
