@@ -162,6 +162,7 @@ func (s *service) pass(f *flight, why string) (Outcome, bool) {
 		if n > 0 {
 			s.bytes += int64(n)
 			s.e.c.count.in.Add(uint64(n))
+			s.host.in.Add(uint64(n))
 			if _, werr := s.w.Write(buf[:n]); werr != nil {
 				return Miss, false
 			}

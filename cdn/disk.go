@@ -250,7 +250,7 @@ func (d *disk) tail(n int64) (*segment, error) {
 
 // load brings the variant that a request selects back into memory; nil when there is none. Several who ask for one
 // object wait for one read.
-func (d *disk) load(key []byte, hash uint64, h http.Header) *object {
+func (d *disk) load(key []byte, hash uint64, host *host, h http.Header) *object {
 	d.mu.Lock()
 	var ref *diskRef
 	for _, r := range d.index[string(key)] {
@@ -280,7 +280,7 @@ func (d *disk) load(key []byte, hash uint64, h http.Header) *object {
 		if err != nil {
 			d.drop(ref) // damaged: a miss, now and later
 		} else {
-			o.hash = hash
+			o.hash, o.host = hash, host
 			o.soft.Store(ref.soft)
 			o.onDisk.Store(diskWritten)
 			ref.mem, l.o = o, o

@@ -15,6 +15,7 @@ import (
 type object struct {
 	key    string // an absolute URL, normally
 	hash   uint64 // of key
+	host   *host
 	status int
 	header http.Header // as it is sent, without Age, Cache-Status and the tags
 	body   *body

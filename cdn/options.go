@@ -29,6 +29,8 @@ type Options struct {
 	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"
 	Key                  KeyFunc       // nil: KeyURL
 	MaxVariants          int           // per URL; 0: 64
+	MaxHostBytes         int64         // memory for the objects of one host, so that none crowds out the others; 0: no limit but MaxBytes
+	MaxFills             int           // fetches from one origin that wait for its answer at a time: after a purge of everything the others wait their turn, and stale objects that may be served are; 0: 256; negative: no limit
 	FillTimeout          time.Duration // longest fetch of one object; 0: 5 minutes
 	Hooks                *Hooks
 }
@@ -87,8 +89,8 @@ func (o Options) withDefaults() (Options, error) {
 			*d = 0
 		}
 	}
-	if o.MaxBytes < 0 || o.MaxObject < 0 || o.MaxVariants < 0 || o.FillTimeout < 0 || o.Disk.MaxBytes < 0 {
-		return o, errors.New("cdn: Options: MaxBytes, MaxObject, MaxVariants, FillTimeout and Disk.MaxBytes: want 0 or more")
+	if o.MaxBytes < 0 || o.MaxObject < 0 || o.MaxVariants < 0 || o.MaxHostBytes < 0 || o.FillTimeout < 0 || o.Disk.MaxBytes < 0 {
+		return o, errors.New("cdn: Options: MaxBytes, MaxObject, MaxVariants, MaxHostBytes, FillTimeout and Disk.MaxBytes: want 0 or more")
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 64 << 20
@@ -98,6 +100,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxObject > o.MaxBytes/2 {
 		return o, fmt.Errorf("cdn: Options.MaxObject %d: want at most half of MaxBytes", o.MaxObject)
+	}
+	if o.MaxHostBytes > 0 && o.MaxHostBytes < o.MaxObject {
+		return o, fmt.Errorf("cdn: Options.MaxHostBytes %d: want at least MaxObject, %d", o.MaxHostBytes, o.MaxObject)
+	}
+	if o.MaxFills == 0 {
+		o.MaxFills = 256
 	}
 	if o.Disk.MaxBytes == 0 {
 		o.Disk.MaxBytes = 1 << 30
