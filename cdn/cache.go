@@ -30,6 +30,7 @@ type Cache struct {
 	filling atomic.Int64 // bytes of bodies that are not complete yet: they count, but can't be evicted
 
 	fetches  flights
+	slices   sliceFetches
 	ctx      context.Context
 	cancel   context.CancelFunc
 	work     sync.WaitGroup

@@ -210,8 +210,8 @@ func (d *disk) write() {
 }
 
 func (d *disk) append(o *object) {
-	rec, err := encodeObject(o)
-	if err != nil || int64(len(rec.head))+o.body.size() > d.segmentSize() {
+	rec, chunks, err := encodeObject(o)
+	if err != nil || rec.total() > d.segmentSize() {
 		return
 	}
 	d.mu.Lock()
@@ -223,7 +223,7 @@ func (d *disk) append(o *object) {
 	if err != nil {
 		return // a full disk costs hits, nothing else
 	}
-	at, err := s.append(rec.head, o.body.chunks)
+	at, err := s.append(rec.head, chunks)
 	if err != nil {
 		return
 	}
@@ -272,7 +272,7 @@ func (d *disk) load(key []byte, hash uint64, host *host, h http.Header) *object 
 	ref.seg.acquire()
 	d.mu.Unlock()
 
-	o, err := ref.seg.read(ref.at, ref.size)
+	o, err := ref.seg.read(ref.at, ref.size, d.o.InPlace)
 	e := d.c.index.lock(hash, string(key)) // an entry's lock comes before d.mu
 	d.mu.Lock()
 	delete(d.loading, ref)
@@ -331,7 +331,7 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 		return 0, nil, nil
 	}
 	for _, r := range refs {
-		if r.mem == nil || r.mem.gone.Load() && !r.mem.purged.Load() { // else it counts in memory
+		if !isSlice(r.key) && (r.mem == nil || r.mem.gone.Load() && !r.mem.purged.Load()) { // else it counts in memory
 			n++
 		}
 		if r.mem != nil {
@@ -371,7 +371,11 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 
 func (d *disk) matching(m Match) (out []*diskRef) {
 	if m.URL != "" {
-		return slices.Clone(d.index[m.URL])
+		out = slices.Clone(d.index[m.URL])
+		for _, key := range d.keys.prefixed(m.URL + "\x00") { // its slices
+			out = append(out, d.index[key]...)
+		}
+		return out
 	}
 	if m.Tag != "" {
 		return slices.Collect(maps.Keys(d.tags[m.Tag]))

@@ -206,11 +206,13 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	} else {
 		delete(o.header, "Content-Length")
 	}
-	if o.length > c.o.MaxObject {
-		f.why = "too-large"
-	}
 	if len(res.Trailer) > 0 && f.why == "" {
 		f.why = "trailers" // a hit could not show them
+	}
+	if f.why == "" && f.part == nil && c.sliceable(o, res) {
+		o.slices = randomID()
+	} else if o.length > c.o.MaxObject {
+		f.why = "too-large"
 	}
 	if _, ok := o.header["Content-Type"]; !ok {
 		o.header["Content-Type"] = nil // net/http must not guess
@@ -250,7 +252,12 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	if f.why != "" {
 		o.gone.Store(true) // for those who wait now, and nobody else
 	}
-	f.first, _ = o.body.reader(0)
+	if o.slices != "" { // its slices are fetched as they are wanted
+		res.Body.Close()
+		o.body = bodyOf()
+	} else {
+		f.first, _ = o.body.reader(0)
+	}
 	c.settle(f, e, sel, func(e *entry) {
 		if f.why == "" && !f.purged.Load() && !c.fetches.tagged(f, o.tags) {
 			f.stored = true
@@ -266,6 +273,12 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	default:
 	}
 	stored := f.stored // f is read by others from here on
+	if o.slices != "" {
+		if stored {
+			c.keep(o, 0)
+		}
+		return
+	}
 	counted := int64(0)
 	defer func() { c.filling.Add(-counted) }()
 	err = o.body.fill(io.TeeReader(res.Body, byteCounter{&c.count.in, &f.host.in}), o.length, func(total int64) bool {
@@ -332,7 +345,7 @@ func (c *Cache) sized(o *object) *object {
 
 // refreshed is old with what a 304 says (RFC 9111 section 3.2 and 4.3.4). ok is whether the result may be stored.
 func (c *Cache) refreshed(old *object, update http.Header, ask http.Header, asked, received time.Time) (n *object, ok bool) {
-	n = &object{key: old.key, hash: old.hash, host: old.host, status: old.status, header: old.header.Clone(), body: old.body, length: old.length, etag: old.etag, tags: old.tags}
+	n = &object{key: old.key, hash: old.hash, host: old.host, status: old.status, header: old.header.Clone(), body: old.body, length: old.length, slices: old.slices, etag: old.etag, tags: old.tags}
 	if tags := c.tagsOf(update); tags != nil {
 		n.tags = tags
 	}

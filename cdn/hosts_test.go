@@ -20,6 +20,7 @@ func TestHostsAreCounted(t *testing.T) {
 	}
 	do(h, "POST", "http://b.example/y")
 	do(h, "GET", "http://b.example/none", "Cache-Control: no-store")
+	settle(t, "kept", func() bool { return c.Stats().InFlight == 0 })
 	got := c.Hosts()
 	require.Len(t, got, 2)
 	require.Equal(t, "a.example", got[0].Host)
@@ -45,6 +46,7 @@ func TestAHostCrowdsOutNobody(t *testing.T) {
 	for i := range 1000 {
 		do(h, "GET", fmt.Sprint("http://greedy.example/", i))
 	}
+	settle(t, "kept", func() bool { return c.Stats().InFlight == 0 })
 	for _, hs := range c.Hosts() {
 		require.LessOrEqual(t, hs.Bytes, int64(1<<20), hs.Host)
 	}
@@ -58,6 +60,7 @@ func TestAHostCrowdsOutNobody(t *testing.T) {
 			do(h, "GET", fmt.Sprintf("http://h%d.example/%d", k, i))
 		}
 	}
+	settle(t, "kept", func() bool { return c.Stats().InFlight == 0 })
 	require.LessOrEqual(t, c.Stats().Bytes, int64(4<<20))
 	require.Greater(t, c.Stats().Bytes, int64(3<<20))
 	_, err := New(Options{MaxHostBytes: 1})

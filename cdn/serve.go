@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ type service struct {
 	now    time.Time
 	str    string      // key, once it is needed as a string
 	in     *bodyReader // of a body that is being filled
+	file   *os.File    // of a body on disk
+	extent *extent     // which file is open at
+	done   func()      // gives file back
 	status int
 	bytes  int64
 }
@@ -70,6 +74,7 @@ func (x *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	*s = service{e: x, w: w, r: r, key: x.c.o.Key(s.key[:0], r), host: x.c.hosts.of(r.Host), now: time.Now()}
 	s.hash = x.c.hash(s.key)
 	outcome, abort := s.serve()
+	s.letGo()
 	c := x.c
 	c.count.outcomes[outcome].Add(1)
 	if outcome != Bypass { // which counts by itself
@@ -101,13 +106,13 @@ func (s *service) lookup() (o *object, passing bool) {
 	c := s.e.c
 	if e := c.index.find(s.hash, s.key); e != nil {
 		for _, o := range e.all() {
-			if !o.gone.Load() && o.matches(s.r.Header) {
+			if !o.gone.Load() && o.matches(s.r.Header) && s.hold(o) {
 				return o, false
 			}
 		}
 		if c.o.VaryLanguage {
 			for _, o := range e.all() {
-				if !o.gone.Load() && o.matchesLanguage(s.r.Header) {
+				if !o.gone.Load() && o.matchesLanguage(s.r.Header) && s.hold(o) {
 					return o, false
 				}
 			}
@@ -115,7 +120,10 @@ func (s *service) lookup() (o *object, passing bool) {
 		passing = e.passing.Load() > s.now.UnixNano()
 	}
 	if c.disk != nil && !passing {
-		return c.disk.load(s.key, s.hash, s.host, s.r.Header), false
+		if o = c.disk.load(s.key, s.hash, s.host, s.r.Header); o != nil && !s.hold(o) {
+			o = nil
+		}
+		return o, false
 	}
 	return nil, passing
 }
