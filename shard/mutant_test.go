@@ -27,7 +27,7 @@ func (m *mutant) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slo
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `do $do$ declare f text; begin
-select replace(pg_get_functiondef('tk_guard'::regproc), 'where slot = s for share', 'where slot = s') into f; execute f; end $do$`)
+select replace(pg_get_functiondef('tk_check'::regproc), 'where slot = s for share', 'where slot = s') into f; execute f; end $do$`)
 	return err
 }
 
