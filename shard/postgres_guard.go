@@ -20,21 +20,6 @@ create table if not exists tk_dirty (seq bigserial primary key, tbl text not nul
 create table if not exists tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by));
 create table if not exists tk_job (job text, tbl text, place text not null, primary key (job, tbl));
 insert into tk_mover values (1, 0) on conflict do nothing;
-create or replace function tk_check(s int, tbl text, pk jsonb, key jsonb) returns void language plpgsql security definer set search_path from current as $tk$
-declare st text;
-begin
-  if current_setting('tk.mover', true) = '1' then return; end if;
-  select state into st from tk_slot where slot = s for share;
-  if st is null or st not in ('owned', 'capture') then
-    raise exception 'tierkit: slot % is %', s, coalesce(st, 'unknown') using errcode = '55006';
-  end if;
-  if exists (select 1 from tk_pin p where p.hashed = s and p.by = key) then
-    raise exception 'tierkit: the key is pinned and not in slot % any more', s using errcode = '55006';
-  end if;
-  if st = 'capture' then
-    insert into tk_dirty (tbl, slot, pk) values (tbl, s, pk);
-  end if;
-end $tk$;
 create or replace function tk_no_truncate() returns trigger language plpgsql security definer set search_path from current as $tk$
 begin
   if not exists (select 1 from tk_slot where state <> 'owned') then return null; end if;
@@ -46,7 +31,7 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 		return err
 	}
 	var have bool
-	if err := tx.QueryRowContext(ctx, `select to_regprocedure('tk_check(int, text, jsonb, jsonb)') is not null`).Scan(&have); err != nil {
+	if err := tx.QueryRowContext(ctx, `select to_regproc('tk_no_truncate') is not null`).Scan(&have); err != nil {
 		return err
 	}
 	if !have {
@@ -100,12 +85,35 @@ func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) err
 	if err != nil {
 		return err
 	}
+	var schema string
+	var pins bool
+	if err := tx.QueryRowContext(ctx, `select current_schema(), exists (select 1 from tk_pin)`).Scan(&schema, &pins); err != nil {
+		return err
+	}
+	schema = quote(schema) // writers may have another search_path
 	for _, t := range tables {
 		slot := quote(t.SlotColumn)
 		check := func(r string) string {
-			pk := names(t.keys, func(c string) string { return r + "." + c })
-			by := names(t.by, func(c string) string { return "to_jsonb(" + r + "." + c + ") #>> '{}'" })
-			return `perform tk_check(` + r + `.` + slot + `, ` + literal(t.Name) + `, jsonb_build_array(` + pk + `), jsonb_build_array(` + by + `));`
+			q := `select state into st from ` + schema + `.tk_slot where slot = ` + r + `.` + slot + ` for share;
+if st is null or st not in ('owned', 'capture') then
+  raise exception 'tierkit: slot % is %', ` + r + `.` + slot + `, coalesce(st, 'unknown') using errcode = '55006';
+end if;
+`
+			if pins {
+				by := names(t.by, func(c string) string { return "to_jsonb(" + r + "." + c + ") #>> '{}'" })
+				q += `if exists (select 1 from ` + schema + `.tk_pin p where p.hashed = ` + r + `.` + slot + ` and p.by = jsonb_build_array(` + by + `)) then
+  raise exception 'tierkit: the key is pinned and not in slot % any more', ` + r + `.` + slot + ` using errcode = '55006';
+end if;
+`
+			}
+			return q + `if st = 'capture' then
+  insert into ` + schema + `.tk_dirty (tbl, slot, pk) values (` + literal(t.Name) + `, ` + r + `.` + slot + `, jsonb_build_array(` + names(t.keys, func(c string) string { return r + "." + c }) + `));
+end if;
+`
+		}
+		same := []string{`old.` + slot + ` = new.` + slot}
+		for _, k := range append(slices.Clone(t.keys), t.by...) {
+			same = append(same, `old.`+quote(k.name)+` is not distinct from new.`+quote(k.name))
 		}
 		open := func(r string) string {
 			return fmt.Sprintf(`(case when %s.%s between 0 and %d then get_bit('\x%s'::bytea, %s.%s) = 0 else false end)`, r, slot, 8*len(bits)-1, hex.EncodeToString(bits), r, slot)
@@ -126,17 +134,19 @@ func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) err
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return err
 		}
+		const mover = ` or current_setting('tk.mover', true) = '1'`
 		for _, g := range []struct{ name, event, body string }{
-			{"insert", "before insert on %s for each row", `if ` + open("new") + ` then return new; end if; ` + check("new") + ` return new;`},
-			{"update", "before update on %s for each row", `if old.` + slot + ` = new.` + slot + ` and ` + open("new") + ` then return new; end if; ` + check("old") + ` ` + check("new") + ` return new;`},
-			{"reslot", "before update on %s for each row when (old." + slot + " is distinct from new." + slot + ")", `if ` + open("new") + ` then return new; end if; ` + check("new") + ` return new;`},
-			{"delete", "before delete on %s for each row", `if ` + open("old") + ` then return old; end if; ` + check("old") + ` return old;`},
+			{"insert", "before insert on %s for each row", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
+			{"update", "before update on %s for each row", `if old.` + slot + ` = new.` + slot + ` and ` + open("new") + mover + ` then return new; end if;
+if not (` + strings.Join(same, " and ") + `) then ` + check("old") + ` end if; ` + check("new") + ` return new;`},
+			{"reslot", "before update on %s for each row when (old." + slot + " is distinct from new." + slot + ")", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
+			{"delete", "before delete on %s for each row", `if ` + open("old") + mover + ` then return old; end if; ` + check("old") + ` return old;`},
 			{"truncate", "before truncate on %s for each statement", ""},
 		} {
 			f := "tk_no_truncate"
 			if g.body != "" {
 				f = pgFunction(g.name, t.Name)
-				if _, err := tx.ExecContext(ctx, `create or replace function `+f+`() returns trigger language plpgsql as $tk$ begin `+g.body+` end $tk$`); err != nil {
+				if _, err := tx.ExecContext(ctx, `create or replace function `+f+`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
 					return err
 				}
 			}
