@@ -93,21 +93,24 @@ func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) err
 	schema = quote(schema) // writers may have another search_path
 	for _, t := range tables {
 		slot := quote(t.SlotColumn)
+		// Moving slots are the common case here: one statement locks the slot's state and notes the key.
 		check := func(r string) string {
-			q := `select state into st from ` + schema + `.tk_slot where slot = ` + r + `.` + slot + ` for share;
-if st is null or st not in ('owned', 'capture') then
-  raise exception 'tierkit: slot % is %', ` + r + `.` + slot + `, coalesce(st, 'unknown') using errcode = '55006';
-end if;
-`
+			slot := r + `.` + slot
+			pinned := ""
 			if pins {
 				by := names(t.by, func(c string) string { return "to_jsonb(" + r + "." + c + ") #>> '{}'" })
-				q += `if exists (select 1 from ` + schema + `.tk_pin p where p.hashed = ` + r + `.` + slot + ` and p.by = jsonb_build_array(` + by + `)) then
-  raise exception 'tierkit: the key is pinned and not in slot % any more', ` + r + `.` + slot + ` using errcode = '55006';
+				pinned = `if exists (select 1 from ` + schema + `.tk_pin p where p.hashed = ` + slot + ` and p.by = jsonb_build_array(` + by + `)) then
+  raise exception 'tierkit: the key is pinned and not in slot % any more', ` + slot + ` using errcode = '55006';
 end if;
 `
 			}
-			return q + `if st = 'capture' then
-  insert into ` + schema + `.tk_dirty (tbl, slot, pk) values (` + literal(t.Name) + `, ` + r + `.` + slot + `, jsonb_build_array(` + names(t.keys, func(c string) string { return r + "." + c }) + `));
+			return pinned + `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, s.slot, jsonb_build_array(` + names(t.keys, func(c string) string { return r + "." + c }) + `)
+  from (select slot from ` + schema + `.tk_slot where slot = ` + slot + ` and state = 'capture' for share) s;
+if not found then
+  select state into st from ` + schema + `.tk_slot where slot = ` + slot + ` for share;
+  if st is null or st <> 'owned' then
+    raise exception 'tierkit: slot % is %', ` + slot + `, coalesce(st, 'unknown') using errcode = '55006';
+  end if;
 end if;
 `
 		}
