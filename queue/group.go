@@ -94,7 +94,7 @@ func (g *Group) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 }
 
 // Redrive gives up to max dead letters a new set of attempts, oldest first, and returns how many.
-// A redriven message with a Key does not wait for others of its key: its turn has passed.
+// A redriven message with a Key goes before the later ones of its key; it waits for one that is in flight.
 func (g *Group) Redrive(ctx context.Context, max int) (int, error) { return g.driver.Redrive(ctx, max) }
 
 // PurgeDead deletes up to max dead letters for good, and returns how many.

@@ -58,6 +58,42 @@ func (q *refQueue) pop() (ref, bool) {
 	return r, true
 }
 
+// insert puts a ref at its place by number, in a queue that is in that order. It moves the others: it is for what comes back, not for
+// what comes.
+func (q *refQueue) insert(r ref) {
+	all := make([]ref, 0, q.n+1)
+	q.each(func(o *ref) {
+		if o.seq > r.seq && r.length != 0 {
+			all = append(all, r)
+			r.length = 0 // once
+		}
+		all = append(all, *o)
+	})
+	if r.length != 0 {
+		all = append(all, r)
+	}
+	*q = refQueue{}
+	for _, r := range all {
+		q.push(r)
+	}
+}
+
+// keep drops what f does not want, and returns how many that were.
+func (q *refQueue) keep(f func(ref) bool) (dropped int) {
+	kept := refQueue{}
+	q.each(func(r *ref) {
+		if f(*r) {
+			kept.push(*r)
+		} else {
+			dropped++
+		}
+	})
+	if dropped > 0 {
+		*q = kept
+	}
+	return dropped
+}
+
 // each calls f for every ref in order.
 func (q *refQueue) each(f func(*ref)) {
 	for i, c := range q.chunks {

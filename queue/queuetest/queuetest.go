@@ -367,7 +367,19 @@ func keyOrder(t *testing.T, q *queue.Queue) {
 	a2 := fetch(t, g, 1)[0]
 	require.Equal(t, "a2", string(a2.Body))
 	require.NoError(t, a2.Term(bg(t), "given up"))
-	require.Equal(t, []string{"a3"}, bodies(fetch(t, g, 1)))
+	a3 := fetch(t, g, 1)[0]
+	require.Equal(t, "a3", string(a3.Body))
+	publish(t, q, queue.Message{Topic: "t", Key: "a", Body: []byte("a4")})
+	n, err := g.Redrive(bg(t), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	none(t, g) // a3 is in flight
+	require.NoError(t, a3.Release(bg(t)))
+	for _, want := range []string{"a2", "a3", "a4"} {
+		d := fetch(t, g, 1)[0]
+		require.Equal(t, want, string(d.Body), "a redriven message has its place again")
+		require.NoError(t, d.Ack(bg(t)))
+	}
 }
 
 func fetchWaits(t *testing.T, q *queue.Queue) {
