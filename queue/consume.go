@@ -409,7 +409,11 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 		for _, r := range held {
 			g.unlease(g.leases[r.seq])
 			r.attempts--
-			g.back(r, 0, 0)
+			now := time.Now().UnixNano()
+			if s.Delay > 0 {
+				e.noteUntil(g, r.seq, now+int64(s.Delay))
+			}
+			g.back(r, now+int64(s.Delay), now)
 		}
 	case Extend:
 		by := s.Delay
@@ -439,15 +443,20 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 			}
 			now := time.Now().UnixNano()
 			if delay > 0 {
-				_, _ = e.note(kindNack, false, func(b []byte) []byte {
-					b = binary.AppendUvarint(b, uint64(g.id))
-					b = binary.AppendUvarint(b, r.seq)
-					return binary.AppendUvarint(b, uint64(now+int64(delay)))
-				})
+				e.noteUntil(g, r.seq, now+int64(delay))
 			}
 			e.stats.retried.Add(1)
 			g.back(r, now+int64(delay), now)
 		}
 	}
 	return w, nil
+}
+
+// noteUntil writes down until when a message is delayed; e.state is held. Without it a crash would only shorten the delay.
+func (e *engine) noteUntil(g *groupState, seq uint64, until int64) {
+	_, _ = e.note(kindNack, false, func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(g.id))
+		b = binary.AppendUvarint(b, seq)
+		return binary.AppendUvarint(b, uint64(until))
+	})
 }

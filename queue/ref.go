@@ -24,9 +24,9 @@ const chunkRefs = 512
 
 func (q *refQueue) push(r ref) {
 	if k := len(q.chunks); k == 0 || len(q.chunks[k-1]) == cap(q.chunks[k-1]) {
-		size := chunkRefs
-		if k == 0 {
-			size = 16 // most queues are short
+		size := 4 // most queues are short: there is one for each busy key
+		if k > 0 {
+			size = min(2*cap(q.chunks[k-1]), chunkRefs)
 		}
 		q.chunks = append(q.chunks, make([]ref, 0, size))
 	}

@@ -154,23 +154,11 @@ func (g *group) take(ctx context.Context, most int) (ds []*queue.Delivery, next 
 	}
 	for rows.Next() {
 		x := &queue.Delivery{}
-		var token int64
-		var seq, ttl int64
-		var attempts int32
-		var header []string
-		var notBefore *time.Time
-		var priority int16
-		if err := rows.Scan(&seq, &token, &attempts, &x.Deadline, &x.Published, &x.Kind, &x.ID, &x.Key, &priority, &notBefore, &ttl, &header, &x.Body); err != nil {
+		var token, seq int64
+		if err := g.message(rows, &x.Message, &seq, &token, &x.Attempt, &x.Deadline, &x.Published); err != nil {
 			return nil, 0, wrap("fetch", err)
 		}
-		x.Seq, x.Token, x.Attempt, x.Topic, x.Priority = uint64(seq), token, int(attempts), g.topic, uint8(priority)
-		x.Header, x.TTL = headerOf(header), time.Duration(ttl)*time.Microsecond
-		if notBefore != nil {
-			x.NotBefore = *notBefore
-		}
-		if len(x.Body) == 0 {
-			x.Body = nil
-		}
+		x.Seq, x.Token = uint64(seq), token
 		ds = append(ds, x)
 	}
 	if err := rows.Err(); err != nil {

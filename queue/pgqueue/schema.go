@@ -14,7 +14,7 @@ type statements struct {
 	schema, lockTopic, lockKeys, publish, addGroup, findGroup, adopt string
 	wake, bury, drop, fetch, fetchOldest, next                       string
 	ack, nack, term, release, extend                                 string
-	lag, dead, redrive, purge, forget                                string
+	lag, dead, redrive, purge, forget, peek, purgeAll                string
 }
 
 func newStatements(table string) statements {
@@ -101,13 +101,17 @@ select n from was`),
 from unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bool[]) as s(seq, token, wait, last)
 where m.grp = $1 and m.seq = s.seq and m.token = s.token and m.died is null and m.due > now() returning m.seq`),
 		term:    q(`update {q} m set token = null, died = now(), reason = $4` + mine),
-		release: q(`update {q} m set token = null, ready = true, attempts = m.attempts - 1` + mine),
+		release: q(`update {q} m set token = null, ready = $4 <= interval '0', due = now() + $4, attempts = m.attempts - 1` + mine),
 		extend:  q(`update {q} m set due = greatest(m.due, now() + $4)` + mine),
 
 		lag: q(`select count(*) filter (where died is null and ready and not ` + busy + `), count(*) filter (where died is null and token is null and (not ready or ` + busy + `)),
   count(*) filter (where token is not null), count(*) filter (where died is not null),
   coalesce(extract(epoch from clock_timestamp() - min(published) filter (where died is null and ready and not ` + busy + `)), 0)::float8 from {q} m where grp = $1`),
 		dead: q(`select seq, attempts, reason, published, died, kind, id, key, priority, not_before, ttl, header, body from {q} where grp = $1 and died is not null order by died, seq limit $2`),
+		peek: q(`select seq, attempts, case when token is not null then 'in flight' when not ready then 'delayed' when ` + busy + ` then 'behind' else 'ready' end as state,
+  case when not ready then due end, published, kind, id, key, priority, not_before, ttl, header, body
+from {q} m where grp = $1 and died is null order by not ready, ` + busy + `, priority desc, seq limit $2`),
+		purgeAll: q(`delete from {q} where grp = $1 and died is null and token is null`),
 		redrive: q(`update {q} set died = null, reason = '', attempts = 0, ready = true, token = null, due = now()
 where (grp, seq) in (select grp, seq from {q} where grp = $1 and died is not null order by died, seq limit $2 for update skip locked)`),
 		purge:  q(`delete from {q} where (grp, seq) in (select grp, seq from {q} where grp = $1 and died is not null order by died, seq limit $2 for update skip locked)`),

@@ -58,7 +58,7 @@ func (g *group) Settle(ctx context.Context, ds []*queue.Delivery, s queue.Settle
 	case queue.Term:
 		b.Queue(d.sql.term, g.id, seqs, tokens, short(s.Reason))
 	case queue.Release:
-		b.Queue(d.sql.release, g.id, seqs, tokens)
+		b.Queue(d.sql.release, g.id, seqs, tokens, max(s.Delay, 0))
 	case queue.Extend:
 		by := s.Delay
 		if by <= 0 {
@@ -138,30 +138,6 @@ func (g *group) Lag(ctx context.Context) (queue.Lag, error) {
 	return l, nil
 }
 
-func (g *group) Dead(ctx context.Context, max int) (letters []queue.DeadLetter, err error) {
-	rows, err := g.d.pool.Query(ctx, g.d.sql.dead, g.id, max)
-	if err != nil {
-		return nil, wrap("dead", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var l queue.DeadLetter
-		var seq, ttl int64
-		var priority int16
-		var header []string
-		var notBefore *time.Time
-		if err := rows.Scan(&seq, &l.Attempts, &l.Reason, &l.Published, &l.Died, &l.Kind, &l.ID, &l.Key, &priority, &notBefore, &ttl, &header, &l.Body); err != nil {
-			return nil, wrap("dead", err)
-		}
-		l.Seq, l.Topic, l.Priority, l.Header, l.TTL = uint64(seq), g.topic, uint8(priority), headerOf(header), time.Duration(ttl)*time.Microsecond
-		if notBefore != nil {
-			l.NotBefore = *notBefore
-		}
-		letters = append(letters, l)
-	}
-	return letters, wrap("dead", rows.Err())
-}
-
 // Redrive: a redriven message goes before the later ones of its key, but waits for one that is in flight.
 func (g *group) Redrive(ctx context.Context, max int) (int, error) {
 	tag, err := g.d.pool.Exec(ctx, g.d.sql.redrive, g.id, max)
@@ -175,5 +151,10 @@ func (g *group) Redrive(ctx context.Context, max int) (int, error) {
 
 func (g *group) PurgeDead(ctx context.Context, max int) (int, error) {
 	tag, err := g.d.pool.Exec(ctx, g.d.sql.purge, g.id, max)
+	return int(tag.RowsAffected()), wrap("purge", err)
+}
+
+func (g *group) Purge(ctx context.Context) (int, error) {
+	tag, err := g.d.pool.Exec(ctx, g.d.sql.purgeAll, g.id)
 	return int(tag.RowsAffected()), wrap("purge", err)
 }
