@@ -51,7 +51,7 @@ func (m *mutant) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]
 
 // latesource: the target opens before the source closes.
 func (m *mutant) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	if m.kind == "latesource" && state == stateGone {
+	if m.kind == "latesource" && state == stateLeft {
 		return nil
 	}
 	return m.postgres.setState(ctx, tx, slots, state)
@@ -192,7 +192,7 @@ func TestMutants(t *testing.T) {
 			old := s.process(0)
 			stale := false
 			j := s.move(t, func(name string) error {
-				if name == "before cleanup" {
+				if name == "before grace" {
 					s.write(s.c, s.id, 90, 0)
 					var v int64
 					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // Writer counts and observes what a handler sends. It belongs to one request and is not safe for concurrent use, as any
@@ -26,6 +27,10 @@ type Writer struct {
 	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
 	Observer HeaderObserver
 
+	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
+	// back last, so counters that are striped by Lane are rarely shared between processors.
+	Lane uint32
+
 	dropBody bool
 }
 
@@ -37,7 +42,10 @@ type HeaderObserver interface {
 	HeaderGone()
 }
 
-var pool = sync.Pool{New: func() any { return new(Writer) }}
+var (
+	lanes atomic.Uint32
+	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
+)
 
 // Get returns a Writer around w from a pool; give it back with Put when the handler has returned.
 func Get(w http.ResponseWriter) *Writer {
@@ -48,7 +56,7 @@ func Get(w http.ResponseWriter) *Writer {
 
 // Put returns w to the pool. Nothing may use it afterwards.
 func Put(w *Writer) {
-	*w = Writer{}
+	*w = Writer{Lane: w.Lane}
 	pool.Put(w)
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/session/token"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -92,6 +93,9 @@ func (s *Site) login(w http.ResponseWriter, r *http.Request) error {
 	name, password, err := credentials(r)
 	if err == nil {
 		err = s.check(r.Context(), name, password)
+	}
+	if errors.Is(err, errLogin) {
+		s.Security.Report(r.Context(), metrics.FailedLogin, name)
 	}
 	if err == nil {
 		err = s.Sessions.From(r.Context()).Login(r.Context(), name, func(u *User) error { u.Name = name; return nil })
