@@ -159,7 +159,11 @@ func (o *observer) HeaderGone()   { o.gone++ }
 func TestObserver(t *testing.T) {
 	for _, h := range []http.HandlerFunc{
 		func(w http.ResponseWriter, r *http.Request) {},
-		func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(103); w.WriteHeader(200); io.WriteString(w, "x") },
+		func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(200)
+			io.WriteString(w, "x")
+		},
 		func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x"); w.(http.Flusher).Flush() },
 	} {
 		var o observer
