@@ -155,10 +155,17 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 	sess := SessionOf(ctx)
 	var avoid *node
 	var deadline time.Time
+	var t target
+	usual := sess == nil && r == (route{})
 	for attempt := 0; ; attempt++ {
-		t, err := c.pick(ctx, r, sess, avoid)
-		if err != nil {
-			return err
+		var err error
+		if usual && attempt == 0 {
+			t.node, t.role = c.pickAny(), RoleReplica
+		}
+		if attempt > 0 || t.node == nil {
+			if t, err = c.pick(ctx, r, sess, avoid); err != nil {
+				return err
+			}
 		}
 		if t.spill {
 			n.spills++
@@ -380,7 +387,7 @@ func (n *conn) judge(p *phys, err error) ErrorKind {
 		return kind
 	}
 	if kind == KindOther {
-		if v, ok := p.conn.(driver.Validator); ok && !v.IsValid() {
+		if !p.valid() {
 			kind = KindLost
 		}
 	}
