@@ -244,6 +244,7 @@ func (c *Cluster) Add(n Node) error {
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	m := &member{node: newNode(n), machine: health.NewMachine(health.Config{Rise: c.opts.Rise, Fall: c.opts.Fall}), cancel: cancel, done: make(chan struct{})}
+	m.joining = c.lastPrimary != nil // later than New
 	c.kicks[m.node] = make(chan struct{}, 1)
 	c.members = append(c.members[:len(c.members):len(c.members)], m)
 	go c.probeLoop(ctx, m)

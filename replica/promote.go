@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
@@ -53,7 +54,7 @@ func (c *Cluster) failover() {
 				return
 			}
 		}
-		if _, err := c.promote(c.ctx, ""); err == nil {
+		if _, err := c.promote(c.ctx, "", true); err == nil {
 			continue // lost() sees the new primary and ends
 		}
 		_ = backoff.Sleep(c.ctx, policy.Delay(attempt))
@@ -79,7 +80,7 @@ func (c *Cluster) Promote(ctx context.Context, to string) (PromotionReport, erro
 		c.promoting = false
 		c.mu.Unlock()
 	}()
-	return c.promote(ctx, to)
+	return c.promote(ctx, to, false)
 }
 
 // standby is a candidate of one promotion.
@@ -90,7 +91,7 @@ type standby struct {
 	err   error
 }
 
-func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, err error) {
+func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep PromotionReport, err error) {
 	opt := c.opts.Promotion
 	timeout := opt.Timeout
 	if timeout <= 0 {
@@ -143,6 +144,12 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 		}
 	}()
 
+	if automatic { // an operator knows what he sees
+		if err := c.alive(ctx, stands, rep.Detected, rep.From); err != nil {
+			return rep, err
+		}
+	}
+
 	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge nothing that
 	// needs a replica, and the positions are final.
 	c.cutAll(ctx, stands)
@@ -178,6 +185,8 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 		m.overlay = c.timeline + 1
 	}
 	c.forked = best.state.Received
+	sofar := rep
+	c.lastPromotion = &sofar // whoever sees the new primary sees why
 	c.recompute(m.began)
 	after := c.statusOf(m)
 	c.mu.Unlock()
@@ -196,6 +205,57 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 	return rep, nil
 }
 
+// hearMargin is for messages that were on their way when the primary was lost.
+const hearMargin = 200 * time.Millisecond
+
+// alive refuses a promotion while a majority of the standbys that answer has heard from the primary after we lost it: then it lives, and it is this
+// process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
+func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Duration, primary string) error {
+	h, ok := c.dialect.(hearer)
+	if !ok || lost <= hearMargin {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(2*c.opts.ProbeTimeout, time.Second))
+	defer cancel()
+	var answers, heard atomic.Int32
+	var wg sync.WaitGroup
+	for _, s := range stands {
+		wg.Go(func() {
+			conn, err := s.m.admin().Connect(ctx)
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			asked := time.Now()
+			ago, ok, err := h.lastHeard(ctx, conn)
+			if err != nil {
+				return
+			}
+			answers.Add(1)
+			if ok && ago+time.Since(asked) < lost-hearMargin {
+				heard.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if 2*heard.Load() > answers.Load() {
+		return fmt.Errorf("%w: %d of %d standbys hear from %s, which this process does not reach", ErrPromotion, heard.Load(), answers.Load(), primary)
+	}
+	return nil
+}
+
+// hearer is a dialect that can ask a standby how long ago it heard from its primary; not ok: it is not connected to one.
+type hearer interface {
+	lastHeard(ctx context.Context, c driver.Conn) (ago time.Duration, ok bool, err error)
+}
+
+func (m *member) admin() driver.Connector {
+	if m.Admin != nil {
+		return m.Admin
+	}
+	return m.Connector
+}
+
 func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
 	p, _ := promoter(c.dialect)
 	var wg sync.WaitGroup
@@ -204,11 +264,7 @@ func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
 			// A standby that does not answer must not hold up the others for long.
 			ctx, cancel := context.WithTimeout(ctx, max(4*c.opts.ProbeTimeout, 2*time.Second))
 			defer cancel()
-			connector := s.m.Admin
-			if connector == nil {
-				connector = s.m.Connector
-			}
-			conn, err := connector.Connect(ctx)
+			conn, err := s.m.admin().Connect(ctx)
 			if err != nil {
 				s.err = err
 				return
