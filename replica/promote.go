@@ -205,11 +205,15 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 	return rep, nil
 }
 
-// hearMargin is for messages that were on their way when the primary was lost.
-const hearMargin = 200 * time.Millisecond
+const (
+	// hearMargin is for messages that were on their way when the primary was lost.
+	hearMargin = 200 * time.Millisecond
+	// hearWindow is how long a message proves that the primary lives. An idle PostgreSQL primary sends one every ten seconds or so, a busy one all the time.
+	hearWindow = 5 * time.Second
+)
 
-// alive refuses a promotion while a majority of the standbys that answer has heard from the primary after we lost it: then it lives, and it is this
-// process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
+// alive refuses a promotion while a majority of the standbys that answer has heard from the primary lately, and after we lost it: then it lives, and it is
+// this process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
 func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Duration, primary string) error {
 	h, ok := c.dialect.(hearer)
 	if !ok || lost <= hearMargin {
@@ -232,7 +236,7 @@ func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Durati
 				return
 			}
 			answers.Add(1)
-			if ok && ago+time.Since(asked) < lost-hearMargin {
+			if ago += time.Since(asked); ok && ago < lost-hearMargin && ago < hearWindow {
 				heard.Add(1)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -449,4 +450,113 @@ func TestPostgresLagLimit(t *testing.T) {
 	})
 	require.Positive(t, c.Status().Nodes[1].Lag)
 	require.Positive(t, c.Status().Nodes[1].LagBytes)
+}
+
+// 0 failed reads in 1000 with one of two standbys killed under 8 readers, and with both killed.
+func TestPostgresReplicasKilled(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2})
+	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{})
+	for _, victim := range []*testserver.PostgresNode{s.Nodes[1], s.Nodes[2]} {
+		var n atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for n.Add(1) <= 1000 {
+					var one int
+					if err := c.DB().QueryRow("select 1").Scan(&one); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		waitFor(t, "readers are busy", func() bool { return n.Load() > 200 })
+		victim.Kill()
+		wg.Wait()
+	}
+	require.Positive(t, c.Stats().Spilled)
+	require.Positive(t, c.Stats().Retried)
+	require.NoError(t, s.Nodes[1].Restart(t.Context()))
+	waitFor(t, "reads return to the standby", func() bool {
+		before := c.Stats().ReadsReplica
+		mustInt(t, c.DB(), "select 1")
+		return c.Stats().ReadsReplica > before
+	})
+}
+
+// This process loses its way to the primary, which goes on serving others: nothing is promoted. Then the primary dies.
+func TestPostgresCutOffProcess(t *testing.T) {
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
+	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	var cutOff atomic.Bool
+	over := make(chan struct{})
+	defer close(over)
+	nodes := pgNodes(t, s)
+	cfg, err := pgx.ParseConfig(s.Nodes[0].DSN())
+	require.NoError(t, err)
+	cfg.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if cutOff.Load() { // packets vanish
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-over:
+				return nil, net.ErrClosed
+			}
+		}
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+		return &lossy{Conn: conn, cut: &cutOff}, err
+	}
+	nodes[0].Connector = stdlib.GetConnector(*cfg)
+	refused := make(chan error, 100)
+	c := open(t, replica.Postgres(), nodes, replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}, PrimaryWait: -1,
+		Hooks: &replica.Hooks{Promoted: func(_ replica.PromotionReport, err error) {
+			select {
+			case refused <- err:
+			default:
+			}
+		}}})
+	mustExec(t, c.DB(), "insert into t values (0)")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { // the others write on
+		for i := 1; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			if _, err := s.Nodes[0].DB().Exec("insert into t values ($1)", i); err != nil {
+				return
+			}
+		}
+	})
+	cutOff.Store(true)
+	for range 2 {
+		select {
+		case err := <-refused:
+			require.ErrorIs(t, err, replica.ErrPromotion)
+			require.ErrorContains(t, err, "hear from s0")
+		case <-time.After(30 * time.Second):
+			t.Fatal("no promotion was tried")
+		}
+	}
+	require.Empty(t, c.Status().Primary)
+	mustInt(t, c.DB(), "select count(*) from t") // the standbys serve on
+	close(stop)
+	wg.Wait()
+	s.Nodes[0].Kill()
+	waitFor(t, "promotion", func() bool { return c.Status().Primary != "" })
+	mustExec(t, c.DB(), "insert into t values (1000000)")
+}
+
+// lossy is a connection whose packets vanish.
+type lossy struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (l *lossy) Write(b []byte) (int, error) {
+	if l.cut.Load() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
 }
