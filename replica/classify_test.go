@@ -141,3 +141,20 @@ func BenchmarkClassify(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkClassLookup is what a known statement costs: by its address, as constants are found, and by its text.
+func BenchmarkClassLookup(b *testing.B) {
+	const query = `SELECT id, name, email, created_at FROM users WHERE tenant = $1 AND id = $2 LIMIT 1`
+	c := newClassCache(4096)
+	c.put(&classEntry{query: query})
+	for name, q := range map[string]string{"constant": query, "built": strings.Clone(query)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if c.get(q, 0) == nil {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
+}

@@ -9,6 +9,85 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestPromotion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld("p", "r1", "r2")
+		var hooked []PromotionReport
+		c := start(t, w, Options{Promotion: &Promotion{Lease: MemoryLease()},
+			Hooks: &Hooks{Promoted: func(r PromotionReport, err error) {
+				if err == nil {
+					hooked = append(hooked, r)
+				}
+			}}})
+		_, err := c.DB().Exec("write")
+		require.NoError(t, err)
+		w.nodes[2].received.Store(5) // r2 has more of the log than r1, though not replayed
+		w.nodes[0].down.Store(true)
+		began := time.Now()
+		_, err = c.DB().Exec("write") // waits for the new primary
+		if err != nil {
+			require.ErrorIs(t, err, ErrCommitUnknown)
+			_, err = c.DB().Exec("write")
+		}
+		require.NoError(t, err)
+		t.Logf("first write after %v of virtual time", time.Since(began))
+		require.Less(t, time.Since(began), time.Second)
+		require.Equal(t, "r2", c.Status().Primary, "the furthest")
+		synctest.Wait()
+		require.False(t, w.nodes[1].cut.Load(), "r1 follows again")
+		require.Len(t, hooked, 1)
+		require.Equal(t, []string{"r1"}, hooked[0].Repointed)
+
+		w.nodes[0].down.Store(false) // the old primary comes back, on the old timeline, and accepts writes
+		time.Sleep(time.Second)
+		for range 20 {
+			_, err := c.DB().Exec("write")
+			require.NoError(t, err)
+		}
+		require.EqualValues(t, 1, w.nodes[0].pos.Load(), "never written again")
+		require.NotEmpty(t, c.Status().Nodes[0].Fenced)
+		n, _ := where(t, t.Context(), c.DB())
+		require.Equal(t, "r1", n, "nor read")
+	})
+}
+
+func TestPromotionRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld("p", "r1", "r2")
+		var errs []error
+		var mu sync.Mutex
+		c := start(t, w, Options{PrimaryWait: -1, Promotion: &Promotion{Lease: MemoryLease()},
+			Hooks: &Hooks{Promoted: func(_ PromotionReport, err error) { mu.Lock(); errs = append(errs, err); mu.Unlock() }}})
+		w.nodes[2].down.Store(true) // it may hold the last acknowledged write
+		w.nodes[0].down.Store(true)
+		time.Sleep(5 * time.Second)
+		_, err := c.DB().Exec("write")
+		require.ErrorIs(t, err, ErrNoPrimary)
+		mu.Lock()
+		require.NotEmpty(t, errs)
+		require.ErrorIs(t, errs[0], ErrPromotion)
+		mu.Unlock()
+		w.nodes[2].down.Store(false)
+		time.Sleep(5 * time.Second)
+		_, err = c.DB().Exec("write")
+		require.NoError(t, err)
+	})
+}
+
+func TestSplitBrainRefusesWrites(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld("p", "r1", "r2")
+		c := start(t, w, Options{PrimaryWait: -1})
+		w.nodes[1].primary.Store(true)
+		time.Sleep(time.Second)
+		_, err := c.DB().Exec("write")
+		require.ErrorIs(t, err, ErrSplitBrain)
+		require.Len(t, c.Status().SplitBrain, 2)
+		n, _ := where(t, t.Context(), c.DB())
+		require.Equal(t, "r2", n)
+	})
+}
+
 // A process that starts while only the former primary is reachable learns from a standby that there is a newer one, and does not write.
 func TestStandbyTellsOfANewPrimary(t *testing.T) {
 	bubble(t, func(t *testing.T) {
