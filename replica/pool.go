@@ -233,7 +233,7 @@ func (n *node) pass(p *phys, lim *limits) {
 		w <- p
 		return
 	}
-	if n.removed || len(n.free)+hotCount(n) >= lim.maxIdle {
+	if n.removed || len(n.free) >= lim.maxIdle-1 { // one place is for the hot one
 		n.total--
 		n.mu.Unlock()
 		p.close()
@@ -267,23 +267,25 @@ func (n *node) room() {
 // discardIdle closes the connections that have been idle for ticks, or all when it is 0. It returns how many.
 func (n *node) discardIdle(ticks uint32) int {
 	n.mu.Lock()
+	stale := func(p *phys) bool { return ticks == 0 || n.tick.Load()-p.idle >= ticks || p.gen != n.gen.Load() }
+	var old []*phys
 	if p := n.hot.Swap(nil); p != nil {
-		if len(n.waiting) > 0 { // it waits for this one, which giveBack was about to notice
+		switch {
+		case len(n.waiting) > 0: // it waits for this one, which giveBack was about to notice
 			w := n.waiting[0]
 			n.waiting = slices.Delete(n.waiting, 0, 1)
 			n.waiters.Add(-1)
 			w <- p
-		} else {
-			n.free = append(n.free, p)
+		case stale(p) || !n.hot.CompareAndSwap(nil, p):
+			old = append(old, p)
 		}
 	}
 	keep := n.free[:0]
-	var old []*phys
 	for _, p := range n.free {
-		if ticks > 0 && n.tick.Load()-p.idle < ticks && p.gen == n.gen.Load() {
-			keep = append(keep, p)
-		} else {
+		if stale(p) {
 			old = append(old, p)
+		} else {
+			keep = append(keep, p)
 		}
 	}
 	clear(n.free[len(keep):])

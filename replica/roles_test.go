@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -13,7 +14,8 @@ func TestPromotion(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
 		var hooked []PromotionReport
-		c := start(t, w, Options{Promotion: &Promotion{Lease: MemoryLease()},
+		replace := make(chan string, 10)
+		c := start(t, w, Options{Promotion: &Promotion{Lease: MemoryLease()}, Replace: func(_ context.Context, n NodeStatus) { replace <- n.Name },
 			Hooks: &Hooks{Promoted: func(r PromotionReport, err error) {
 				if err == nil {
 					hooked = append(hooked, r)
@@ -37,6 +39,7 @@ func TestPromotion(t *testing.T) {
 		require.False(t, w.nodes[1].cut.Load(), "r1 follows again")
 		require.Len(t, hooked, 1)
 		require.Equal(t, []string{"r1"}, hooked[0].Repointed)
+		require.Equal(t, "r2", <-replace, "its place among the replicas is empty")
 
 		w.nodes[0].down.Store(false) // the old primary comes back, on the old timeline, and accepts writes
 		time.Sleep(time.Second)
