@@ -100,6 +100,17 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
+// What does not look like a call, and a name that servers cut to the length of another.
+func TestSequencesAndLongNames(t *testing.T) {
+	my, pg := MariaDB(), Postgres()
+	for _, q := range []string{"select next value for s", "select previous value for s", "SELECT 1, NEXT /* c */ VALUE FOR s", "select s.nextval", "select s.currval"} {
+		require.Equal(t, ClassWrite, my.Classify(q).Class, q)
+	}
+	require.Equal(t, ClassRead, my.Classify("select value from t").Class)
+	require.Equal(t, ClassRead, pg.Classify("select substring(value for 3) from t").Class)
+	require.Equal(t, ClassWrite, pg.Classify("select "+strings.Repeat("f", 70)+"(1)").Class)
+}
+
 func TestClassCacheIsBounded(t *testing.T) {
 	c := newClassCache(8)
 	for i := range 1000 {
