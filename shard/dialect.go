@@ -48,6 +48,8 @@ type Dialect interface {
 	// ErrMoverLost when this database has seen a higher token.
 	begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error)
 	commit(ctx context.Context, tx *sql.Tx) error
+	// columns is describe without the demands on the table.
+	columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
 	describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
 	// lockTables waits for writers that began before the guards were there.
 	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
@@ -71,6 +73,15 @@ type Dialect interface {
 	clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error)
 	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
 	slotList(slots []Slot) string
+
+	// addSlotColumn and its index, without keeping writers out for long; requireSlot makes it NOT NULL where that can be done online.
+	addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
+	requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) error
+	// unslotted reads rows without a slot: their keys and the columns of By, as JSON arrays.
+	unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error)
+	fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (int64, error)
+	// bytes is the size of the database with its indexes.
+	bytes(ctx context.Context, db *sql.DB) (int64, error)
 }
 
 // dirtyKey is one entry of tk_dirty.
@@ -192,6 +203,11 @@ func (t *tableInfo) findKeys() error {
 	if !slot {
 		return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, t.SlotColumn)
 	}
+	return t.findColumns()
+}
+
+// findColumns finds Key and By.
+func (t *tableInfo) findColumns() error {
 	find := func(want []string) (out []column, err error) {
 		for _, k := range want {
 			i := slices.IndexFunc(t.cols, func(c column) bool { return strings.EqualFold(c.name, k) })

@@ -100,7 +100,7 @@ func (postgres) begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout
 
 func (postgres) commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
 
-func (postgres) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+func (postgres) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
 	info := &tableInfo{Table: t}
 	rows, err := tx.QueryContext(ctx, `select attname, format_type(atttypid, atttypmod), attgenerated <> '' from pg_attribute
 where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum`, t.Name)
@@ -123,6 +123,14 @@ where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by at
 	}
 	if len(info.cols) == 0 {
 		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
+	}
+	return info, nil
+}
+
+func (d postgres) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+	info, err := d.columns(ctx, tx, t)
+	if err != nil {
+		return nil, err
 	}
 	if err := info.findKeys(); err != nil {
 		return nil, err
