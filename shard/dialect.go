@@ -66,6 +66,11 @@ type Dialect interface {
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
 	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
 	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
+	forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error // all entries of the slots
+	// place is how far the copy of a table came, "" at the start. dropPlaces takes a LIKE pattern.
+	place(ctx context.Context, tx *sql.Tx, job, table string) (string, error)
+	setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error
+	dropPlaces(ctx context.Context, tx *sql.Tx, job string) error
 	current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) ([]row, error) // those that exist
 	upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error
 	remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error
@@ -114,6 +119,30 @@ func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
 		seqs[i] = strconv.FormatInt(k.seq, 10)
 	}
 	_, err := tx.ExecContext(ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
+	return err
+}
+
+// places are the statements about tk_job, alike in all dialects.
+type places struct{ bind func(string) string }
+
+func (p places) place(ctx context.Context, tx *sql.Tx, job, table string) (place string, err error) {
+	err = tx.QueryRowContext(ctx, p.bind(`select place from tk_job where job = ? and tbl = ?`), job, table).Scan(&place)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return place, err
+}
+
+func (p places) setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error {
+	_, err := tx.ExecContext(ctx, p.bind(`delete from tk_job where job = ? and tbl = ?`), job, table)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, p.bind(`insert into tk_job (job, tbl, place) values (?, ?, ?)`), job, table, place)
+	}
+	return err
+}
+
+func (p places) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+	_, err := tx.ExecContext(ctx, p.bind(`delete from tk_job where job like ?`), job)
 	return err
 }
 

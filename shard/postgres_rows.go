@@ -198,3 +198,20 @@ where `+d.key(t, "t", "s.v")+` and t.`+col+` is null`, jsonList(pks), d.slotList
 func (postgres) bytes(ctx context.Context, db *sql.DB) (n int64, err error) {
 	return n, db.QueryRowContext(ctx, `select pg_database_size(current_database())`).Scan(&n)
 }
+
+func (d postgres) forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+	_, err := tx.ExecContext(ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(slots))
+	return err
+}
+
+func (d postgres) place(ctx context.Context, tx *sql.Tx, job, table string) (string, error) {
+	return places{d.bind}.place(ctx, tx, job, table)
+}
+
+func (d postgres) setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error {
+	return places{d.bind}.setPlace(ctx, tx, job, table, place)
+}
+
+func (d postgres) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+	return places{d.bind}.dropPlaces(ctx, tx, job)
+}

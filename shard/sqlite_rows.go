@@ -217,3 +217,20 @@ func (d sqlite) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []s
 func (sqlite) bytes(ctx context.Context, db *sql.DB) (n int64, err error) {
 	return n, db.QueryRowContext(ctx, `select page_count * page_size from pragma_page_count(), pragma_page_size()`).Scan(&n)
 }
+
+func (d sqlite) forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+	_, err := tx.ExecContext(ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(slots))
+	return err
+}
+
+func (d sqlite) place(ctx context.Context, tx *sql.Tx, job, table string) (string, error) {
+	return places{d.bind}.place(ctx, tx, job, table)
+}
+
+func (d sqlite) setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error {
+	return places{d.bind}.setPlace(ctx, tx, job, table, place)
+}
+
+func (d sqlite) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+	return places{d.bind}.dropPlaces(ctx, tx, job)
+}
