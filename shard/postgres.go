@@ -18,6 +18,9 @@ import (
 // snapshot is older than the fence fails with 40001 instead of slipping past it. Rows of other slots pay for one bit test on INSERT, and on UPDATE and DELETE
 // only during moves. A row whose slot is NULL or does not exist is refused, TRUNCATE is while any slot is moving or elsewhere.
 //
+// The mover's transactions commit synchronously whatever the database's default is, so where standbys are synchronous a fence is on one before the
+// next step begins, and a standby that is promoted keeps it.
+//
 // The guards need plpgsql, and a mover that owns the tables. Writers need no rights on the state tables.
 func Postgres() Dialect { return postgres{} }
 
@@ -88,7 +91,8 @@ func (postgres) begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout
 		}
 	}
 	if err == nil {
-		_, err = tx.ExecContext(ctx, `select set_config('tk.mover', '1', true), set_config('lock_timeout', $1, true), set_config('timezone', 'UTC', true)`,
+		_, err = tx.ExecContext(ctx, `select set_config('tk.mover', '1', true), set_config('lock_timeout', $1, true), set_config('timezone', 'UTC', true),
+set_config('synchronous_commit', case when current_setting('synchronous_commit') in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true)`,
 			strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	}
 	if err != nil {
