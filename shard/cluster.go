@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/backoff"
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
@@ -46,6 +47,13 @@ type Options struct {
 	// Modulo adopts an existing fleet sharded by id % Modulo: in a new map shard i holds the ids with id % Modulo == i, and no row
 	// moves. Shards must be that many, in order.
 	Modulo int
+	// RangeWidth places integer keys by range instead of by hash, in a new map: RangeWidth consecutive keys share a slot, and
+	// consecutive ranges have consecutive slots, beginning again at 0 after Slots of them. For orders by date the key is the day or the
+	// Unix time and RangeWidth the seconds of a month; Plan with Change.Slots then moves months, RangeSlots finds them. Hash placement spreads writes; this does not.
+	RangeWidth int64
+	// Directory places keys by a list instead of by hash, in a new map: a key is where Assign put it, and one that was never assigned is
+	// ErrUnassigned. For a few thousand keys at most, such as categories or tenants.
+	Directory bool
 	// Refresh is how often the map is read again. 0: 1 s; negative: only when an attempt is refused. A stale map costs a retry,
 	// never correctness.
 	Refresh time.Duration
@@ -78,6 +86,7 @@ type Cluster struct {
 	view  atomic.Pointer[view]
 	n     counters
 
+	stale  time.Duration // of the store's reads
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -121,12 +130,17 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 		return nil, err
 	}
 	c := &Cluster{opts: o, store: store, shards: map[ID]*shardState{}, refreshing: make(chan struct{}, 1)}
+	if s, ok := store.(Stale); ok {
+		if c.stale = s.Staleness(); c.opts.Lease <= c.stale {
+			return nil, fmt.Errorf("shard: Options.Lease %v is not longer than the %v that the map store's reads may be old", c.opts.Lease, c.stale)
+		}
+	}
 	for _, s := range shards {
 		if err := c.AddShard(s); err != nil {
 			return nil, err
 		}
 	}
-	asked := time.Now()
+	asked := time.Now().Add(-c.stale)
 	st, err := openMap(ctx, store, shards, c.opts)
 	if err != nil {
 		return nil, err
@@ -144,6 +158,9 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if c.opts.Refresh > 0 {
 		c.wg.Go(c.refreshLoop)
+		if w, ok := store.(Watcher); ok {
+			c.wg.Go(func() { c.watch(w) })
+		}
 	}
 	return c, nil
 }
@@ -157,6 +174,12 @@ func (o *Options) check(shards int) error {
 	}
 	if o.Modulo < 0 || o.Modulo > 0 && o.Modulo != shards {
 		return fmt.Errorf("shard: Options.Modulo is %d for %d shards", o.Modulo, shards)
+	}
+	if o.RangeWidth < 0 || o.RangeWidth > 0 && o.Modulo > 0 {
+		return fmt.Errorf("shard: Options.RangeWidth %d is negative or set with Modulo", o.RangeWidth)
+	}
+	if o.Directory && (o.Modulo > 0 || o.RangeWidth > 0) {
+		return errors.New("shard: Options.Directory with Modulo or RangeWidth")
 	}
 	if o.Modulo > 0 {
 		o.Slots = o.Modulo * max(16384/o.Modulo, 1)
@@ -224,7 +247,7 @@ func openMap(ctx context.Context, store MapStore, shards []Shard, o Options) (*S
 }
 
 func firstState(shards []Shard, o Options) (*State, error) {
-	st := &State{Epoch: 1, Lease: o.Lease, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo, Owners: make(Owners, o.Slots)}
+	st := &State{Epoch: 1, Lease: o.Lease, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo, RangeWidth: o.RangeWidth, Directory: o.Directory, Owners: make(Owners, o.Slots)}
 	nodes := make([]placement.Node, len(shards))
 	for i, s := range shards {
 		w := s.Weight
@@ -329,7 +352,7 @@ func (c *Cluster) Refresh(ctx context.Context) error {
 	if c.view.Load() != before { // somebody else did it while we waited
 		return nil
 	}
-	asked := time.Now()
+	asked := time.Now().Add(-c.stale)
 	if e, ok := c.store.(epocher); ok {
 		if n, err := e.Epoch(ctx); err == nil && n <= before.Epoch() {
 			if n == before.Epoch() {
@@ -355,6 +378,18 @@ func (c *Cluster) refreshLoop() {
 			_ = c.Refresh(ctx) // the old map goes on working; the fences see to that
 			cancel()
 		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Cluster) watch(w Watcher) {
+	for n := 0; c.ctx.Err() == nil; n++ {
+		_ = w.Watch(c.ctx, func() {
+			n = 0
+			_ = c.Refresh(c.ctx)
+		})
+		if backoff.Sleep(c.ctx, runPolicy.Delay(n)) != nil {
 			return
 		}
 	}
