@@ -91,7 +91,7 @@ func (c contender) start(b *testing.B, size int) (addr string, pid int, stop fun
 	if c.fills {
 		origin = freeAddr()
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), "CDN_ROLE=limit", "CDN_ADDR="+origin)
+		cmd.Env = append(os.Environ(), "CDN_ROLE=limit", "CDN_PLAIN=1", "CDN_ADDR="+origin)
 		run(cmd)
 		await(b, "origin", "http://"+origin+"/"+strconv.Itoa(size), size)
 	}
@@ -137,12 +137,17 @@ func serve(role, addr string) {
 		path := "/" + strconv.Itoa(size)
 		bodies[path], lengths[path] = bytes.Repeat([]byte("x"), size), []string{strconv.Itoa(size)}
 	}
+	etag, text, control := []string{`"1"`}, []string{"text/plain"}, []string{"max-age=3600"}
+	age, status, date := []string{"1"}, []string{"tierkit; hit; ttl=3599"}, []string{time.Now().UTC().Format(http.TimeFormat)}
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
-		header["Content-Type"] = []string{"text/plain"}
+		header["Content-Type"] = text
 		header["Content-Length"] = lengths[r.URL.Path]
-		header["Cache-Control"] = []string{"max-age=3600"}
-		header["Etag"] = []string{`"1"`}
+		header["Cache-Control"] = control
+		header["Etag"] = etag
+		if role == "limit" && os.Getenv("CDN_PLAIN") == "" { // the fields that a hit has, so that both send the same bytes
+			header["Age"], header["Cache-Status"], header["Date"] = age, status, date
+		}
 		w.Write(bodies[r.URL.Path])
 	})
 	if strings.HasPrefix(role, "tierkit") {

@@ -3,7 +3,7 @@
 //
 //	go test -bench . -benchtime 1x ./cdn          (needs wrk; nginx and varnish are left out when they are missing)
 //
-// limit is the handler; tierkit-disk has the object on disk only and serves it through sendfile. cpu-us/op is the CPU time
+// limit is the handler, with the header fields that a hit has; tierkit-disk has the object on disk only and serves it through sendfile. cpu-us/op is the CPU time
 // per request of the server and its children. The rounds of all contenders are interleaved, so that a change of the
 // machine's load hits all alike, and each figure is the median of the rounds.
 package cdn
@@ -40,6 +40,7 @@ func check(err error) {
 
 var (
 	rounds = flag.Int("rounds", 3, "how often each contender is measured")
+	only   = flag.String("contenders", "", "measure only those whose name matches this regular expression")
 	total  = regexp.MustCompile(`(\d+) requests in`)
 	rate   = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
 	slow   = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
@@ -56,7 +57,8 @@ func BenchmarkHit(b *testing.B) {
 	}
 	sizes := []int{1 << 10, 100 << 10, 10 << 20}
 	seen := map[string][]figures{}
-	all := contenders(b)
+	wanted := regexp.MustCompile(*only)
+	all := slices.DeleteFunc(contenders(b), func(c contender) bool { return !wanted.MatchString(c.name) })
 	for range *rounds {
 		for _, size := range sizes {
 			for _, c := range all {
