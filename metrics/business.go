@@ -13,7 +13,7 @@ type Business struct {
 	prefix string
 	mu     sync.RWMutex // guards the map, not the counters
 	counts map[string]*Counter
-	helps  map[string]string
+	series map[string]*series
 }
 
 // Counter only grows. Add is one atomic addition.
@@ -32,7 +32,7 @@ func (c *Counter) Value() int64 { return c.n.Load() }
 
 // NewBusiness returns an empty set whose series start with prefix, and registers it.
 func (m *Metrics) NewBusiness(prefix string) (*Business, error) {
-	b := &Business{prefix: m.name(prefix), counts: map[string]*Counter{}, helps: map[string]string{}}
+	b := &Business{prefix: m.name(prefix), counts: map[string]*Counter{}, series: map[string]*series{}}
 	return b, m.Register(b)
 }
 
@@ -48,7 +48,8 @@ func (b *Business) Counter(name, help string) *Counter {
 	defer b.mu.Unlock()
 	if c = b.counts[name]; c == nil {
 		c = &Counter{}
-		b.counts[name], b.helps[name] = c, help
+		s := newSeries(b.prefix+"_"+name, help, counter)
+		b.counts[name], b.series[name] = c, &s
 	}
 	return c
 }
@@ -69,9 +70,17 @@ func (b *Business) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements prometheus.Collector.
 func (b *Business) Collect(ch chan<- prometheus.Metric) {
+	b.each(func(s *series, n int64) { ch <- s.metric(float64(n)) })
+}
+
+func (b *Business) render(p *page, constant string) {
+	b.each(func(s *series, n int64) { p.family(s).sample(constant, float64(n)) })
+}
+
+func (b *Business) each(visit func(*series, int64)) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	for n, c := range b.counts {
-		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc(b.prefix+"_"+n, b.helps[n], nil, nil), prometheus.CounterValue, float64(c.Value()))
+		visit(b.series[n], c.Value())
 	}
 }

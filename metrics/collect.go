@@ -4,6 +4,8 @@ import (
 	"database/sql"
 	"reflect"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,14 +40,128 @@ type dbStats struct {
 type statsCollector struct {
 	prefix string
 	read   func() reflect.Value
+	plans  sync.Map // reflect.Type to *plan: what a struct's tags say, read once
+	fields atomic.Int32
 }
 
-// series is one value found in a Stats struct.
-type series struct {
-	name, help    string
-	counter       bool
-	value         float64
-	labels, names []string
+// plan is what the tags of one struct type say.
+type plan struct {
+	labels []field
+	values []field
+	inner  []int // fields that are structs, pointers to them, or slices of them
+}
+
+type field struct {
+	index  int
+	id     int    // among the collector's values
+	series        // of a value
+	label  string // the name of a label
+	number func(reflect.Value) float64
+}
+
+func (c *statsCollector) plan(t reflect.Type) *plan {
+	if p, ok := c.plans.Load(t); ok {
+		return p.(*plan)
+	}
+	p := &plan{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if name, ok := f.Tag.Lookup("label"); ok && f.Type.Kind() == reflect.String {
+			p.labels = append(p.labels, field{index: i, label: name})
+			continue
+		}
+		if !f.IsExported() {
+			continue
+		}
+		if number := numberOf(f.Type); number != nil {
+			if tag, ok := f.Tag.Lookup("metric"); ok {
+				name, rest, _ := strings.Cut(tag, ",")
+				what, help, _ := strings.Cut(rest, ",")
+				k := gauge
+				if strings.TrimSpace(what) == "counter" {
+					k = counter
+				}
+				p.values = append(p.values, field{index: i, id: int(c.fields.Add(1)) - 1, number: number, series: series{name: c.prefix + "_" + name, help: help, kind: k}})
+			}
+			continue
+		}
+		switch f.Type.Kind() {
+		case reflect.Struct, reflect.Slice, reflect.Pointer, reflect.Interface:
+			p.inner = append(p.inner, i)
+		}
+	}
+	kept, _ := c.plans.LoadOrStore(t, p)
+	return kept.(*plan)
+}
+
+// walker goes through a Stats value. The labels of the structs around a field are stacks that grow and shrink with the walk.
+type walker struct {
+	c *statsCollector
+	// page is set to render: then text holds the labels. Otherwise names and values do, for metrics.
+	page          *page
+	families      []*family // by field.id
+	text          []byte
+	names, values []string
+	metrics       chan<- prometheus.Metric
+}
+
+func (w *walker) walk(v reflect.Value) {
+	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
+		if v.IsNil() {
+			return
+		}
+		v = v.Elem()
+	}
+	switch {
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.Struct:
+		p := w.c.plan(v.Type().Elem())
+		for i := range v.Len() {
+			w.fields(v.Index(i), p)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			w.walk(v.Index(i))
+		}
+	case v.Kind() == reflect.Struct:
+		w.fields(v, w.c.plan(v.Type()))
+	}
+}
+
+func (w *walker) fields(v reflect.Value, p *plan) {
+	text, labels := len(w.text), len(w.names)
+	for i := range p.labels {
+		name, value := p.labels[i].label, v.Field(p.labels[i].index).String()
+		if w.page != nil {
+			w.text = appendLabel(w.text, name, value)
+		} else {
+			w.names, w.values = append(w.names, name), append(w.values, value)
+		}
+	}
+	for i := range p.values {
+		f := &p.values[i]
+		n := f.number(v.Field(f.index))
+		if w.page != nil {
+			w.family(f).sampleBytes(w.text, n)
+		} else {
+			x := newSeries(f.name, f.help, f.kind, w.names...)
+			w.metrics <- x.metric(n, w.values...)
+		}
+	}
+	for _, i := range p.inner {
+		w.walk(v.Field(i))
+	}
+	w.text, w.names, w.values = w.text[:text], w.names[:labels], w.values[:labels]
+}
+
+// family looks a field's family up once a walk.
+func (w *walker) family(f *field) *family {
+	for len(w.families) <= f.id {
+		w.families = append(w.families, nil)
+	}
+	if w.families[f.id] == nil {
+		w.families[f.id] = w.page.family(&f.series)
+	}
+	return w.families[f.id]
 }
 
 // Describe sends nothing: the labels of nested slices are known only when there are elements, so the collector is
@@ -53,83 +169,37 @@ type series struct {
 func (c *statsCollector) Describe(chan<- *prometheus.Desc) {}
 
 func (c *statsCollector) Collect(ch chan<- prometheus.Metric) {
-	walk(c.read(), nil, nil, func(s series) {
-		kind := prometheus.GaugeValue
-		if s.counter {
-			kind = prometheus.CounterValue
-		}
-		d := prometheus.NewDesc(c.prefix+"_"+s.name, s.help, s.names, nil)
-		ch <- prometheus.MustNewConstMetric(d, kind, s.value, s.labels...)
-	})
+	w := walker{c: c, metrics: ch}
+	w.walk(c.read())
+}
+
+func (c *statsCollector) render(p *page, constant string) {
+	clear(p.byField)
+	w := walker{c: c, page: p, text: append(p.labels[:0], constant...), families: p.byField[:0]}
+	w.walk(c.read())
+	p.labels, p.byField = w.text, w.families
 }
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-// walk visits the tagged fields of v; names and labels are those of the structs around it.
-func walk(v reflect.Value, names, labels []string, visit func(series)) {
-	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
-		if v.IsNil() {
-			return
-		}
-		v = v.Elem()
-	}
-	if v.Kind() != reflect.Struct {
-		return
-	}
-	t := v.Type()
-	for i := range t.NumField() {
-		if name, ok := t.Field(i).Tag.Lookup("label"); ok && v.Field(i).Kind() == reflect.String {
-			names, labels = append(names[:len(names):len(names)], name), append(labels[:len(labels):len(labels)], v.Field(i).String())
-		}
-	}
-	for i := range t.NumField() {
-		field, val := t.Field(i), v.Field(i)
-		if !field.IsExported() {
-			continue
-		}
-		switch val.Kind() {
-		case reflect.Struct:
-			walk(val, names, labels, visit)
-			continue
-		case reflect.Slice:
-			for j := range val.Len() {
-				walk(val.Index(j), names, labels, visit)
-			}
-			continue
-		}
-		tag, ok := field.Tag.Lookup("metric")
-		if !ok {
-			continue
-		}
-		name, rest, _ := strings.Cut(tag, ",")
-		kind, help, _ := strings.Cut(rest, ",")
-		if f, ok := number(val); ok {
-			visit(series{name: name, help: help, counter: strings.TrimSpace(kind) == "counter", value: f, names: names, labels: labels})
-		}
-	}
-}
-
-func number(v reflect.Value) (float64, bool) {
+// numberOf returns how a type becomes a sample, nil when it can't.
+func numberOf(t reflect.Type) func(reflect.Value) float64 {
 	switch {
-	case v.Type() == durationType:
-		return time.Duration(v.Int()).Seconds(), true
-	case v.CanInt():
-		return float64(v.Int()), true
-	case v.CanUint():
-		return float64(v.Uint()), true
-	case v.CanFloat():
-		return v.Float(), true
-	case v.Kind() == reflect.Bool:
-		if v.Bool() {
-			return 1, true
+	case t == durationType:
+		return func(v reflect.Value) float64 { return time.Duration(v.Int()).Seconds() }
+	case t.Kind() == reflect.Bool:
+		return func(v reflect.Value) float64 {
+			if v.Bool() {
+				return 1
+			}
+			return 0
 		}
-		return 0, true
+	case t.Kind() >= reflect.Int && t.Kind() <= reflect.Int64:
+		return func(v reflect.Value) float64 { return float64(v.Int()) }
+	case t.Kind() >= reflect.Uint && t.Kind() <= reflect.Uintptr:
+		return func(v reflect.Value) float64 { return float64(v.Uint()) }
+	case t.Kind() == reflect.Float32 || t.Kind() == reflect.Float64:
+		return reflect.Value.Float
 	}
-	return 0, false
-}
-
-// WithLabels adds constant labels to everything a collector yields, so that several instances of one kind (two edges, four
-// pools) can be told apart under the same names.
-func WithLabels(labels map[string]string, c prometheus.Collector) prometheus.Collector {
-	return prometheus.WrapCollectorWith(labels, c)
+	return nil
 }

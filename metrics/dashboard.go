@@ -2,17 +2,10 @@ package metrics
 
 import (
 	"context"
-	"embed"
-	"encoding/json"
-	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
 )
-
-//go:embed page
-var page embed.FS
 
 // Node is a box of the dashboard's topology.
 type Node struct {
@@ -54,6 +47,15 @@ type Panel struct {
 	// Unit is shown behind values: "req/s", "ms", "%".
 	Unit string
 	Read func() []Value
+	// PromQL is the same in Prometheus's language, for the dashboard that Grafana returns. Empty leaves the panel out there.
+	PromQL string
+}
+
+// Tile is a figure with its name.
+type Tile struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"` // stands behind the figure
 }
 
 // Event is an entry of the timeline.
@@ -73,8 +75,16 @@ type DashboardOptions struct {
 	Topology func() Topology
 	Panels   []Panel
 	Events   func() []Event
-	// Logs adds error groups and the latest records.
+	// Tiles are figures that stand alone: revenue, unique users today.
+	Tiles func() []Tile
+	// Retention adds the table of cohorts.
+	Retention *Retention
+	// Logs adds error groups, the search of the latest records, and the level to change.
 	Logs *LogHandler
+	// Store is searched instead of Logs: that of the collector that all servers ship to.
+	Store *LogStore
+	// Security adds its events, and hears of refused calls of this page.
+	Security *Security
 	// Interval is the time between two points of the charts. Zero means 1 s.
 	Interval time.Duration
 	// History is how many points are kept. Zero means 180.
@@ -83,8 +93,13 @@ type DashboardOptions struct {
 
 // Dashboard is one live page, without assets from elsewhere. Mount it under a path that ends in a slash, with
 // http.StripPrefix where that is not the root. Its charts fill while Run runs.
+//
+// Beside the page, under the same authorisation: logs (search as JSON), level (the log level: GET, POST), rules.yaml and
+// grafana.json (for Prometheus and Grafana), debug/pprof/ and debug/vars (the runtime's profiles and variables).
 type Dashboard struct {
-	o DashboardOptions
+	m   *Metrics
+	o   DashboardOptions
+	own []Panel // the application's
 
 	mu     sync.Mutex // guards what follows
 	times  []int64    // milliseconds
@@ -113,67 +128,16 @@ func (m *Metrics) Dashboard(o DashboardOptions) *Dashboard {
 	if o.Title == "" {
 		o.Title = "Service"
 	}
-	o.Panels = append(append([]Panel(nil), o.Panels...), m.httpPanels()...)
-	if !m.o.NoHost {
-		o.Panels = append(o.Panels, hostPanel(), memoryPanel())
+	if o.Store == nil && o.Logs != nil {
+		o.Store = o.Logs.Store()
 	}
-	d := &Dashboard{o: o, charts: make([]chart, len(o.Panels))}
+	own := o.Panels
+	o.Panels = append(append([]Panel(nil), own...), m.builtinPanels()...)
+	d := &Dashboard{m: m, o: o, own: own, charts: make([]chart, len(o.Panels))}
 	for i, p := range o.Panels {
 		d.charts[i] = chart{Title: p.Title, Unit: p.Unit, Lines: []chartLine{}}
 	}
 	return d
-}
-
-// httpPanels are rate, errors and 99th percentile of every wrapper, as differences between two reads.
-func (m *Metrics) httpPanels() []Panel {
-	each := func(f func(now, before HTTPStats, dt float64) float64) func() []Value {
-		before, at := map[*HTTP]HTTPStats{}, time.Now()
-		return func() (vs []Value) {
-			m.mu.Lock()
-			https := append([]*HTTP(nil), m.https...)
-			m.mu.Unlock()
-			dt := max(time.Since(at).Seconds(), 1e-3)
-			at = time.Now()
-			for _, h := range https {
-				s := h.Stats()
-				if b, seen := before[h]; seen { // the first read has nothing to differ from
-					vs = append(vs, Value{s.Server, f(s, b, dt)})
-				}
-				before[h] = s
-			}
-			return vs
-		}
-	}
-	return []Panel{
-		{"HTTP requests", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Requests-b.Requests) / dt })},
-		{"HTTP errors (5xx)", "/s", each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Errors-b.Errors) / dt })},
-		{"HTTP latency p99", "ms", each(func(n, b HTTPStats, _ float64) float64 {
-			s := n.Took.Sub(b.Took)
-			return float64(s.Quantile(.99).Microseconds()) / 1000
-		})},
-	}
-}
-
-func hostPanel() Panel {
-	var busy float64
-	at := time.Now()
-	return Panel{"Processor", "%", func() []Value {
-		s := readHost()
-		dt := max(time.Since(at).Seconds(), 1e-3)
-		v := (s.CPUBusySeconds - busy) / dt / max(float64(s.CPUs), 1) * 100
-		if busy == 0 {
-			v = 0
-		}
-		busy, at = s.CPUBusySeconds, time.Now()
-		return []Value{{"busy", min(v, 100)}}
-	}}
-}
-
-func memoryPanel() Panel {
-	return Panel{"Memory", "%", func() []Value {
-		s := readHost()
-		return []Value{{"used", 100 * (1 - float64(s.MemoryFree)/max(float64(s.MemoryTotal), 1))}}
-	}}
 }
 
 // Run takes a point for every chart each interval, until ctx ends.
@@ -228,82 +192,4 @@ func (d *Dashboard) sample(now time.Time) {
 		}
 		c.Lines = kept
 	}
-}
-
-// ServeHTTP serves the page and its data.
-func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	allow := d.o.Authorize
-	if allow == nil {
-		allow = FromThisMachine
-	}
-	if !allow(r) {
-		http.Error(w, "forbidden", http.StatusForbidden)
-		return
-	}
-	h := w.Header()
-	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("Cache-Control", "no-store")
-	switch r.URL.Path {
-	case "/", "":
-		http.ServeFileFS(w, r, page, "page/index.html")
-	case "/app.js", "/style.css":
-		http.ServeFileFS(w, r, page, "page"+r.URL.Path)
-	case "/data":
-		h.Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(d.data())
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-type dashboardData struct {
-	Title    string       `json:"title"`
-	Now      int64        `json:"now"`
-	Interval int64        `json:"interval_ms"`
-	Times    []int64      `json:"times"`
-	Charts   []chart      `json:"charts"`
-	Topology Topology     `json:"topology"`
-	Events   []Event      `json:"events"`
-	Errors   []ErrorGroup `json:"errors"`
-	Logs     []LogRecord  `json:"logs"`
-}
-
-func (d *Dashboard) data() dashboardData {
-	out := dashboardData{Title: d.o.Title, Now: time.Now().UnixMilli(), Interval: d.o.Interval.Milliseconds(),
-		Events: []Event{}, Errors: []ErrorGroup{}, Logs: []LogRecord{}}
-	if d.o.Topology != nil {
-		out.Topology = d.o.Topology()
-	}
-	if d.o.Events != nil {
-		out.Events = append(out.Events, d.o.Events()...)
-	}
-	if d.o.Logs != nil {
-		out.Errors = d.o.Logs.Errors()
-		out.Logs = d.o.Logs.Recent()
-		out.Logs = out.Logs[max(0, len(out.Logs)-100):]
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	out.Times = append([]int64{}, d.times...)
-	for _, c := range d.charts {
-		c.Lines = append([]chartLine{}, c.Lines...)
-		out.Charts = append(out.Charts, c)
-	}
-	return out
-}
-
-// FromThisMachine reports whether a request comes from a loopback address and names a loopback Host.
-func FromThisMachine(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	hostIP, err := netip.ParseAddr(host)
-	if host != "localhost" && (err != nil || !hostIP.IsLoopback()) {
-		return false
-	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && peer.Addr().Unmap().IsLoopback()
 }

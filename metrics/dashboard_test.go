@@ -2,6 +2,8 @@ package metrics
 
 import (
 	"encoding/json"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -45,7 +47,7 @@ func TestDashboardHistory(t *testing.T) {
 	m := New(Options{NoHost: true, NoRuntime: true})
 	web := m.HTTP(HTTPOptions{Server: "web"})
 	lines := []Value{{"a", 1}}
-	d := m.Dashboard(DashboardOptions{Title: "T", History: 3, Panels: []Panel{{"P", "x", func() []Value { return lines }}},
+	d := m.Dashboard(DashboardOptions{Title: "T", History: 3, Panels: []Panel{{Title: "P", Unit: "x", Read: func() []Value { return lines }}},
 		Events:   func() []Event { return []Event{{time.Now(), "failure", "<script>alert(1)</script>"}} },
 		Topology: func() Topology { return Topology{Nodes: []Node{{ID: "n", State: "down"}}} }})
 	read := func() (out dashboardData) {
@@ -93,4 +95,67 @@ func TestDashboardHistory(t *testing.T) {
 	require.Equal(t, "HTTP requests", out.Charts[1].Title)
 	require.Greater(t, *out.Charts[1].Lines[0].Points[2], 0.0)
 	require.Equal(t, "down", out.Topology.Nodes[0].State)
+}
+
+func TestDashboardSides(t *testing.T) {
+	m := New(Options{NoRuntime: true})
+	sec := m.Security(SecurityOptions{})
+	_, err := m.SLO(SLO{Name: "up", Objective: 0.9, Read: func() (uint64, uint64) { return 5, 10 }})
+	require.NoError(t, err)
+	logs := NewLogHandler(slog.NewTextHandler(io.Discard, nil), LogOptions{Server: "web-1"})
+	slog.New(logs).Error("disk full", "err", "ENOSPC", "request_id", "r1")
+	kept, err := NewRetention(RetentionOptions{})
+	require.NoError(t, err)
+	kept.Seen("ada", time.Now(), time.Now())
+	d := m.Dashboard(DashboardOptions{Title: "T", Logs: logs, Security: sec, Retention: kept, Tiles: func() []Tile { return []Tile{{"Revenue", 12.5, "EUR"}} },
+		Panels: []Panel{{Title: "Own", PromQL: "own_total", Read: func() []Value { return nil }}}})
+	call := func(method, target string, header ...string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(method, target, nil)
+		r.RemoteAddr, r.Host = "127.0.0.1:1", "127.0.0.1"
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		rec := httptest.NewRecorder()
+		d.ServeHTTP(rec, r)
+		return rec
+	}
+	var data dashboardData
+	require.NoError(t, json.Unmarshal(call("GET", "/data").Body.Bytes(), &data))
+	require.Equal(t, []Tile{{"Revenue", 12.5, "EUR"}}, data.Tiles)
+	require.Equal(t, "up", data.SLOs[0].Name)
+	require.Equal(t, 1, data.Errors[0].Count)
+	require.Equal(t, []string{"web-1"}, data.Servers)
+	require.Len(t, data.Cohorts, 1)
+
+	var found []LogRecord
+	for q, want := range map[string]int{"": 1, "id=r1": 1, "id=r2": 0, "level=ERROR&server=web-1&text=disk&last=1m&limit=5": 1, "to=2020-01-01T00:00:00Z": 0, "from=2020-01-01T00:00:00Z": 1} {
+		require.NoError(t, json.Unmarshal(call("GET", "/logs?"+q).Body.Bytes(), &found))
+		require.Len(t, found, want, q)
+	}
+	for _, q := range []string{"from", "to", "last", "limit"} {
+		rec := call("GET", "/logs?"+q+"=soon")
+		require.Equal(t, 400, rec.Code)
+		require.Contains(t, rec.Body.String(), `"`+q+`"`)
+	}
+	require.Equal(t, "INFO\n", call("GET", "/level").Body.String())
+	require.Equal(t, 403, call("POST", "/level?level=debug", "Sec-Fetch-Site", "cross-site").Code, "another site's form")
+	require.Equal(t, "INFO\n", call("GET", "/level").Body.String())
+	require.Equal(t, 200, call("POST", "/level?level=warn", "Sec-Fetch-Site", "same-origin").Code)
+	require.Equal(t, slog.LevelWarn, logs.Level().Level())
+	require.Contains(t, call("GET", "/rules.yaml").Body.String(), "ErrorBudgetBurn")
+	require.Contains(t, grafanaExprs(t, call("GET", "/grafana.json").Body.Bytes()), "own_total")
+	for path, want := range map[string]string{"/debug/vars": "memstats", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile", "/debug/pprof/cmdline": "metrics"} {
+		require.Contains(t, call("GET", path).Body.String(), want, path)
+	}
+	require.Equal(t, 404, call("GET", "/page/index.html").Code)
+
+	before := sec.Counts()[AdminRefused]
+	for _, path := range []string{"/", "/data", "/logs", "/debug/pprof/", "/grafana.json"} {
+		r := httptest.NewRequest("GET", path, nil)
+		r.RemoteAddr = "203.0.113.9:1"
+		rec := httptest.NewRecorder()
+		d.ServeHTTP(rec, r)
+		require.Equal(t, 403, rec.Code, path)
+	}
+	require.Equal(t, before+5, sec.Counts()[AdminRefused])
 }

@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -119,15 +120,32 @@ func (h *Health) Failures(ctx context.Context) map[string]string {
 		err  error
 	}
 	results := make(chan outcome, len(h.checks))
-	for name, check := range h.checks {
-		go func() { results <- outcome{name, check(ctx)} }()
-	}
 	failed := map[string]string{}
+	for name, check := range h.checks {
+		failed[name] = "no answer in time"
+		go func() { results <- outcome{name, safely(ctx, check)} }()
+	}
 	for range h.checks {
-		if o := <-results; o.err != nil {
-			failed[o.name] = o.err.Error()
+		select {
+		case o := <-results:
+			delete(failed, o.name)
+			if o.err != nil {
+				failed[o.name] = o.err.Error()
+			}
+			continue
+		case <-ctx.Done(): // a check that does not mind its context holds nobody up
 		}
+		break
 	}
 	h.at, h.result = time.Now(), failed
 	return failed
+}
+
+func safely(ctx context.Context, check func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return check(ctx)
 }

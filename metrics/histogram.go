@@ -77,13 +77,19 @@ type HistogramSnapshot struct {
 // Snapshot copies the histogram.
 func (h *Histogram) Snapshot() HistogramSnapshot {
 	var s HistogramSnapshot
-	for i := range h.counts {
-		n := h.counts[i].Load()
-		s.counts[i] = n
-		s.Count += n
-	}
-	s.Sum, s.Max = time.Duration(h.sum.Load()), time.Duration(h.max.Load())
+	h.addTo(&s)
 	return s
+}
+
+func (h *Histogram) addTo(s *HistogramSnapshot) {
+	for i := range h.counts {
+		if n := h.counts[i].Load(); n != 0 {
+			s.counts[i] += n
+			s.Count += n
+		}
+	}
+	s.Sum += time.Duration(h.sum.Load())
+	s.Max = max(s.Max, time.Duration(h.max.Load()))
 }
 
 // Merge adds another snapshot.

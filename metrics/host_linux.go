@@ -1,147 +1,302 @@
 package metrics
 
 import (
-	"bufio"
 	"bytes"
 	"os"
-	"strconv"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 )
 
-// HostStats are those of the machine, or of the container where its limits are lower.
-type HostStats struct {
-	Load1          float64 `metric:"load1,gauge,Load average of 1 min"`
-	CPUBusySeconds float64 `metric:"cpu_busy_seconds_total,counter,CPU time that was not idle, all cores"`
-	CPUs           int     `metric:"cpus,gauge,Cores of the machine"`
-	CPULimit       float64 `metric:"cpu_limit,gauge,Cores the cgroup may use; the machine's without a limit"`
-	Throttled      float64 `metric:"cpu_throttled_seconds_total,counter,Time the cgroup was held back"`
-	MemoryTotal    uint64  `metric:"memory_bytes,gauge,Memory of the machine, or the cgroup's limit"`
-	MemoryFree     uint64  `metric:"memory_available_bytes,gauge,Memory that can be had without swapping"`
-	DiskTotal      uint64  `metric:"disk_bytes,gauge,Size of the file system of the working directory"`
-	DiskFree       uint64  `metric:"disk_free_bytes,gauge,Free space there for this user"`
-	NetReceived    uint64  `metric:"network_received_bytes_total,counter,Bytes received, loopback excluded"`
-	NetSent        uint64  `metric:"network_sent_bytes_total,counter,Bytes sent, loopback excluded"`
-	OpenFiles      int     `metric:"open_files,gauge,File descriptors of this process"`
-	PressureCPU    float64 `metric:"pressure_cpu_seconds_total,counter,Time some task waited for a core (PSI)"`
-	PressureIO     float64 `metric:"pressure_io_seconds_total,counter,Time some task waited for I/O (PSI)"`
-	PressureMemory float64 `metric:"pressure_memory_seconds_total,counter,Time some task waited for memory (PSI)"`
+// hostReader keeps the files of /proc open: reading one again costs half of opening it first. They stay open as long as the
+// process lives.
+type hostReader struct {
+	mu                                      sync.Mutex // guards the files' buffers
+	load, stat, meminfo, disks, net, limits procFile
+	pressure                                [3]procFile
+	cpuStat                                 procFile
+	groups                                  []cgroup
+	whole                                   map[string]bool // disk names that are neither partitions nor made of other disks
 }
 
-// ticks per second of /proc/stat: USER_HZ is 100 on every architecture Linux runs Go on.
-const userHZ = 100
+// cgroup is one level of the hierarchy; each may limit what is below.
+type cgroup struct{ cpuMax, memoryMax, memoryCurrent procFile }
+
+type procFile struct {
+	path string
+	f    *os.File
+	gone bool
+	buf  []byte
+}
+
+// read returns the file's content until the next read, nil when there is none.
+func (p *procFile) read() []byte {
+	if p.f == nil {
+		if p.gone || p.path == "" {
+			return nil
+		}
+		f, err := os.Open(p.path)
+		if err != nil {
+			p.gone = true
+			return nil
+		}
+		p.f, p.buf = f, make([]byte, 4096)
+	}
+	for {
+		n, err := p.f.ReadAt(p.buf, 0)
+		if n < len(p.buf) {
+			if n == 0 && err != nil && err.Error() != "EOF" {
+				return nil
+			}
+			return p.buf[:n]
+		}
+		p.buf = make([]byte, 2*len(p.buf))
+	}
+}
+
+var hostFiles = sync.OnceValue(func() *hostReader {
+	r := &hostReader{whole: map[string]bool{}}
+	for path, p := range map[string]*procFile{"/proc/loadavg": &r.load, "/proc/stat": &r.stat, "/proc/meminfo": &r.meminfo, "/proc/diskstats": &r.disks,
+		"/proc/net/dev": &r.net, "/proc/pressure/cpu": &r.pressure[0], "/proc/pressure/io": &r.pressure[1], "/proc/pressure/memory": &r.pressure[2]} {
+		p.path = path
+	}
+	own, _ := os.ReadFile("/proc/self/cgroup")
+	const root = "/sys/fs/cgroup"
+	dir := root
+	for line := range strings.Lines(string(own)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok { // version 2
+			if d := filepath.Join(root, path); isDir(d) { // not so in a container, which sees its own group as the root
+				dir = d
+			}
+		}
+	}
+	r.cpuStat.path = filepath.Join(dir, "cpu.stat")
+	for d := dir; strings.HasPrefix(d, root); d = filepath.Dir(d) {
+		r.groups = append(r.groups, cgroup{procFile{path: d + "/cpu.max"}, procFile{path: d + "/memory.max"}, procFile{path: d + "/memory.current"}})
+	}
+	return r
+})
+
+func isDir(path string) bool {
+	s, err := os.Stat(path)
+	return err == nil && s.IsDir()
+}
 
 // readHost reads what is there; what is missing stays 0.
 func readHost() HostStats {
+	r := hostFiles()
 	var s HostStats
-	if f := strings.Fields(readFile("/proc/loadavg")); len(f) > 0 {
-		s.Load1, _ = strconv.ParseFloat(f[0], 64)
+	r.mu.Lock()
+	s.loads(r.load.read())
+	s.cpu(r.stat.read())
+	s.memory(r.meminfo.read())
+	s.disks(r.disks.read(), r.wholeDisk)
+	s.network(r.net.read())
+	s.PressureCPU, s.PressureIO, s.PressureMemory = pressure(r.pressure[0].read()), pressure(r.pressure[1].read()), pressure(r.pressure[2].read())
+	s.throttled(r.cpuStat.read())
+	for i := range r.groups {
+		g := &r.groups[i]
+		s.cgroup(g.cpuMax.read(), g.memoryMax.read(), g.memoryCurrent.read())
 	}
-	s.cpu(readFile("/proc/stat"))
-	s.memory(readFile("/proc/meminfo"))
-	s.network(readFile("/proc/net/dev"))
-	s.cgroup(readFile("/sys/fs/cgroup/cpu.max"), readFile("/sys/fs/cgroup/cpu.stat"), readFile("/sys/fs/cgroup/memory.max"), readFile("/sys/fs/cgroup/memory.current"))
-	s.PressureCPU = pressure(readFile("/proc/pressure/cpu"))
-	s.PressureIO = pressure(readFile("/proc/pressure/io"))
-	s.PressureMemory = pressure(readFile("/proc/pressure/memory"))
+	r.mu.Unlock()
 	var fs syscall.Statfs_t
 	if syscall.Statfs(".", &fs) == nil {
 		s.DiskTotal, s.DiskFree = fs.Blocks*uint64(fs.Bsize), fs.Bavail*uint64(fs.Bsize)
 	}
-	if d, err := os.ReadDir("/proc/self/fd"); err == nil {
+	var st syscall.Stat_t
+	if syscall.Stat("/proc/self/fd", &st) == nil && st.Size > 0 { // since Linux 6.2 its size is the number
+		s.OpenFiles = int(st.Size)
+	} else if d, err := os.ReadDir("/proc/self/fd"); err == nil {
 		s.OpenFiles = len(d) - 1 // without the one that reads
+	}
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
+		s.FilesLimit = limit.Cur
 	}
 	return s
 }
 
-func readFile(name string) string {
-	b, _ := os.ReadFile(name)
-	return string(b)
+// wholeDisk says whether a device counts: a partition, a mapping or a loop is part of another one.
+func (r *hostReader) wholeDisk(name []byte) bool {
+	whole, known := r.whole[string(name)]
+	if !known {
+		n := string(name)
+		whole = isDir("/sys/block/" + n)
+		for _, made := range []string{"loop", "ram", "zram", "dm-", "md"} {
+			whole = whole && !strings.HasPrefix(n, made)
+		}
+		r.whole[n] = whole
+	}
+	return whole
 }
 
-func (s *HostStats) cpu(stat string) {
-	for line := range strings.Lines(stat) {
-		f := strings.Fields(line)
-		if len(f) < 8 || !strings.HasPrefix(f[0], "cpu") {
-			continue
+// userHZ is the ticks per second of /proc/stat: 100 on every architecture Linux runs Go on.
+const userHZ = 100
+
+func (s *HostStats) loads(b []byte) {
+	for _, to := range []*float64{&s.Load1, &s.Load5, &s.Load15} {
+		var f []byte
+		f, b = word(b)
+		whole, part, _ := bytes.Cut(f, []byte{'.'}) // always two places
+		*to = float64(number(whole)*100+number(part)) / 100
+	}
+}
+
+func (s *HostStats) cpu(b []byte) {
+	for len(b) > 0 {
+		var line []byte
+		line, b = nextLine(b)
+		name, rest := word(line)
+		if !bytes.HasPrefix(name, []byte("cpu")) {
+			break // they come first; what follows is long
 		}
-		if f[0] != "cpu" {
+		if len(name) > 3 {
 			s.CPUs++
 			continue
 		}
-		for i, v := range f[1:8] { // user nice system idle iowait irq softirq; guest time is part of user
-			n, _ := strconv.ParseUint(v, 10, 64)
+		var ticks uint64
+		for i := range 7 { // user nice system idle iowait irq softirq; guest time is part of user
+			var f []byte
+			f, rest = word(rest)
 			if i != 3 && i != 4 {
-				s.CPUBusySeconds += float64(n) / userHZ
+				ticks += number(f)
 			}
 		}
+		s.CPUBusySeconds = float64(ticks) / userHZ
 	}
 	s.CPULimit = float64(s.CPUs)
 }
 
-func (s *HostStats) memory(meminfo string) {
-	for line := range strings.Lines(meminfo) {
-		name, rest, _ := strings.Cut(line, ":")
-		f := strings.Fields(rest)
-		if len(f) == 0 {
-			continue
-		}
-		n, _ := strconv.ParseUint(f[0], 10, 64)
-		switch name {
-		case "MemTotal":
-			s.MemoryTotal = n << 10
-		case "MemAvailable":
-			s.MemoryFree = n << 10
+func (s *HostStats) memory(b []byte) {
+	for found := 0; len(b) > 0 && found < 2; {
+		var line []byte
+		line, b = nextLine(b)
+		name, rest := word(line)
+		n, _ := word(rest)
+		switch string(name) {
+		case "MemTotal:":
+			s.MemoryTotal = number(n) << 10
+			found++
+		case "MemAvailable:":
+			s.MemoryFree = number(n) << 10
+			found++
 		}
 	}
 }
 
-func (s *HostStats) network(dev string) {
-	sc := bufio.NewScanner(bytes.NewBufferString(dev))
-	for sc.Scan() {
-		name, rest, ok := strings.Cut(sc.Text(), ":")
-		f := strings.Fields(rest)
-		if !ok || len(f) < 9 || strings.TrimSpace(name) == "lo" {
-			continue
-		}
-		in, _ := strconv.ParseUint(f[0], 10, 64)
-		out, _ := strconv.ParseUint(f[8], 10, 64)
-		s.NetReceived += in
-		s.NetSent += out
-	}
-}
-
-// cgroup applies version 2 limits: a process in a container must not believe in the machine's memory.
-func (s *HostStats) cgroup(cpuMax, cpuStat, memMax, memCurrent string) {
-	if f := strings.Fields(cpuMax); len(f) == 2 && f[0] != "max" {
-		quota, _ := strconv.ParseFloat(f[0], 64)
-		period, _ := strconv.ParseFloat(f[1], 64)
-		if period > 0 {
-			s.CPULimit = min(s.CPULimit, quota/period)
-		}
-	}
-	for line := range strings.Lines(cpuStat) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "throttled_usec" {
-			n, _ := strconv.ParseFloat(f[1], 64)
-			s.Throttled = n / 1e6
-		}
-	}
-	limit, err := strconv.ParseUint(strings.TrimSpace(memMax), 10, 64)
-	if used, e := strconv.ParseUint(strings.TrimSpace(memCurrent), 10, 64); err == nil && e == nil && limit < s.MemoryTotal {
-		s.MemoryTotal = limit
-		s.MemoryFree = min(s.MemoryFree, limit-min(limit, used))
-	}
-}
-
-// pressure reads the total of the "some" line, in seconds.
-func pressure(psi string) float64 {
-	for line := range strings.Lines(psi) {
-		if strings.HasPrefix(line, "some ") {
-			if _, total, ok := strings.Cut(strings.TrimSpace(line), "total="); ok {
-				n, _ := strconv.ParseFloat(total, 64)
-				return n / 1e6
+// disks sums what the kernel's admin guide, iostats.rst, describes; a sector is 512 bytes whatever the disk's own are.
+func (s *HostStats) disks(b []byte, counts func(name []byte) bool) {
+	for len(b) > 0 {
+		var line, f []byte
+		line, b = nextLine(b)
+		for i := 0; i < 13; i++ {
+			f, line = word(line)
+			switch i {
+			case 2:
+				if !counts(f) {
+					i = 13
+				}
+			case 5:
+				s.DiskRead += number(f) * 512
+			case 9:
+				s.DiskWritten += number(f) * 512
+			case 12:
+				s.DiskBusy += time.Duration(number(f)) * time.Millisecond
 			}
 		}
 	}
+}
+
+func (s *HostStats) network(b []byte) {
+	for len(b) > 0 {
+		var line []byte
+		line, b = nextLine(b)
+		name, rest, ok := bytes.Cut(line, []byte{':'})
+		if name, _ = word(name); !ok || string(name) == "lo" {
+			continue
+		}
+		for i := range 16 { // 8 of what came, 8 of what went: bytes packets errs drop ...
+			var f []byte
+			f, rest = word(rest)
+			switch i {
+			case 0:
+				s.NetReceived += number(f)
+			case 8:
+				s.NetSent += number(f)
+			case 2, 3, 10, 11:
+				s.NetErrors += number(f)
+			}
+		}
+	}
+}
+
+// cgroup applies one level of version 2 limits: a process in a container must not believe in the machine's memory.
+func (s *HostStats) cgroup(cpuMax, memoryMax, memoryCurrent []byte) {
+	quota, rest := word(cpuMax)
+	period, _ := word(rest)
+	if p := number(period); p > 0 && string(quota) != "max" {
+		s.CPULimit = min(s.CPULimit, float64(number(quota))/float64(p))
+	}
+	limit, _ := word(memoryMax)
+	used, _ := word(memoryCurrent)
+	if len(limit) == 0 || len(used) == 0 || string(limit) == "max" {
+		return
+	}
+	l, u := number(limit), number(used)
+	s.MemoryTotal = min(s.MemoryTotal, l)
+	s.MemoryFree = min(s.MemoryFree, l-min(l, u))
+}
+
+func (s *HostStats) throttled(b []byte) {
+	for len(b) > 0 {
+		var line []byte
+		line, b = nextLine(b)
+		if name, rest := word(line); string(name) == "throttled_usec" {
+			n, _ := word(rest)
+			s.Throttled = time.Duration(number(n)) * time.Microsecond
+		}
+	}
+}
+
+// pressure reads the total of the "some" line.
+func pressure(b []byte) time.Duration {
+	line, _ := nextLine(b)
+	if _, total, ok := bytes.Cut(line, []byte(" total=")); ok && bytes.HasPrefix(line, []byte("some ")) {
+		return time.Duration(number(total)) * time.Microsecond
+	}
 	return 0
+}
+
+func nextLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		return b, nil
+	}
+	return b[:i], b[i+1:]
+}
+
+// word cuts the first word off.
+func word(b []byte) (w, rest []byte) {
+	i := 0
+	for i < len(b) && b[i] <= ' ' {
+		i++
+	}
+	j := i
+	for j < len(b) && b[j] > ' ' {
+		j++
+	}
+	return b[i:j], b[j:]
+}
+
+// number reads decimal digits as far as they go.
+func number(b []byte) (n uint64) {
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n
 }

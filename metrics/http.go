@@ -1,13 +1,12 @@
 package metrics
 
 import (
+	"math/bits"
 	"net/http"
-	"strconv"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tierkit/tierkit/internal/httpwrap"
 )
@@ -23,27 +22,67 @@ type HTTPOptions struct {
 	Slow time.Duration
 }
 
-// HTTP counts the requests of a server: rate, errors, duration and size by route, method and class of status, and the
+// HTTP counts the requests of a server: rate, errors, duration and sizes by route, method and class of status, and the
 // requests in flight. The route is http.Request.Pattern, set by ServeMux; what no pattern matches is "unmatched".
 type HTTP struct {
-	o        HTTPOptions
-	ns       string
-	inFlight atomic.Int64
-	routes   atomic.Pointer[map[routeKey]*route] // copy on write
-	mu       sync.Mutex                          // serialises writers of routes
-	all      Histogram
-	classes  [6]atomic.Uint64
-	slow     atomic.Uint64
+	o      HTTPOptions
+	routes atomic.Pointer[map[string]*routeMethods] // copy on write
+	mu     sync.Mutex                               // serialises writers of routes
+	begun  []paddedCount                            // requests begun, by lane
+	slow   atomic.Uint64
 }
 
-type routeKey struct{ pattern, method string }
+// routeMethods are the counters of one pattern.
+type routeMethods [len(methods)]atomic.Pointer[route]
 
+// methods is an allow-list: a client may send any method it likes.
+var methods = [...]string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"}
+
+func methodIndex(m string) int {
+	switch m {
+	case "GET":
+		return 0
+	case "HEAD":
+		return 1
+	case "POST":
+		return 2
+	case "PUT":
+		return 3
+	case "PATCH":
+		return 4
+	case "DELETE":
+		return 5
+	case "OPTIONS":
+		return 6
+	}
+	return len(methods) - 1
+}
+
+// route counts the requests of one pattern and method. It is striped by lane, because counters that two processors write cost ten
+// times those of one.
 type route struct {
-	pattern, method string
-	classes         [6]atomic.Uint64 // by the status's first digit; 0: hijacked
-	took            Histogram
-	sent            atomic.Uint64
+	labels    string // as in the text format, without braces
+	values    []string
+	stripes   [maxStripes]atomic.Pointer[routeStripe] // made at the first request that needs them
+	exemplars [len(classicBounds) + 1]atomic.Pointer[exemplar]
 }
+
+type routeStripe struct {
+	classes        [6]atomic.Uint64 // by the status's first digit; 0: hijacked
+	took           Histogram
+	sent, received sizes
+	_              [64]byte // keeps the next stripe off the last cache line
+}
+
+type paddedCount struct {
+	n atomic.Uint64
+	_ [120]byte
+}
+
+const maxStripes = 8
+
+// stripes is a power of two, at least the number of processors where that is not above maxStripes.
+var stripes = uint32(1) << min(bits.Len(uint(runtime.GOMAXPROCS(0)-1)), bits.Len(maxStripes-1))
 
 // HTTP returns a wrapper whose series are part of m.
 func (m *Metrics) HTTP(o HTTPOptions) *HTTP {
@@ -56,28 +95,24 @@ func (m *Metrics) HTTP(o HTTPOptions) *HTTP {
 	if o.Slow <= 0 {
 		o.Slow = time.Second
 	}
-	h := &HTTP{o: o, ns: m.name("http")}
-	h.routes.Store(&map[routeKey]*route{})
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.https = append(m.https, h)
-	if len(m.https) == 1 { // one collector speaks for all wrappers: they share the series' names
-		m.registry.MustRegister(&httpCollector{m: m, descs: httpDescs(h.ns)})
-	}
+	h := &HTTP{o: o, begun: make([]paddedCount, stripes)}
+	h.routes.Store(&map[string]*routeMethods{})
+	m.addHTTP(func(c *httpCollector) { c.servers = append(c.servers, h) })
 	return h
 }
 
 // Wrap observes next. Put it directly around the ServeMux: a middleware in between that replaces the request (WithContext)
 // would hide its pattern. It is transparent for flushing, hijacking, sendfile, deadlines and 1xx responses, costs no
 // allocation, and counts a panic as a 500 before it passes it on.
+//
+// A request whose traceparent header says that its trace is sampled leaves its trace id as an exemplar of the histogram's bucket.
 func (h *HTTP) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		h.inFlight.Add(1)
 		ww := httpwrap.Get(w)
+		h.begun[ww.Lane&(stripes-1)].n.Add(1)
 		done := false
 		defer func() {
-			h.inFlight.Add(-1)
 			status := ww.Status
 			switch {
 			case !done && status == 0: // a panic before anything was sent
@@ -85,7 +120,15 @@ func (h *HTTP) Wrap(next http.Handler) http.Handler {
 			case status == 0:
 				status = http.StatusOK
 			}
-			h.count(r, status, ww.Written, time.Since(start))
+			took := time.Since(start)
+			rt := h.route(r.Pattern, r.Method)
+			rt.count(ww.Lane, status, took, ww.Written, r.ContentLength)
+			if took >= h.o.Slow {
+				h.slow.Add(1)
+			}
+			if tp := r.Header["Traceparent"]; tp != nil {
+				rt.exemplify(tp[0], took)
+			}
 			if done { // after a panic somebody may still hold the writer
 				httpwrap.Put(ww)
 			}
@@ -95,56 +138,90 @@ func (h *HTTP) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-func (h *HTTP) count(r *http.Request, status int, sent int64, took time.Duration) {
+func (rt *route) count(lane uint32, status int, took time.Duration, sent, received int64) {
 	class := 0
 	if status >= 100 && status < 600 {
 		class = status / 100
 	}
-	rt := h.route(r.Pattern, r.Method)
-	rt.classes[class].Add(1)
-	rt.took.Observe(took)
-	rt.sent.Add(uint64(sent))
-	h.all.Observe(took)
-	h.classes[class].Add(1)
-	if took >= h.o.Slow {
-		h.slow.Add(1)
+	s := rt.stripes[lane&(stripes-1)].Load()
+	if s == nil {
+		rt.stripes[lane&(stripes-1)].CompareAndSwap(nil, &routeStripe{})
+		s = rt.stripes[lane&(stripes-1)].Load()
 	}
+	s.took.Observe(took)
+	if sent > 0 {
+		s.sent.observe(sent)
+	}
+	if received > 0 {
+		s.received.observe(received)
+	}
+	s.classes[class].Add(1) // last: whoever reads the classes first finds at least as many durations
 }
 
-// route finds the counters of a pattern. Methods are an allow-list, and patterns are capped.
+// route finds the counters of a pattern and method. Patterns are capped.
 func (h *HTTP) route(pattern, method string) *route {
-	switch method {
-	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
-	default:
-		method = "other"
-	}
-	if pattern == "" {
-		pattern = "unmatched"
-	}
-	k := routeKey{pattern, method}
-	if rt := (*h.routes.Load())[k]; rt != nil {
-		return rt
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	old := *h.routes.Load()
-	if rt := old[k]; rt != nil {
-		return rt
-	}
-	if len(old) >= h.o.MaxRoutes*8 {
-		k.pattern = "other"
-		if rt := old[k]; rt != nil {
+	i := methodIndex(method)
+	if ms := (*h.routes.Load())[pattern]; ms != nil {
+		if rt := ms[i].Load(); rt != nil {
 			return rt
 		}
 	}
-	next := make(map[routeKey]*route, len(old)+1)
-	for k, v := range old {
-		next[k] = v
+	return h.addRoute(pattern, i)
+}
+
+func (h *HTTP) addRoute(pattern string, method int) *route {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := *h.routes.Load()
+	ms := old[pattern]
+	if ms == nil && len(old) >= h.o.MaxRoutes {
+		if pattern = "other"; old[pattern] != nil {
+			ms = old[pattern]
+		}
 	}
-	rt := &route{pattern: k.pattern, method: k.method}
-	next[k] = rt
-	h.routes.Store(&next)
+	if ms == nil {
+		next := make(map[string]*routeMethods, len(old)+1)
+		for k, v := range old {
+			next[k] = v
+		}
+		ms = &routeMethods{}
+		next[pattern] = ms
+		h.routes.Store(&next)
+	}
+	if rt := ms[method].Load(); rt != nil {
+		return rt
+	}
+	name := pattern
+	if name == "" {
+		name = "unmatched"
+	}
+	values := []string{h.o.Server, name, methods[method]}
+	rt := &route{values: values, labels: renderLabels(serverLabels, values)}
+	ms[method].Store(rt)
 	return rt
+}
+
+// each visits the routes that were used.
+func (h *HTTP) each(visit func(*route)) {
+	for _, ms := range *h.routes.Load() {
+		for i := range ms {
+			if rt := ms[i].Load(); rt != nil {
+				visit(rt)
+			}
+		}
+	}
+}
+
+// servers returns all wrappers.
+func (m *Metrics) servers() []*HTTP {
+	m.mu.Lock()
+	c := m.http
+	m.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	servers, _ := c.all()
+	return servers
 }
 
 // HTTPStats are the totals of one wrapper.
@@ -159,99 +236,48 @@ type HTTPStats struct {
 
 // Stats returns the totals over all routes.
 func (h *HTTP) Stats() HTTPStats {
-	s := HTTPStats{Server: h.o.Server, Errors: h.classes[5].Load(), Slow: h.slow.Load(), InFlight: h.inFlight.Load(), Took: h.all.Snapshot()}
-	for i := range h.classes {
-		s.Requests += h.classes[i].Load()
-	}
+	s := HTTPStats{Server: h.o.Server, Slow: h.slow.Load()}
+	h.each(func(rt *route) {
+		t := rt.totals()
+		s.Requests += t.requests
+		s.Errors += t.classes[5]
+		s.Took.Merge(t.took)
+	})
+	s.InFlight = h.inFlight(s.Requests)
 	return s
 }
 
-// classicBounds are a subset of the native bounds, so that one set of counts serves both kinds of histogram: powers of
-// two from about 0.5 ms to 16 s.
-var classicBounds = []int{-11 * 8, -9 * 8, -8 * 8, -7 * 8, -6 * 8, -5 * 8, -4 * 8, -3 * 8, -2 * 8, -8, 0, 8, 2 * 8, 4 * 8}
-
-type httpCollector struct {
-	m     *Metrics
-	descs [4]*prometheus.Desc
-}
-
-func httpDescs(ns string) [4]*prometheus.Desc {
-	return [4]*prometheus.Desc{
-		prometheus.NewDesc(ns+"_requests_total", "Requests by route, method and class of status", []string{"server", "route", "method", "class"}, nil),
-		prometheus.NewDesc(ns+"_request_duration_seconds", "Time from the request's header to the end of the handler", []string{"server", "route", "method"}, nil),
-		prometheus.NewDesc(ns+"_response_bytes_total", "Body bytes sent", []string{"server", "route", "method"}, nil),
-		prometheus.NewDesc(ns+"_requests_in_flight", "Requests being handled", []string{"server"}, nil),
+// inFlight is what was begun and is not among the finished; these are read first, so it is never negative.
+func (h *HTTP) inFlight(finished uint64) int64 {
+	var begun uint64
+	for i := range h.begun {
+		begun += h.begun[i].n.Load()
 	}
+	return max(int64(begun-finished), 0)
 }
 
-func (c *httpCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range c.descs {
-		ch <- d
-	}
+// routeTotals are the sums over a route's stripes.
+type routeTotals struct {
+	requests       uint64
+	classes        [6]uint64
+	took           HistogramSnapshot
+	sent, received sizesSnapshot
 }
 
-func (c *httpCollector) Collect(ch chan<- prometheus.Metric) {
-	c.m.mu.Lock()
-	https := append([]*HTTP(nil), c.m.https...)
-	c.m.mu.Unlock()
-	for _, h := range https {
-		srv := h.o.Server
-		ch <- prometheus.MustNewConstMetric(c.descs[3], prometheus.GaugeValue, float64(h.inFlight.Load()), srv)
-		for _, rt := range *h.routes.Load() {
-			for class := range rt.classes {
-				if n := rt.classes[class].Load(); n > 0 {
-					name := "hijacked"
-					if class > 0 {
-						name = strconv.Itoa(class) + "xx"
-					}
-					ch <- prometheus.MustNewConstMetric(c.descs[0], prometheus.CounterValue, float64(n), srv, rt.pattern, rt.method, name)
-				}
-			}
-			s := rt.took.Snapshot()
-			ch <- prometheus.MustNewConstHistogram(c.descs[1], s.Count, s.Sum.Seconds(), s.classic(), srv, rt.pattern, rt.method)
-			ch <- prometheus.MustNewConstMetric(c.descs[2], prometheus.CounterValue, float64(rt.sent.Load()), srv, rt.pattern, rt.method)
+func (rt *route) totals() (t routeTotals) {
+	for i := range rt.stripes {
+		s := rt.stripes[i].Load()
+		if s == nil {
+			continue
 		}
-	}
-}
-
-// classic cumulates the counts at the classic bounds.
-func (s *HistogramSnapshot) classic() map[float64]uint64 {
-	out := make(map[float64]uint64, len(classicBounds))
-	seen, next := uint64(0), 0
-	for i, n := range s.counts {
-		seen += n
-		if next < len(classicBounds) && i+firstIndex == classicBounds[next] {
-			out[upper(i)] = seen
-			next++
+		for c := range s.classes {
+			n := s.classes[c].Load()
+			t.classes[c] += n
+			t.requests += n
 		}
+		s.took.addTo(&t.took)
+		s.sent.addTo(&t.sent)
+		s.received.addTo(&t.received)
 	}
-	return out
+	return t
 }
-
-// Client observes the requests that a client sends, under the given name: time to the response's header, and errors as
-// class "5xx". Its series are those of a wrapper with the pattern "client".
-func (h *HTTP) Client(next http.RoundTripper) http.RoundTripper {
-	if next == nil {
-		next = http.DefaultTransport
-	}
-	return roundTripper(func(r *http.Request) (*http.Response, error) {
-		start := time.Now()
-		h.inFlight.Add(1)
-		defer h.inFlight.Add(-1)
-		res, err := next.RoundTrip(r)
-		status := http.StatusBadGateway
-		if err == nil {
-			status = res.StatusCode
-		}
-		rt := h.route("client", r.Method)
-		rt.classes[status/100%6].Add(1)
-		rt.took.Observe(time.Since(start))
-		h.all.Observe(time.Since(start))
-		h.classes[status/100%6].Add(1)
-		return res, err
-	})
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
 	"strings"
-	"sync"
-	"time"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // LogOptions configure a log handler. The zero value adds ids and redacts.
@@ -14,16 +17,27 @@ type LogOptions struct {
 	// Redact lists keys whose values are replaced, wherever they stand. Nil means password, token, secret, authorization
 	// and cookie. Keys are compared without case.
 	Redact []string
-	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all.
+	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The records of one
+	// trace or request are kept or dropped together.
 	Sample float64
+	// Level is the lowest level that is handled, on top of what the wrapped handler wants. It can be changed at any time. Nil makes
+	// one of level Info, or of Debug when the wrapped handler wants that.
+	Level *slog.LevelVar
+	// Server names this process in kept and shipped records. Empty means the host's name.
+	Server string
 	// Keep is how many of the latest records Recent returns. Zero means 500.
 	Keep int
 	// Groups is how many different errors are told apart; further ones are counted under "other". Zero means 200.
 	Groups int
+	// Ship also sends the records to a collector. Nil keeps them here.
+	Ship *Shipper
+	// Attrs adds what else a context knows, such as the ids of another tracing library. Nil adds nothing.
+	Attrs func(context.Context) []slog.Attr
 }
 
 // LogHandler is a slog.Handler that adds what the context knows (request, trace, user and session ids), redacts, samples,
-// groups errors by message, keeps the latest records for the dashboard, and hands the rest to another handler.
+// groups errors, keeps the latest records for the dashboard, ships them, and hands them to another handler. All methods are safe
+// for concurrent use.
 type LogHandler struct {
 	next slog.Handler
 	s    *logState
@@ -35,27 +49,7 @@ type LogHandler struct {
 type logState struct {
 	o      LogOptions
 	redact map[string]bool
-
-	mu     sync.Mutex // guards what follows
-	recent []LogRecord
-	at     int
-	groups map[string]*ErrorGroup
-}
-
-// LogRecord is a kept record.
-type LogRecord struct {
-	At      time.Time         `json:"at"`
-	Level   string            `json:"level"`
-	Message string            `json:"message"`
-	Attrs   map[string]string `json:"attrs,omitempty"`
-}
-
-// ErrorGroup counts the records of level Error with the same message.
-type ErrorGroup struct {
-	Message     string    `json:"message"`
-	Count       int       `json:"count"`
-	First, Last time.Time `json:"-"`
-	Example     string    `json:"example,omitempty"` // its "err" attribute
+	store  *LogStore
 }
 
 // NewLogHandler wraps next.
@@ -66,22 +60,49 @@ func NewLogHandler(next slog.Handler, o LogOptions) *LogHandler {
 	if o.Keep <= 0 {
 		o.Keep = 500
 	}
-	if o.Groups <= 0 {
-		o.Groups = 200
+	if o.Server == "" {
+		o.Server, _ = os.Hostname()
 	}
-	s := &logState{o: o, redact: map[string]bool{}, groups: map[string]*ErrorGroup{}}
+	if o.Level == nil {
+		o.Level = new(slog.LevelVar)
+		if next.Enabled(context.Background(), slog.LevelDebug) {
+			o.Level.Set(slog.LevelDebug)
+		}
+	}
+	s := &logState{o: o, redact: map[string]bool{}, store: NewLogStore(LogStoreOptions{Records: o.Keep, Groups: o.Groups})}
 	for _, k := range o.Redact {
 		s.redact[strings.ToLower(k)] = true
 	}
 	return &LogHandler{next: next, s: s}
 }
 
-// Enabled asks the wrapped handler.
-func (h *LogHandler) Enabled(ctx context.Context, l slog.Level) bool { return h.next.Enabled(ctx, l) }
+// Enabled implements slog.Handler: the level must be reached, and the wrapped handler want it.
+func (h *LogHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= h.s.o.Level.Level() && h.next.Enabled(ctx, l)
+}
+
+// Level is the lowest level that is handled; set it to see more or less while the program runs.
+func (h *LogHandler) Level() *slog.LevelVar { return h.s.o.Level }
+
+// ServeLevel answers GET with the level and sets it with PUT or POST, from the parameter "level" ("debug", "warn", "error+2"). Mount
+// it behind an authorisation; the dashboard does.
+func (h *LogHandler) ServeLevel(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPut || r.Method == http.MethodPost {
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(r.FormValue("level"))); err != nil {
+			http.Error(w, `parameter "level": want debug, info, warn or error`, http.StatusBadRequest)
+			return
+		}
+		h.s.o.Level.Set(l)
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Write([]byte(h.s.o.Level.Level().String() + "\n"))
+}
 
 // Handle implements slog.Handler.
 func (h *LogHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level < slog.LevelWarn && h.s.o.Sample > 0 && rand.Float64() >= h.s.o.Sample {
+	ids := idsFrom(ctx)
+	if r.Level < slog.LevelWarn && h.s.o.Sample > 0 && !sampled(ids, h.s.o.Sample) {
 		return nil
 	}
 	out := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
@@ -89,11 +110,36 @@ func (h *LogHandler) Handle(ctx context.Context, r slog.Record) error {
 		out.AddAttrs(h.s.clean(a))
 		return true
 	})
-	if ids := idsFrom(ctx); ids != nil {
-		out.AddAttrs(ids.attrs()...)
+	var known []slog.Attr
+	if ids != nil {
+		known = ids.attrs()
 	}
-	h.s.keep(out, h.prefix, h.attrs)
+	if f := h.s.o.Attrs; f != nil {
+		for _, a := range f(ctx) {
+			known = append(known, h.s.clean(a))
+		}
+	}
+	rec := h.record(out, known)
+	out.AddAttrs(known...)
+	h.s.store.Add(rec)
+	if h.s.o.Ship != nil {
+		h.s.o.Ship.Add(rec)
+	}
 	return h.next.Handle(ctx, out)
+}
+
+// sampled decides by the trace or request, so that what is kept can be read from its beginning to its end.
+func sampled(ids *IDs, share float64) bool {
+	id := ""
+	if ids != nil {
+		if id = ids.Trace; id == "" {
+			id = ids.Request
+		}
+	}
+	if id == "" {
+		return rand.Float64() < share
+	}
+	return float64(xxhash.Sum64String(id)>>11)/(1<<53) < share
 }
 
 func (s *logState) clean(a slog.Attr) slog.Attr {
@@ -111,48 +157,27 @@ func (s *logState) clean(a slog.Attr) slog.Attr {
 	return a
 }
 
-func (s *logState) keep(r slog.Record, prefix string, more []slog.Attr) {
-	rec := LogRecord{At: r.Time, Level: r.Level.String(), Message: r.Message, Attrs: map[string]string{}}
+// record is the kept form: attributes as text, groups as prefixes; what the context knew has none, so that it is found by one name.
+func (h *LogHandler) record(r slog.Record, known []slog.Attr) LogRecord {
+	rec := LogRecord{At: r.Time, Level: r.Level.String(), Message: r.Message, Server: h.s.o.Server, Attrs: make(map[string]string, r.NumAttrs()+len(h.attrs))}
 	var flatten func(prefix string, a slog.Attr)
 	flatten = func(prefix string, a slog.Attr) {
 		if a.Value.Kind() == slog.KindGroup {
+			if a.Key != "" { // an inlined group has none
+				prefix += a.Key + "."
+			}
 			for _, g := range a.Value.Group() {
-				flatten(prefix+a.Key+".", g)
+				flatten(prefix, g)
 			}
 			return
 		}
 		rec.Attrs[prefix+a.Key] = a.Value.String()
 	}
-	for _, a := range more {
+	for _, a := range slices.Concat(h.attrs, known) {
 		flatten("", a)
 	}
-	r.Attrs(func(a slog.Attr) bool { flatten(prefix, a); return true })
-
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.recent) < s.o.Keep {
-		s.recent = append(s.recent, rec)
-	} else {
-		s.recent[s.at%s.o.Keep] = rec
-	}
-	s.at++
-	if r.Level < slog.LevelError {
-		return
-	}
-	g := s.groups[r.Message]
-	if g == nil {
-		key := r.Message
-		if len(s.groups) >= s.o.Groups {
-			key = "other"
-		}
-		if g = s.groups[key]; g == nil {
-			g = &ErrorGroup{Message: key, First: r.Time}
-			s.groups[key] = g
-		}
-	}
-	g.Count++
-	g.Last = r.Time
-	g.Example = rec.Attrs["err"]
+	r.Attrs(func(a slog.Attr) bool { flatten(h.prefix, a); return true })
+	return rec
 }
 
 // WithAttrs implements slog.Handler.
@@ -180,25 +205,10 @@ func (h *LogHandler) WithGroup(name string) slog.Handler {
 }
 
 // Recent returns the latest records, oldest first.
-func (h *LogHandler) Recent() []LogRecord {
-	s := h.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]LogRecord, 0, len(s.recent))
-	if len(s.recent) == s.o.Keep {
-		out = append(out, s.recent[s.at%s.o.Keep:]...)
-		return append(out, s.recent[:s.at%s.o.Keep]...)
-	}
-	return append(out, s.recent...)
-}
+func (h *LogHandler) Recent() []LogRecord { return h.s.store.Recent() }
 
-// Errors returns the error groups.
-func (h *LogHandler) Errors() []ErrorGroup {
-	h.s.mu.Lock()
-	defer h.s.mu.Unlock()
-	out := make([]ErrorGroup, 0, len(h.s.groups))
-	for _, g := range h.s.groups {
-		out = append(out, *g)
-	}
-	return out
-}
+// Errors returns the error groups, the most frequent first.
+func (h *LogHandler) Errors() []ErrorGroup { return h.s.store.Errors() }
+
+// Store is where the records are kept.
+func (h *LogHandler) Store() *LogStore { return h.s.store }

@@ -37,6 +37,7 @@ func TestLogsCarryIdsAndHideSecrets(t *testing.T) {
 	require.Equal(t, "[redacted]", recent[0].Attrs["Token"])
 	require.Equal(t, "[redacted]", recent[0].Attrs["form.inner.secret"])
 	require.Equal(t, "y", recent[0].Attrs["form.inner.name"])
+	require.Equal(t, "req-1", recent[0].Attrs["request_id"], "whatever group it was logged in")
 	last := recent[1]
 	require.Equal(t, "ERROR", last.Level)
 	for k, v := range map[string]string{"request_id": "req-1", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "user_id": "ada", "session_id": "s1", "path": "/login", "status": "500"} {

@@ -1,12 +1,10 @@
 package metrics
 
 import (
-	"net/http"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // Options configure Metrics. The zero value is ready.
@@ -23,22 +21,34 @@ type Options struct {
 // goroutine.
 type Metrics struct {
 	o        Options
-	registry *prometheus.Registry
+	registry *prometheus.Registry // all collectors
+	foreign  *prometheus.Registry // those that can't render themselves
 
-	mu    sync.Mutex // guards https
-	https []*HTTP
+	mu   sync.Mutex // guards what follows, and http's lists
+	own  []renderer
+	http *httpCollector
+	slos []*Objective
+	// security is the latest stream, for its rules.
+	security *Security
 }
 
 // New returns an empty Metrics with the series of the runtime and the host.
 func New(o Options) *Metrics {
-	m := &Metrics{o: o, registry: prometheus.NewRegistry()}
+	m := &Metrics{o: o, registry: prometheus.NewRegistry(), foreign: prometheus.NewRegistry()}
 	if !o.NoRuntime {
-		m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		m.must(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	}
 	if !o.NoHost {
-		m.registry.MustRegister(Collect(m.name("host"), readHost))
+		m.must(Collect(m.name("host"), readHost))
 	}
 	return m
+}
+
+// must registers what this package itself names, once.
+func (m *Metrics) must(cs ...prometheus.Collector) {
+	if err := m.Register(cs...); err != nil {
+		panic(err)
+	}
 }
 
 func (m *Metrics) name(s string) string {
@@ -48,21 +58,5 @@ func (m *Metrics) name(s string) string {
 	return m.o.Namespace + "_" + s
 }
 
-// Register adds collectors: those that Collect makes, or any other of Prometheus. It returns Prometheus's error when a
-// series exists already with another meaning.
-func (m *Metrics) Register(cs ...prometheus.Collector) error {
-	for _, c := range cs {
-		if err := m.registry.Register(c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Gatherer gives the series to other exporters.
 func (m *Metrics) Gatherer() prometheus.Gatherer { return m.registry }
-
-// Handler answers scrapes in Prometheus's text and OpenMetrics formats. A collector that fails does not hide the others.
-func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
-}

@@ -135,11 +135,11 @@ func TestHTTPLabelsComeFromTheProgram(t *testing.T) {
 	get("GET", "/fail", "shop.example")
 	get("GET", "/panic", "shop.example")
 	out := scrape(t, m)
-	require.Contains(t, out, `shop_http_requests_total{class="2xx",method="GET",route="GET /items/{id}",server="web"} 1`)
-	require.Contains(t, out, `shop_http_requests_total{class="5xx",method="GET",route="GET /fail",server="web"} 1`)
-	require.Contains(t, out, `shop_http_requests_total{class="5xx",method="GET",route="GET /panic",server="web"} 1`)
-	require.Contains(t, out, `shop_http_requests_total{class="4xx",method="other",route="unmatched",server="web"} 10000`)
-	require.Less(t, strings.Count(out, "\n"), 120)
+	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /items/{id}",method="GET",class="2xx"} 1`)
+	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /fail",method="GET",class="5xx"} 1`)
+	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /panic",method="GET",class="5xx"} 1`)
+	require.Contains(t, out, `shop_http_requests_total{server="web",route="unmatched",method="other",class="4xx"} 10000`)
+	require.Less(t, strings.Count(out, "\n"), 220)
 	require.EqualValues(t, 10_003, h.Stats().Requests)
 	require.EqualValues(t, 2, h.Stats().Errors)
 	require.Zero(t, h.Stats().InFlight)
@@ -204,21 +204,37 @@ func (w *nullWriter) WriteHeader(int)             {}
 
 func TestClient(t *testing.T) {
 	m := New(Options{NoHost: true, NoRuntime: true})
-	h := m.HTTP(HTTPOptions{Server: "upstream"})
-	c := http.Client{Transport: h.Client(roundTripper(func(r *http.Request) (*http.Response, error) {
+	var header http.Header
+	c := http.Client{Transport: m.Client("payments", roundTripper(func(r *http.Request) (*http.Response, error) {
+		header = r.Header
 		if r.URL.Path == "/down" {
 			return nil, errors.New("refused")
 		}
-		return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		return &http.Response{StatusCode: 200, ContentLength: 70, Body: http.NoBody}, nil
 	}))}
 	res, err := c.Get("http://x/")
 	require.NoError(t, err)
 	res.Body.Close()
-	_, err = c.Get("http://x/down")
+	require.Empty(t, header.Get("Traceparent"))
+	ids := &IDs{Trace: "4bf92f3577b34da6a3ce929d0e0e4736", Sampled: true}
+	r, _ := http.NewRequestWithContext(WithIDs(t.Context(), ids), "POST", "http://x/down", strings.NewReader("abc"))
+	_, err = c.Do(r)
 	require.Error(t, err)
-	require.EqualValues(t, 2, h.Stats().Requests)
-	require.EqualValues(t, 1, h.Stats().Errors)
+	trace, _, sampled, ok := ParseTraceparent(header.Get("Traceparent"))
+	require.True(t, ok && sampled)
+	require.Equal(t, ids.Trace, trace)
+	require.Empty(t, r.Header, "the caller's request is not changed")
+	out := scrape(t, m)
+	require.Contains(t, out, `http_client_requests_total{client="payments",method="GET",class="2xx"} 1`)
+	require.Contains(t, out, `http_client_requests_total{client="payments",method="POST",class="5xx"} 1`)
+	require.Contains(t, out, `http_client_response_size_bytes_bucket{client="payments",method="GET",le="64"} 0`)
+	require.Contains(t, out, `http_client_response_size_bytes_bucket{client="payments",method="GET",le="256"} 1`)
+	require.Contains(t, out, `http_client_request_size_bytes_sum{client="payments",method="POST"} 3`)
 }
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestUniques(t *testing.T) {
 	var sq float64
@@ -322,4 +338,14 @@ func TestHealth(t *testing.T) {
 	h.Check("hung", func(context.Context) error { return nil })
 	h.Drain()
 	check(200, 200, 503)
+}
+
+func TestHealthIsNotHeldUp(t *testing.T) {
+	h := NewHealth(HealthOptions{Timeout: 20 * time.Millisecond, Cache: time.Nanosecond})
+	hung := make(chan struct{})
+	defer close(hung)
+	h.Check("deaf", func(context.Context) error { <-hung; return nil })
+	h.Check("broken", func(context.Context) error { panic("nil map") })
+	h.Check("fine", func(context.Context) error { return nil })
+	require.Equal(t, map[string]string{"deaf": "no answer in time", "broken": "panic: nil map"}, h.Failures(t.Context()))
 }

@@ -102,14 +102,7 @@ func randomHex(n int) string {
 // [A-Za-z0-9_-] kept) and logs it when it ends: at level Error for 5xx, Warn for 4xx but 404, Info else.
 func AccessLog(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ids := &IDs{Request: r.Header.Get("X-Request-Id")}
-		if ids.Request == "" || len(ids.Request) > 64 || strings.Trim(ids.Request, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
-			ids.Request = randomHex(8)
-		}
-		var ok bool
-		if ids.Trace, ids.Parent, ids.Sampled, ok = ParseTraceparent(r.Header.Get("Traceparent")); !ok {
-			ids.Trace = randomHex(16)
-		}
+		ids := newIDs(r.Header.Get("X-Request-Id"), r.Header.Get("Traceparent"))
 		w.Header().Set("X-Request-Id", ids.Request)
 		ctx := WithIDs(r.Context(), ids)
 		ww, start := httpwrap.Wrap(w), time.Now()
@@ -135,4 +128,41 @@ func AccessLog(log *slog.Logger, next http.Handler) http.Handler {
 		next.ServeHTTP(ww, r.WithContext(ctx))
 		done = true
 	})
+}
+
+// InjectTrace hands the ids of a context to whoever carries work elsewhere, such as the headers of a queue message:
+//
+//	metrics.InjectTrace(ctx, func(k, v string) { msg.Headers[k] = v })
+//
+// A context without ids sets nothing.
+func InjectTrace(ctx context.Context, set func(key, value string)) {
+	ids := idsFrom(ctx)
+	if ids == nil {
+		return
+	}
+	if ids.Trace != "" {
+		set("traceparent", ids.Traceparent())
+	}
+	if ids.Request != "" {
+		set("x-request-id", ids.Request)
+	}
+}
+
+// ExtractTrace continues what InjectTrace set: the records of a worker carry the ids of the request that caused its job. Malformed
+// values start a new trace.
+func ExtractTrace(ctx context.Context, get func(key string) string) context.Context {
+	return WithIDs(ctx, newIDs(get("x-request-id"), get("traceparent")))
+}
+
+// newIDs accepts a request id of up to 64 characters of [A-Za-z0-9_-] and a traceparent, and makes what is missing.
+func newIDs(request, traceparent string) *IDs {
+	ids := &IDs{Request: request}
+	if request == "" || len(request) > 64 || strings.Trim(request, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
+		ids.Request = randomHex(8)
+	}
+	var ok bool
+	if ids.Trace, ids.Parent, ids.Sampled, ok = ParseTraceparent(traceparent); !ok {
+		ids.Trace = randomHex(16)
+	}
+	return ids
 }

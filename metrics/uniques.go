@@ -197,6 +197,14 @@ func (u *Uniques) union(from, to time.Time) uint64 {
 	return all.Estimate()
 }
 
+// Names are the days that are kept at a time.
+func (u *Uniques) Names(now time.Time) (days []string) {
+	for i := range keepDays + 1 {
+		days = append(days, now.In(u.loc).AddDate(0, 0, -i).Format(time.DateOnly))
+	}
+	return days
+}
+
 // Export returns the sketches by day, for any key-value store; Import merges what another node, or this one before a
 // restart, exported.
 func (u *Uniques) Export() map[string][]byte {

@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/json"
 	"math"
+	"net/http"
 	"reflect"
 	"testing"
 	"time"
@@ -106,6 +107,25 @@ func FuzzCompact(f *testing.F) {
 		if len(b) > 18 {
 			copy(r.Key[:], b[2:18])
 		}
-		_, _, _ = decodeMeta(b, &r)
+		_, _ = decodeFrame(b, &r)
+	})
+}
+
+// The reader of the Cookie header finds what net/http finds, for values that this package writes; it takes no token that it would not write itself.
+func FuzzCookieHeader(f *testing.F) {
+	f.Add("__Host-session=" + newToken().String())
+	f.Add("a=b; __Host-session=x;__Host-session=y")
+	f.Add("__Host-session ; =; __Host-session=")
+	f.Fuzz(func(t *testing.T, header string) {
+		v := cookieValue(http.Header{"Cookie": {header}}, "__Host-session")
+		if tok, ok := parseToken(v); ok {
+			require.Equal(t, v, tok.String())
+			r := http.Request{Header: http.Header{"Cookie": {header}}}
+			found := false
+			for _, c := range r.CookiesNamed("__Host-session") {
+				found = found || c.Value == v
+			}
+			require.True(t, found, header)
+		}
 	})
 }

@@ -24,4 +24,29 @@
 //		})
 //		log.Fatal(http.ListenAndServe("localhost:8080", sessions.Middleware(mux)))
 //	}
+//
+// # Three ways to a stateless tier
+//
+// The login has to be somewhere: in one server's memory, with the balancer sending each visitor back to it; in a store that all servers ask; or in a signed token that
+// the client brings along.
+//
+//	                             sticky: lb.Sticky, NewMemory   central: redisstore, sqlstore      token: session/token
+//	a server is lost             its visitors are logged out    nobody notices                     nobody notices
+//	the store is lost            -                              Options.OnFailure decides          access goes on, refreshing waits
+//	logout, revocation           at once                        at once                            at expiry, or within seconds by Revocations
+//	data                         any size                       any size                           a few hundred bytes, seen by the client
+//	parallel changes             none lost                      none lost                          there is nothing to change
+//	load                         uneven: visitors stick         even                               even
+//	a new server takes load      only of new visitors           at once                            at once
+//	processor time per request   0.9 µs                         17 µs and one round trip (Redis)   0.34 µs (compact), 0.6 µs (JWT)
+//	the same elsewhere           scs, memory: 15 µs             scs, Redis: 60 µs, two round trips golang-jwt: 5.1 µs
+//
+// Measured with "go test -bench . ./session" in benchmarks/, idle timeouts on. Browsers: take the central store, and stickiness on top of it if at all, as an
+// optimisation that may fail. APIs and mobile apps: tokens, with a [github.com/tierkit/tierkit/session/token.Refresher] whose families stand in the same store.
+//
+// # Security
+//
+// By default: 256-bit ids, stored as their hash; a __Host- cookie, Secure, HttpOnly, SameSite=Lax; a new id at login without grace for the old one; idle and
+// absolute timeouts (ASVS 5.0 V7.3); unsafe cross-origin requests refused; records bound to their id. Options.EncryptionKeys encrypts at rest, RequireCSRF
+// adds form tokens, Hooks.Event tells monitoring.
 package session

@@ -6,6 +6,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/tierkit/tierkit/session"
 )
@@ -67,4 +68,73 @@ func ExampleSessions_RevokeAll() {
 	// laptop 192.0.2.1
 	// phone 192.0.2.1
 	// 2 <nil>
+}
+
+// Records are encrypted at rest; a new key takes over while requests are served.
+func ExampleSessions_SetEncryptionKeys() {
+	old := session.EncryptionKey{ID: "2026-10", Secret: []byte("thirty-two random bytes, or more")}
+	sessions, err := session.New[shopper](session.NewMemory(), session.Options{EncryptionKeys: []session.EncryptionKey{old}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	next := session.EncryptionKey{ID: "2026-11", Secret: []byte("another thirty-two random bytes.")}
+	fmt.Println(sessions.SetEncryptionKeys(next, old))
+	fmt.Println(sessions.SetEncryptionKeys(session.EncryptionKey{ID: "short", Secret: []byte("secret")}))
+	// Output:
+	// <nil>
+	// session: Options.EncryptionKeys: keyring: bad key: Secret of key "short" has 6 bytes, needs at least 32
+}
+
+// A form carries a token that only a page of this site can have.
+func ExampleSessions_RequireCSRF() {
+	sessions, _ := session.New[shopper](session.NewMemory(), session.Options{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /form", func(w http.ResponseWriter, r *http.Request) {
+		token, err := sessions.From(r.Context()).CSRFToken(r.Context())
+		if err != nil {
+			http.Error(w, "try again", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintf(w, `<input type="hidden" name="%s" value="%s">`, session.CSRFField, token)
+	})
+	mux.Handle("POST /save", sessions.RequireCSRF(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "saved") })))
+	h := sessions.Middleware(mux)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/form", nil))
+	r := httptest.NewRequest("POST", "/save", nil)
+	r.AddCookie(w.Result().Cookies()[0])
+	w = httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	fmt.Println(w.Code)
+	// Output: 403
+}
+
+// While the store fails, readers go on with what this server knows.
+func ExampleSession_Stale() {
+	sessions, _ := session.New[shopper](session.NewMemory(), session.Options{OnFailure: session.Stale})
+	h := sessions.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stale, err := sessions.From(r.Context()).Stale(r.Context()); stale || err != nil {
+			http.Error(w, "payments are closed for a moment", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "paid")
+	}))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("POST", "/pay", nil))
+	fmt.Print(w.Body)
+	// Output: paid
+}
+
+// A bank's session is shorter than others, a kiosk's has no idle timeout.
+func ExampleSession_SetTimeouts() {
+	sessions, _ := session.New[shopper](session.NewMemory(), session.Options{})
+	h := sessions.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := sessions.From(r.Context())
+		if err := s.Login(r.Context(), "ada", nil); err != nil {
+			return
+		}
+		fmt.Println(s.SetTimeouts(r.Context(), time.Hour, 5*time.Minute))
+	}))
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("POST", "/login", nil))
+	// Output: <nil>
 }

@@ -18,8 +18,10 @@ type Memory struct {
 }
 
 const (
-	memoryShards = 64
-	sweepPerOp   = 4
+	memoryShards = 256
+	sweepPerOp   = 2
+	// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+	maxHops = 8
 )
 
 type memoryShard struct {
@@ -44,50 +46,6 @@ type stored struct {
 	alias                  *Key
 	until                  int64
 	grace                  *Key // the old key that leads here
-}
-
-// due is when to look at a key; a record that was used meanwhile is then put back.
-type due struct {
-	at  int64
-	key Key
-}
-
-// dueHeap is a binary heap without the interface calls of container/heap: it is in the path of every operation.
-type dueHeap []due
-
-func (h *dueHeap) push(d due) {
-	*h = append(*h, d)
-	s := *h
-	for i := len(s) - 1; i > 0; {
-		p := (i - 1) / 2
-		if s[p].at <= s[i].at {
-			return
-		}
-		s[p], s[i] = s[i], s[p]
-		i = p
-	}
-}
-
-func (h *dueHeap) pop() due {
-	s := *h
-	top, last := s[0], len(s)-1
-	s[0] = s[last]
-	s = s[:last]
-	*h = s
-	for i := 0; ; {
-		c := 2*i + 1
-		if c >= last {
-			return top
-		}
-		if c+1 < last && s[c+1].at < s[c].at {
-			c++
-		}
-		if s[i].at <= s[c].at {
-			return top
-		}
-		s[i], s[c] = s[c], s[i]
-		i = c
-	}
 }
 
 // NewMemory returns an empty store.
@@ -131,7 +89,7 @@ func (s *stored) take(r *Record) {
 
 // find returns the live record and its key, following a grace key; no lock is held when it returns.
 func (m *Memory) find(k Key, now int64) (Key, bool) {
-	for range 2 {
+	for range maxHops {
 		sh := m.shard(k)
 		sh.mu.RLock()
 		s := sh.records[k]
@@ -151,7 +109,7 @@ func (m *Memory) find(k Key, now int64) (Key, bool) {
 
 func (m *Memory) Load(_ context.Context, k Key, now time.Time) (Record, error) {
 	at := now.UnixNano()
-	for range 2 {
+	for range maxHops {
 		sh := m.shard(k)
 		sh.mu.RLock()
 		s := sh.records[k]
@@ -166,18 +124,19 @@ func (m *Memory) Load(_ context.Context, k Key, now time.Time) (Record, error) {
 		}
 		r := s.record(k)
 		sh.mu.RUnlock()
-		if r.Idle > 0 && at-r.Seen.UnixNano() >= int64(r.Idle)/10 {
-			sh.mu.Lock()
-			if s = sh.records[k]; s == nil || s.deadline() <= at {
-				sh.mu.Unlock()
-				return Record{}, ErrNotFound
-			}
+		if r.Idle == 0 || at-r.Seen.UnixNano() < int64(r.Idle)/10 {
+			return r, nil
+		}
+		sh.mu.Lock()
+		s = sh.records[k]
+		if s != nil && s.alias == nil && s.deadline() > at { // and not ended or moved in between
 			s.seen = max(s.seen, at)
 			r = s.record(k)
 			m.sweep(sh, at)
 			sh.mu.Unlock()
+			return r, nil
 		}
-		return r, nil
+		sh.mu.Unlock()
 	}
 	return Record{}, ErrNotFound
 }
@@ -289,17 +248,19 @@ func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time,
 }
 
 func (m *Memory) Delete(_ context.Context, k Key) error {
-	s := m.drop(k)
-	if s != nil && s.alias != nil {
+	for range maxHops {
+		s := m.drop(k)
+		if s == nil {
+			return nil
+		}
+		if s.alias == nil {
+			m.index(s.user, k, false)
+			if s.grace != nil {
+				m.drop(*s.grace)
+			}
+			return nil
+		}
 		k = *s.alias
-		s = m.drop(k)
-	}
-	if s == nil {
-		return nil
-	}
-	m.index(s.user, k, false)
-	if s.grace != nil {
-		m.drop(*s.grace)
 	}
 	return nil
 }

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/tierkit/tierkit/internal/backoff"
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
@@ -46,9 +46,13 @@ type Options struct {
 	// Modulo adopts an existing fleet sharded by id % Modulo: in a new map shard i holds the ids with id % Modulo == i, and no row
 	// moves. Shards must be that many, in order.
 	Modulo int
-	// Refresh is how often the map is read again. 0: 1 s; negative: only when a write is refused. A stale map costs a retry,
+	// Refresh is how often the map is read again. 0: 1 s; negative: only when an attempt is refused. A stale map costs a retry,
 	// never correctness.
 	Refresh time.Duration
+	// Lease is how long Do and DoMany act on the map without asking the shard, from the last time the store confirmed it; after that
+	// they ask, which costs a round trip. A move waits for the longest Lease of all processes: before it fences a slot that it
+	// has just announced, and before it deletes rows that were handed over. 0: twice Refresh, at least 2 s. It must be longer than Refresh.
+	Lease time.Duration
 	// Retry bounds how long Do and Tx go on retrying while a fence refuses. 0: 5 s.
 	Retry time.Duration
 	// HotKeys is the number of counters of the hot-key sketch per shard. 0: 4096; negative: off.
@@ -78,9 +82,10 @@ type Cluster struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows and the order of views
-	shards map[ID]*shardState
-	closed bool
+	mu      sync.Mutex // guards what follows and the order of views
+	shards  map[ID]*shardState
+	closed  bool
+	retired []*view // older views that operations still run under
 
 	refreshing chan struct{} // held by the one who reads the map; holds one
 }
@@ -88,7 +93,11 @@ type Cluster struct {
 // view is the map with the databases it names, by the map's index.
 type view struct {
 	*Map
-	dbs []*shardState
+	dbs       []*shardState
+	moving    map[Slot]bool             // announced by a job: these slots may be fenced at any time
+	pinning   *PinState                 // a key that is about to get a slot of its own
+	confirmed atomic.Pointer[time.Time] // when the store last said that this is the map
+	flights   flights
 }
 
 type shardState struct {
@@ -98,7 +107,7 @@ type shardState struct {
 }
 
 type counters struct {
-	routed, refused, crossShard, scatters atomic.Uint64
+	routed, refused, crossShard, scatters, asked, unknown atomic.Uint64
 }
 
 // New opens the map in the store, or makes one that spreads the slots over the shards by weight. With a Dialect it also creates the
@@ -117,19 +126,12 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 			return nil, err
 		}
 	}
-	st, err := store.Load(ctx)
-	if errors.Is(err, ErrNoMap) {
-		if st, err = firstState(shards, o); err != nil {
-			return nil, err
-		}
-		if err = store.CompareAndSwap(ctx, 0, st); errors.Is(err, ErrConflict) {
-			st, err = store.Load(ctx)
-		}
-	}
+	asked := time.Now()
+	st, err := openMap(ctx, store, shards, c.opts)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.install(st); err != nil {
+	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
 	if o.Dialect != nil {
@@ -179,6 +181,12 @@ func (o *Options) check(shards int) error {
 	if o.Refresh == 0 {
 		o.Refresh = time.Second
 	}
+	if o.Lease == 0 {
+		o.Lease = max(2*o.Refresh, 2*time.Second)
+	}
+	if o.Lease <= max(o.Refresh, 0) {
+		return fmt.Errorf("shard: Options.Lease %v is not longer than Options.Refresh %v", o.Lease, o.Refresh)
+	}
 	if o.Retry <= 0 {
 		o.Retry = 5 * time.Second
 	}
@@ -188,8 +196,35 @@ func (o *Options) check(shards int) error {
 	return nil
 }
 
+// openMap loads the map or makes the first one, and sees to it that movers know of this process's lease.
+func openMap(ctx context.Context, store MapStore, shards []Shard, o Options) (*State, error) {
+	for {
+		st, err := store.Load(ctx)
+		old, next := uint64(0), (*State)(nil)
+		switch {
+		case errors.Is(err, ErrNoMap):
+			if next, err = firstState(shards, o); err != nil {
+				return nil, err
+			}
+		case err != nil:
+			return nil, err
+		case st.Lease >= o.Lease:
+			return st, nil
+		default:
+			old, next = st.Epoch, st.clone()
+			next.Epoch++
+			next.Lease = o.Lease
+		}
+		if err := store.CompareAndSwap(ctx, old, next); err == nil {
+			return next, nil
+		} else if !errors.Is(err, ErrConflict) {
+			return nil, err
+		}
+	}
+}
+
 func firstState(shards []Shard, o Options) (*State, error) {
-	st := &State{Epoch: 1, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo, Owners: make(Owners, o.Slots)}
+	st := &State{Epoch: 1, Lease: o.Lease, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo, Owners: make(Owners, o.Slots)}
 	nodes := make([]placement.Node, len(shards))
 	for i, s := range shards {
 		w := s.Weight
@@ -243,8 +278,8 @@ func (c *Cluster) AddShard(s Shard) error {
 	return nil
 }
 
-// install makes a newer state the view. Older ones are ignored.
-func (c *Cluster) install(st *State) error {
+// install makes a newer state the view. Older ones are ignored. asked is a time before the store said that it was the map.
+func (c *Cluster) install(st *State, asked time.Time) error {
 	m, err := newMap(st)
 	if err != nil {
 		return err
@@ -253,9 +288,16 @@ func (c *Cluster) install(st *State) error {
 	old := c.view.Load()
 	if old != nil && old.Epoch() >= st.Epoch {
 		c.mu.Unlock()
+		if old.Epoch() == st.Epoch {
+			old.confirm(asked)
+		}
 		return nil
 	}
-	v := &view{Map: m}
+	v := &view{Map: m, moving: st.announced()}
+	if st.Job != nil && st.Job.Phase == PhasePin {
+		v.pinning = st.Job.Pin
+	}
+	v.confirm(asked)
 	for _, id := range m.ids {
 		s, ok := c.shards[id]
 		if !ok {
@@ -265,6 +307,9 @@ func (c *Cluster) install(st *State) error {
 		v.dbs = append(v.dbs, s)
 	}
 	c.view.Store(v)
+	if old != nil {
+		c.retired = slices.DeleteFunc(append(c.retired, old), (*view).idle)
+	}
 	c.mu.Unlock()
 	if h := c.opts.Hooks; h != nil && h.MapChanged != nil && old != nil {
 		h.MapChanged(old.Map, m)
@@ -284,8 +329,12 @@ func (c *Cluster) Refresh(ctx context.Context) error {
 	if c.view.Load() != before { // somebody else did it while we waited
 		return nil
 	}
+	asked := time.Now()
 	if e, ok := c.store.(epocher); ok {
 		if n, err := e.Epoch(ctx); err == nil && n <= before.Epoch() {
+			if n == before.Epoch() {
+				before.confirm(asked)
+			}
 			return nil
 		}
 	}
@@ -293,7 +342,7 @@ func (c *Cluster) Refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.install(st)
+	return c.install(st, asked)
 }
 
 func (c *Cluster) refreshLoop() {
@@ -345,143 +394,4 @@ func (c *Cluster) shard(id ID) (*shardState, error) {
 		return nil, fmt.Errorf("%w: %s", ErrUnknownShard, id)
 	}
 	return s, nil
-}
-
-// route finds the owner of a key and counts it.
-func (c *Cluster) route(k Key) (*view, *shardState, Slot, error) {
-	v := c.view.Load()
-	s := v.SlotOf(k)
-	i, ok := v.ownerIndex(s)
-	if !ok {
-		return nil, nil, 0, fmt.Errorf("shard: slot %d has no owner", s)
-	}
-	sh := v.dbs[i]
-	sh.routed.Add(1)
-	c.n.routed.Add(1)
-	if sh.hot != nil {
-		sh.hot.add(k)
-	}
-	return v, sh, s, nil
-}
-
-var retryPolicy = backoff.Policy{Base: 2 * time.Millisecond, Max: 50 * time.Millisecond}
-
-// retry runs attempt until it succeeds, fails for another reason than a fence, or the time is up.
-func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *shardState, s Slot) error) error {
-	var deadline time.Time
-	for n := 0; ; n++ {
-		if c.ctx.Err() != nil {
-			return ErrClosed
-		}
-		v, sh, s, err := c.route(k)
-		if err != nil {
-			return err
-		}
-		err = attempt(v, sh, s)
-		if err == nil || !c.refused(err) {
-			return err
-		}
-		c.n.refused.Add(1)
-		if h := c.opts.Hooks; h != nil && h.Refused != nil {
-			h.Refused(s, sh.ID, n)
-		}
-		now := time.Now()
-		if deadline.IsZero() {
-			deadline = now.Add(c.opts.Retry)
-		}
-		if now.After(deadline) {
-			return fmt.Errorf("%w: slot %d: %w", ErrFenced, s, err)
-		}
-		if err := c.Refresh(ctx); err != nil && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if c.view.Load() == v { // nobody owns it yet: the hand-over is in progress
-			if err := backoff.Sleep(ctx, retryPolicy.Delay(n)); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// safeToRetry: pgconn and package replica know that nothing happened.
-func safeToRetry(err error) bool {
-	var s interface{ SafeToRetry() bool }
-	return errors.As(err, &s) && s.SafeToRetry()
-}
-
-func (c *Cluster) refused(err error) bool {
-	if errors.Is(err, errNotOwned) || errors.Is(err, errAgain) {
-		return true
-	}
-	return c.opts.Dialect != nil && c.opts.Dialect.IsFenced(err)
-}
-
-var (
-	errNotOwned = errors.New("shard: the shard does not own the slot")
-	errAgain    = errors.New("shard: serialisation failure")
-)
-
-// Do runs f on the database that owns the key. When the fence of a move refuses a write, or the map has
-// changed, the map is refreshed and f runs again, so f must be safe to repeat when its first statement was refused; a
-// single write statement is. Reads through Do may be stale for as long as this process's map is (Options.Refresh); Tx's are not.
-func (c *Cluster) Do(ctx context.Context, k Key, f func(ctx context.Context, db *sql.DB, s Slot) error) error {
-	return c.retry(ctx, k, func(_ *view, sh *shardState, s Slot) error { return f(ctx, sh.DB, s) })
-}
-
-// Tx is a transaction on the shard of one key.
-type Tx struct {
-	*sql.Tx
-	c    *Cluster
-	v    *view
-	sh   *shardState
-	slot Slot
-}
-
-// Slot of the key the transaction was begun for.
-func (t *Tx) Slot() Slot { return t.slot }
-
-// Shard the transaction runs on.
-func (t *Tx) Shard() ID { return t.sh.ID }
-
-// SlotOf returns the slot of another key of the same shard, or ErrCrossShard.
-func (t *Tx) SlotOf(k Key) (Slot, error) {
-	s := t.v.SlotOf(k)
-	if i, ok := t.v.ownerIndex(s); !ok || t.v.dbs[i] != t.sh {
-		t.c.n.crossShard.Add(1)
-		return 0, fmt.Errorf("%w: %s is on %s, the transaction on %s", ErrCrossShard, k, t.v.Owner(s), t.sh.ID)
-	}
-	return s, nil
-}
-
-// Tx runs f in a transaction on the shard that owns the key and commits when f returns nil. Refused by a fence it is rolled back
-// and repeated on the new owner, as it is after a serialisation failure. It checks inside the transaction that the shard still owns
-// the slot, so reads in it are never stale either.
-func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx) error) error {
-	return c.retry(ctx, k, func(v *view, sh *shardState, s Slot) error {
-		tx, err := sh.DB.BeginTx(ctx, o)
-		if err != nil {
-			return err
-		}
-		defer tx.Rollback()
-		d := c.opts.Dialect
-		again := func(err error) error {
-			if err != nil && (d != nil && d.IsRetryable(err) || safeToRetry(err)) {
-				return fmt.Errorf("%w: %w", errAgain, err)
-			}
-			return err
-		}
-		if d != nil {
-			state, err := d.slotState(ctx, tx, s, k.parts(), o != nil && o.ReadOnly)
-			if err != nil {
-				return again(err)
-			}
-			if state != stateOwned && state != stateCapture && state != stateFenced { // a fenced source still has the truth for reads
-				return fmt.Errorf("%w: %s is %s", errNotOwned, sh.ID, state)
-			}
-		}
-		if err := f(&Tx{Tx: tx, c: c, v: v, sh: sh, slot: s}); err != nil {
-			return again(err)
-		}
-		return again(tx.Commit())
-	})
 }

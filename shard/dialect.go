@@ -16,13 +16,15 @@ import (
 //	state      client writes       reads in Tx   becomes
 //	owned      pass                pass          capture
 //	capture    pass, keys noted    pass          fenced, or owned again (abort)
-//	fenced     refused             pass          gone, or capture again (differences found)
+//	fenced     refused             pass          left, or capture again (differences found)
+//	left       refused             refused       gone, or owned again (rollback); the rows are still here
 //	gone       refused             refused       importing
 //	importing  refused             refused       owned, or gone again (abort)
 const (
 	stateOwned     = "owned"
 	stateCapture   = "capture"
 	stateFenced    = "fenced"
+	stateLeft      = "left"
 	stateGone      = "gone"
 	stateImporting = "importing"
 )
@@ -39,7 +41,7 @@ type Dialect interface {
 	// bind rewrites ? placeholders.
 	bind(query string) string
 	// slotState is what the shard says of a key's slot; by are the key's parts, which matter if keys of the slot are pinned.
-	slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (string, error)
+	slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (slotRow, error)
 	// prepare creates the state tables and a row for each slot.
 	prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error
 	// begin starts a mover's transaction: the guards let it pass, locks are waited for at most lockTimeout, and it fails with
@@ -55,6 +57,8 @@ type Dialect interface {
 	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the old slot for them.
 	pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error
 	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
+	// own sets stateOwned or stateCapture, and the epoch since when.
+	own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error
 
 	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.

@@ -19,6 +19,9 @@ var (
 	ErrHashVersion = errors.New("shard: map was made with another hash version")
 	// ErrFenced: the slot is being handed over, and was still so when the retries of Do or Tx ended.
 	ErrFenced = errors.New("shard: slot is being moved")
+	// ErrOutcomeUnknown: a Do or DoMany succeeded, but took longer than Options.Lease, and meanwhile the slot's rows left the shard. Nobody knows
+	// whether its statements found them. It is not repeated: read what is there, or repeat it if that does no harm.
+	ErrOutcomeUnknown = errors.New("shard: it is not known whether the operation took effect")
 	// ErrMoverLost: another mover took the job over.
 	ErrMoverLost = errors.New("shard: another mover took over")
 	// ErrVerify: source and target differ; the cutover was not made.
@@ -29,6 +32,8 @@ var (
 	ErrPreflight = errors.New("shard: preflight failed")
 	// ErrMoving: a job is already in progress.
 	ErrMoving = errors.New("shard: a move is in progress")
+	// ErrNotHeld: the job cannot be completed or rolled back: it is not reversible, or not so far.
+	ErrNotHeld = errors.New("shard: the job is not reversible now")
 	// ErrRowCap: a scatter query would return more rows than allowed.
 	ErrRowCap = errors.New("shard: row cap exceeded")
 	// ErrClock: the clock is too far behind the last id given out.

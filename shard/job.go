@@ -1,14 +1,12 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // MoveOptions configure a job.
@@ -21,6 +19,9 @@ type MoveOptions struct {
 	RowsPerSecond int
 	// LockTimeout bounds how long a fence may make writers wait before it gives way and tries again. 0: 200 ms.
 	LockTimeout time.Duration
+	// Reversible keeps the sources of handed-over slots up to date, so that the whole job can be rolled back: after the last hand-over it
+	// stays in PhaseHold until Job.Complete or Job.Rollback decides. What that costs is the capture of changed keys on the targets.
+	Reversible bool
 	// Progress is called after every step.
 	Progress func(Progress)
 
@@ -43,6 +44,8 @@ const (
 	PhaseCommit  Phase = "commit" // map changed: the point of no return
 	PhaseGone    Phase = "gone"   // source refuses reads of Tx too
 	PhaseOwned   Phase = "owned"  // target accepts writes
+	PhaseHold    Phase = "hold"   // of a reversible job, after the last hand-over: until Complete or Rollback
+	PhaseGrace   Phase = "grace"  // of the job, after the last hand-over: until nobody acts on an old map any more
 	PhaseCleanup Phase = "cleanup"
 	PhaseDone    Phase = "done"
 )
@@ -58,6 +61,8 @@ type Progress struct {
 	RowsTotal  int64 // as planned; 0 when unknown
 	Elapsed    time.Duration
 	ETA        time.Duration // 0 when unknown
+	// Err is why the present step is being repeated; nil when nothing is in the way.
+	Err error
 	// WritePauses has for each group handed over how long its slots refused writes.
 	WritePauses []time.Duration
 }
@@ -67,9 +72,15 @@ type JobState struct {
 	ID    uint64     `json:"id"`
 	Token uint64     `json:"token"` // of the mover that works on it
 	Moves []SlotMove `json:"moves"` // all, by source and target
-	Done  int        `json:"done"`  // moves handed over and cleaned up
+	Done  int        `json:"done"`  // moves handed over
 	Size  int        `json:"size"`  // moves of the current group
-	// Phase of the current group: prepare, copy, fence, gone or cleanup; the others are parts of these. Repeating
+	// Announced is how many of the moves processes must reckon with: those of the current group and the next.
+	Announced int `json:"announced"`
+	Cleaned   int `json:"cleaned"` // moves whose rows the source has no more
+	// Reversible: the targets capture. Reverse: the job is the way back of one that was; the rows are there already.
+	Reversible bool `json:"reversible,omitempty"`
+	Reverse    bool `json:"reverse,omitempty"`
+	// Phase of the current group: prepare, copy, fence or gone; then of the job: hold, grace or cleanup; the others are parts of these. Repeating
 	// a phase from its start does no harm.
 	Phase Phase `json:"phase"`
 	Rows  int64 `json:"rows,omitempty"`
@@ -94,7 +105,8 @@ type Job struct {
 	cancel context.CancelCauseFunc
 	ctx    context.Context
 	done   chan struct{}
-	err    error // set before done is closed
+	hold   chan struct{} // closed when the job waits for Complete or Rollback
+	err    error         // set before done is closed
 
 	mu    sync.Mutex // guards prog
 	prog  Progress
@@ -103,6 +115,16 @@ type Job struct {
 	// of the current group; only the mover's goroutine uses them
 	verified map[Slot]bool
 	fencedAt time.Time
+
+	// only the mover's goroutine uses them
+	heard   []announcement
+	entered time.Time // the stored phase, or this mover's work in it
+}
+
+// announcement: at this time the map had announced so many of the job's moves.
+type announcement struct {
+	moves int
+	at    time.Time
 }
 
 var errPaused = errors.New("shard: job paused")
@@ -151,11 +173,13 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Size: groupSize(p.Moves, o.Group), Phase: PhasePrepare, Rows: p.Rows}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows, Reversible: o.Reversible}
+	next.Job.nextGroup(o.Group)
+	asked := time.Now()
 	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
 		return nil, err
 	}
-	return c.start(next, o)
+	return c.start(next, o, asked)
 }
 
 // Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none. A mover that
@@ -177,20 +201,22 @@ func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
 		next.Epoch++
 		next.Token++
 		next.Job.Token = next.Token
+		asked := time.Now()
 		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		return c.start(next, o)
+		return c.start(next, o, asked)
 	}
 }
 
-func (c *Cluster) start(st *State, o MoveOptions) (*Job, error) {
-	if err := c.install(st); err != nil {
+func (c *Cluster) start(st *State, o MoveOptions, asked time.Time) (*Job, error) {
+	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
-	j := &Job{c: c, opts: o, token: st.Token, done: make(chan struct{}), began: time.Now()}
+	j := c.mover(st, o)
+	j.done, j.hold = make(chan struct{}), make(chan struct{})
 	j.prog = Progress{Phase: st.Job.Phase, Slots: len(st.Job.Moves), SlotsMoved: st.Job.Done, RowsTotal: st.Job.Rows}
 	for i := 0; i < len(st.Job.Moves); i += groupSize(st.Job.Moves[i:], o.Group) {
 		j.prog.Groups++
@@ -212,6 +238,19 @@ func (c *Cluster) start(st *State, o MoveOptions) (*Job, error) {
 	return j, nil
 }
 
+// mover that goes on with the stored job. What its predecessor had announced counts from now on only: it does not know since when.
+func (c *Cluster) mover(st *State, o MoveOptions) *Job {
+	now := time.Now()
+	return &Job{c: c, opts: o, token: st.Token, began: now, entered: now, heard: []announcement{{st.Job.Announced, now}}}
+}
+
+// nextGroup is called when the moves before Done are handed over.
+func (j *JobState) nextGroup(max int) {
+	j.Size = groupSize(j.Moves[j.Done:], max)
+	next := j.Done + j.Size
+	j.Announced = next + groupSize(j.Moves[next:], max)
+}
+
 // groupSize is the number of moves at the head that share source and target, at most max.
 func groupSize(moves []SlotMove, max int) int {
 	n := 0
@@ -226,6 +265,18 @@ func (j *Job) Wait(ctx context.Context) error {
 	select {
 	case <-j.done:
 		return j.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// WaitHold waits until all slots of a reversible job are handed over. It returns an error when the job ended instead.
+func (j *Job) WaitHold(ctx context.Context) error {
+	select {
+	case <-j.hold:
+		return nil
+	case <-j.done:
+		return cmp.Or(j.err, errors.New("shard: the job is done; there is nothing to hold"))
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -263,197 +314,4 @@ func (j *Job) note(change func(*Progress)) {
 	if j.opts.Progress != nil {
 		j.opts.Progress(j.Status())
 	}
-}
-
-// run drives the stored phases to the end. What may pass is repeated with backoff; what will not ends the job.
-func (j *Job) run() error {
-	policy := backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
-	for failures := 0; ; {
-		finished, err := j.advance()
-		switch {
-		case err == nil && finished:
-			return nil
-		case err == nil:
-			failures = 0
-		case j.ctx.Err() != nil:
-			return context.Cause(j.ctx)
-		case errors.Is(err, ErrMoverLost), errors.Is(err, ErrVerify), errors.Is(err, ErrSchemaChanged), errors.Is(err, ErrPreflight),
-			errors.Is(err, ErrUnknownShard), errors.Is(err, ErrNoMap), errors.Is(err, errCrash):
-			return err
-		default:
-			failures++
-			if e := backoff.Sleep(j.ctx, policy.Delay(failures)); e != nil {
-				return errors.Join(context.Cause(j.ctx), err)
-			}
-		}
-	}
-}
-
-var errCrash = errors.New("shard: crash")
-
-// advance runs one stored phase and stores the next.
-func (j *Job) advance() (finished bool, err error) {
-	st, err := j.c.store.Load(j.ctx)
-	if err != nil {
-		return false, err
-	}
-	js := st.Job
-	if js == nil || js.Token != j.token {
-		return false, ErrMoverLost
-	}
-	if js.Phase == PhasePin {
-		if err := j.pin(js.Pin); err != nil {
-			return false, err
-		}
-		return false, j.save(func(st *State) error {
-			if st.Pins == nil {
-				st.Pins, st.PinOwners = map[string]Slot{}, map[Slot]uint16{}
-			}
-			st.Pins[js.Pin.Key] = js.Pin.Slot
-			st.PinOwners[js.Pin.Slot] = uint16(slices.Index(st.Shards, js.Pin.From))
-			return toPhase(PhasePrepare)(st)
-		})
-	}
-	if js.Done >= len(js.Moves) {
-		return true, j.save(func(st *State) error { st.Job = nil; return nil })
-	}
-	g, err := j.c.group(j.ctx, js)
-	if err != nil {
-		return false, err
-	}
-	switch js.Phase {
-	case PhasePrepare:
-		j.note(func(p *Progress) { p.Group++ })
-		j.verified = nil
-		if err := j.prepare(g); err != nil {
-			return false, err
-		}
-		return false, j.save(toPhase(PhaseCopy))
-	case PhaseCopy:
-		if err := j.copy(g); err != nil {
-			return false, err
-		}
-		if err := j.catchUpAndVerify(g); err != nil {
-			return false, err
-		}
-		return false, j.save(toPhase(PhaseFence))
-	case PhaseFence:
-		if err := j.handOver(g); err != nil {
-			return false, err
-		}
-		// The point of no return: one compare-and-swap says who owns the slots.
-		return false, j.save(func(st *State) error {
-			for _, s := range g.slots {
-				if err := st.setOwner(s, g.to.ID); err != nil {
-					return err
-				}
-			}
-			return toPhase(PhaseGone)(st)
-		})
-	case PhaseGone:
-		if err := j.open(g); err != nil {
-			return false, err
-		}
-		return false, j.save(toPhase(PhaseCleanup))
-	case PhaseCleanup:
-		if err := j.cleanup(g); err != nil {
-			return false, err
-		}
-		return false, j.save(func(st *State) error {
-			st.Job.Done += st.Job.Size
-			st.Job.Size = groupSize(st.Job.Moves[st.Job.Done:], j.opts.Group)
-			j.note(func(p *Progress) { p.SlotsMoved, p.Phase = st.Job.Done, PhaseDone })
-			return toPhase(PhasePrepare)(st)
-		})
-	}
-	return false, fmt.Errorf("shard: stored job has phase %q", js.Phase)
-}
-
-func toPhase(p Phase) func(*State) error {
-	return func(st *State) error { st.Job.Phase = p; return nil }
-}
-
-// save changes the stored state, as long as the job is still ours.
-func (j *Job) save(change func(*State) error) error {
-	if err := j.crashPoint("before save"); err != nil {
-		return err
-	}
-	for {
-		st, err := j.c.store.Load(j.ctx)
-		if err != nil {
-			return err
-		}
-		if st.Job == nil || st.Job.Token != j.token {
-			return ErrMoverLost
-		}
-		next := st.clone()
-		next.Epoch++
-		if err := change(next); err != nil {
-			return err
-		}
-		err = j.c.store.CompareAndSwap(j.ctx, st.Epoch, next)
-		if errors.Is(err, ErrConflict) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := j.c.install(next); err != nil {
-			return err
-		}
-		return j.crashPoint("after save")
-	}
-}
-
-func (j *Job) crashPoint(name string) error {
-	if j.opts.step != nil {
-		return j.opts.step(name)
-	}
-	return nil
-}
-
-// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over stay. After the
-// commit of the group it returns an error: resume the job instead.
-func (j *Job) Abort(ctx context.Context) error {
-	j.cancel(errPaused)
-	<-j.done
-	c := j.c
-	var taken *State
-	for {
-		st, err := c.store.Load(ctx)
-		if err != nil {
-			return err
-		}
-		if st.Job == nil {
-			return nil
-		}
-		if p := st.Job.Phase; p == PhaseGone || p == PhaseCleanup || p == PhasePin {
-			return fmt.Errorf("shard: phase %s cannot be undone; resume the job", p)
-		}
-		next := st.clone()
-		next.Epoch++
-		next.Token++
-		next.Job.Token = next.Token
-		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		taken = next
-		break
-	}
-	a := &Job{c: c, opts: j.opts, token: taken.Token}
-	a.opts.RowsPerSecond, a.opts.Chunk = 0, max(a.opts.Chunk, 500) // whoever aborts wants it over
-	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	defer a.cancel(nil)
-	if taken.Job.Done < len(taken.Job.Moves) {
-		g, err := c.group(ctx, taken.Job)
-		if err != nil {
-			return err
-		}
-		if err := a.undo(g); err != nil {
-			return err
-		}
-	}
-	return a.save(func(st *State) error { st.Job = nil; return nil })
 }

@@ -11,7 +11,8 @@ import (
 )
 
 // DoMany groups the keys by owning shard and runs f once per shard, in parallel. f gets the positions of its keys in keys.
-// What a fence refuses is grouped anew and repeated, so f must be safe to repeat for the keys of a refused call.
+// What a fence refuses is grouped anew and repeated, so f must be safe to repeat for the keys of a refused call. The guarantees during
+// a move are Do's.
 // The error is a *PartialError naming the shards that failed.
 func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Context, db *sql.DB, idx []int) error) error {
 	todo := make([]int, len(keys))
@@ -21,22 +22,28 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Con
 	failed := map[ID]error{}
 	deadline := time.Now().Add(c.opts.Retry)
 	for n := 0; len(todo) > 0; n++ {
-		groups := map[*shardState][]int{}
-		var v *view
+		v, lane := c.enter()
+		groups, visits := map[*shardState][]int{}, map[*shardState][]visit{}
 		for _, i := range todo {
-			var sh *shardState
-			var err error
-			if v, sh, _, err = c.route(keys[i]); err != nil {
+			sh, s, err := c.route(v, keys[i])
+			if err != nil {
+				lane.leave()
 				return err
 			}
-			groups[sh] = append(groups[sh], i)
+			groups[sh], visits[sh] = append(groups[sh], i), append(visits[sh], visit{s, keys[i]})
 		}
 		var mu sync.Mutex
 		var wg sync.WaitGroup
 		todo = todo[:0:0]
 		for sh, idx := range groups {
 			wg.Go(func() {
-				err := f(ctx, sh.DB, idx)
+				stay, err := c.arrive(ctx, v, sh, visits[sh])
+				if err == nil {
+					err = f(ctx, sh.DB, idx)
+				}
+				if err == nil {
+					err = stay.end(ctx, c, v, sh, visits[sh])
+				}
 				if err == nil {
 					return
 				}
@@ -51,6 +58,7 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Con
 			})
 		}
 		wg.Wait()
+		lane.leave()
 		if len(todo) == 0 {
 			break
 		}

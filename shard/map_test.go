@@ -222,10 +222,10 @@ func TestIDs(t *testing.T) {
 func TestHotKeys(t *testing.T) {
 	c := router(t, 2, Options{})
 	for i := range 20_000 {
-		_, _, _, err := c.route(Int(int64(i)))
+		_, _, err := c.route(c.view.Load(), Int(int64(i)))
 		require.NoError(t, err)
 		if i%4 == 0 {
-			_, _, _, err = c.route(String("celebrity"))
+			_, _, err = c.route(c.view.Load(), String("celebrity"))
 			require.NoError(t, err)
 		}
 	}

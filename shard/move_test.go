@@ -99,7 +99,7 @@ func TestZombieMover(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		for _, at := range []string{"mid copy", "mid drain", "before fence", "before gone"} {
 			t.Run(at, func(t *testing.T) {
-				w := newWorld(t, &place{d: p.d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(name + "_" + slug(at)) }}, 2, 64, 80)
+				w := newWorld(t, renamed(p, slug(at)), 2, 64, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)
 				frozen, thaw := make(chan struct{}), make(chan struct{})
@@ -133,6 +133,11 @@ func TestZombieMover(t *testing.T) {
 			})
 		}
 	})
+}
+
+// renamed is the place with other names for its databases.
+func renamed(p *place, suffix string) *place {
+	return &place{d: p.d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(name + "_" + suffix) }}
 }
 
 func slug(s string) string {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"time"
 )
 
 // maxPins bounds the keys with slots of their own: each makes the lookups of one hashed slot slower, and all are in the map.
@@ -29,6 +30,7 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 			return nil, fmt.Errorf("%w: the key has %d parts, table %s is sharded by %v", ErrPreflight, len(parts), t.Name, t.By)
 		}
 	}
+	asked := time.Now()
 	st, err := c.store.Load(ctx)
 	if err != nil {
 		return nil, err
@@ -36,7 +38,7 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	if st.Job != nil {
 		return nil, ErrMoving
 	}
-	if err := c.install(st); err != nil {
+	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
 	if p, ok := st.Pins[k.pin()]; ok {
@@ -62,14 +64,15 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Phase: PhasePin, Pin: pin}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Phase: PhasePin, Pin: pin, Reversible: o.Reversible}
 	if pin.From != to {
 		next.Job.Moves, next.Job.Size = []SlotMove{{slot, pin.From, to}}, 1
 	}
+	asked = time.Now()
 	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
 		return nil, err
 	}
-	return c.start(next, o)
+	return c.start(next, o, asked)
 }
 
 // pin relabels the rows where they are. From its commit until the map names the pin, writes of the key are refused and repeated.

@@ -3,15 +3,10 @@ package shard
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // SQLite is the dialect of SQLite 3.35 and later. Write transactions are serial there, so a change of a slot's state needs no lock;
@@ -48,14 +43,14 @@ func (sqlite) inSlots(col string, arg int) string {
 	return fmt.Sprintf("%s in (select value from json_each(?%d))", col, arg)
 }
 
-func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ bool) (state string, err error) {
+func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ bool) (at slotRow, err error) {
 	var pins bool
-	err = tx.QueryRowContext(ctx, `select state, exists (select 1 from tk_pin where hashed = ?1) from tk_slot where slot = ?1`, int(s)).Scan(&state, &pins)
+	err = tx.QueryRowContext(ctx, `select state, since, exists (select 1 from tk_pin where hashed = ?1) from tk_slot where slot = ?1`, int(s)).Scan(&at.state, &at.since, &pins)
 	if errors.Is(err, sql.ErrNoRows) {
-		return stateGone, nil
+		return slotRow{state: stateGone}, nil
 	}
 	if err != nil || !pins {
-		return state, err
+		return at, err
 	}
 	same := []string{"hashed = ?1"}
 	for i := range by {
@@ -63,9 +58,9 @@ func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ 
 	}
 	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where `+strings.Join(same, " and ")+`)`, int(s), jsonStrings(by)).Scan(&pins)
 	if pins {
-		state = stateGone // to a slot that the caller's map does not know
+		at.state = stateGone // to a slot that the caller's map does not know
 	}
-	return state, err
+	return at, err
 }
 
 func (sqlite) touch(context.Context, *sql.Tx, Slot) error { return nil }
@@ -77,7 +72,7 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 	}
 	if n == 0 {
 		for _, q := range []string{
-			`create table tk_slot (slot integer primary key, state text not null)`,
+			`create table tk_slot (slot integer primary key, state text not null, since integer not null default 0)`,
 			`create table tk_mover (id integer primary key, token integer not null, active integer not null)`,
 			`create table tk_dirty (seq integer primary key autoincrement, tbl text not null, slot integer not null, pk text not null)`,
 			`create table tk_pin (hashed integer not null, by text not null, slot integer not null, primary key (hashed, by))`,
@@ -89,10 +84,18 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 			}
 		}
 	}
+	if err := tx.QueryRowContext(ctx, `select count(*) from pragma_table_info('tk_slot') where name = 'since'`).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		if _, err := tx.ExecContext(ctx, `alter table tk_slot add column since integer not null default 0`); err != nil {
+			return err
+		}
+	}
 	if err := tx.QueryRowContext(ctx, `select count(*) from tk_slot`).Scan(&n); err != nil || n >= slots {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `insert or ignore into tk_slot with recursive s(x) as (select 0 union all select x + 1 from s where x + 1 < ?1)
+	_, err := tx.ExecContext(ctx, `insert or ignore into tk_slot (slot, state) with recursive s(x) as (select 0 union all select x + 1 from s where x + 1 < ?1)
 select x, case when x in (select value from json_each(?2)) then 'owned' else 'gone' end from s`, slots, d.slotList(owned))
 	return err
 }
@@ -200,7 +203,12 @@ insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.`
 }
 
 func (d sqlite) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	_, err := tx.ExecContext(ctx, `insert into tk_slot select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) select value, ?1 from json_each(?2) where true on conflict (slot) do update set state = excluded.state`, state, d.slotList(slots))
+	return err
+}
+
+func (d sqlite) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = ?1, since = ?2 where slot in (select value from json_each(?3))`, state, int64(since), d.slotList(slots))
 	return err
 }
 
@@ -219,166 +227,4 @@ func (d sqlite) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, s
 		}
 	}
 	return nil
-}
-
-// selectCols reads the stored values: a unary plus hides the declared type, by which drivers would convert.
-func (t *tableInfo) selectCols() string {
-	return names(t.cols, func(c string) string { return "+" + c }) + ", " + quote(t.SlotColumn) + ", json_array(" + names(t.keys, ident) + ")"
-}
-
-func (t *tableInfo) scan(rows *sql.Rows, more ...any) (r row, err error) {
-	r.vals = make([]any, len(t.cols))
-	dst := make([]any, 0, len(t.cols)+2+len(more))
-	for i := range r.vals {
-		dst = append(dst, &r.vals[i])
-	}
-	return r, rows.Scan(append(append(dst, &r.slot, &r.pk), more...)...)
-}
-
-func (d sqlite) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row, next string, err error) {
-	slot, keys := quote(t.SlotColumn), names(t.keys, ident)
-	q := `select ` + t.selectCols() + `, json_array(` + slot + `, ` + keys + `) from ` + t.Name + ` where ` + d.inSlots(slot, 1)
-	args := []any{d.slotList(slots)}
-	if after != "" {
-		want := []string{"json_extract(?2, '$[0]')"}
-		for i := range t.keys {
-			want = append(want, fmt.Sprintf("json_extract(?2, '$[%d]')", i+1))
-		}
-		q += ` and (` + slot + `, ` + keys + `) > (` + strings.Join(want, ", ") + `)`
-		args = append(args, after)
-	}
-	q += ` order by ` + slot + `, ` + keys + ` limit ` + strconv.Itoa(n)
-	rows, err := tx.QueryContext(ctx, q, args...)
-	if err != nil {
-		return nil, "", err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		r, err := t.scan(rows, &next)
-		if err != nil {
-			return nil, "", err
-		}
-		out = append(out, r)
-	}
-	return out, next, rows.Err()
-}
-
-func (sqlite) key(t *tableInfo) string {
-	out := make([]string, len(t.keys))
-	for i, k := range t.keys {
-		out[i] = fmt.Sprintf("%s = json_extract(?1, '$[%d]')", quote(k.name), i)
-	}
-	return strings.Join(out, " and ")
-}
-
-func (d sqlite) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
-	return readDirty(ctx, tx, d, slots, n)
-}
-
-func (d sqlite) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
-	return deleteDirty(ctx, tx, keys)
-}
-
-func (d sqlite) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {
-	for _, pk := range pks {
-		rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.key(t), pk)
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
-			r, err := t.scan(rows)
-			if err != nil {
-				_ = rows.Close()
-				return nil, err
-			}
-			r.pk = pk // as the guard wrote it
-			out = append(out, r)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-func (d sqlite) upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error {
-	q := `insert into ` + t.Name + ` (` + names(t.cols, ident) + `) values (` + strings.TrimSuffix(strings.Repeat("?, ", len(t.cols)), ", ") + `)` + t.upsertTail()
-	for _, r := range rows {
-		if _, err := tx.ExecContext(ctx, q, r.vals...); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d sqlite) remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error {
-	for _, pk := range pks {
-		if _, err := tx.ExecContext(ctx, `delete from `+t.Name+` where `+d.key(t), pk); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d sqlite) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error {
-	rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1), d.slotList(slots))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	type sum struct{ n, h uint64 }
-	got := map[Slot]sum{}
-	var h xxhash.Digest
-	for rows.Next() {
-		r, err := t.scan(rows)
-		if err != nil {
-			return err
-		}
-		h.Reset()
-		for _, v := range r.vals {
-			hashValue(&h, v)
-		}
-		s := got[r.slot]
-		got[r.slot] = sum{s.n + 1, s.h + h.Sum64()} // a sum does not depend on the order of rows
-	}
-	for s, v := range got {
-		into[s] += fmt.Sprintf("%s=%d:%x;", t.Name, v.n, v.h)
-	}
-	return rows.Err()
-}
-
-func hashValue(h *xxhash.Digest, v any) {
-	var b [9]byte
-	put := func(tag byte, n uint64) {
-		b[0] = tag
-		binary.LittleEndian.PutUint64(b[1:], n)
-		_, _ = h.Write(b[:])
-	}
-	switch v := v.(type) {
-	case nil:
-		put('n', 0)
-	case int64:
-		put('i', uint64(v))
-	case float64:
-		put('f', math.Float64bits(v))
-	case string:
-		put('s', uint64(len(v)))
-		_, _ = h.WriteString(v)
-	case []byte:
-		put('x', uint64(len(v)))
-		_, _ = h.Write(v)
-	default:
-		s := fmt.Sprint(v)
-		put('?', uint64(len(s)))
-		_, _ = h.WriteString(s)
-	}
-}
-
-func (d sqlite) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {
-	keys := names(t.keys, ident)
-	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where (`+keys+`) in (select `+keys+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1)+` order by `+keys+` limit `+strconv.Itoa(n)+`)`, d.slotList(slots))
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
 }

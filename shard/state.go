@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 )
 
 // State is the stored form of a Map.
@@ -25,6 +26,8 @@ type State struct {
 	PinOwners   map[Slot]uint16 `json:"pin_owners,omitempty"`
 	// Modulo is set on a map that adopted a fleet sharded by id % Modulo.
 	Modulo int `json:"modulo,omitempty"`
+	// Lease is the longest Options.Lease of the processes that ever opened the map.
+	Lease time.Duration `json:"lease"`
 	// Token is the highest mover token handed out.
 	Token uint64    `json:"token"`
 	Job   *JobState `json:"job,omitempty"` // the move in progress
@@ -64,6 +67,22 @@ func (s *State) clone() *State {
 		n.Job = &j
 	}
 	return &n
+}
+
+// announced are the slots that may be fenced, or relabelled, while this is the state.
+func (s *State) announced() map[Slot]bool {
+	j := s.Job
+	if j == nil {
+		return nil
+	}
+	out := map[Slot]bool{}
+	if j.Phase == PhasePin {
+		out[j.Pin.Old] = true
+	}
+	for _, m := range j.Moves[j.Done:max(j.Done, j.Announced)] {
+		out[m.Slot] = true
+	}
+	return out
 }
 
 // setOwner hands a slot over.

@@ -5,6 +5,8 @@ type Stats struct {
 	Routed     uint64 `metric:"routed_total,counter,operations routed by key"`
 	Refused    uint64 `metric:"refused_total,counter,attempts refused by a fence or a stale map and repeated"`
 	CrossShard uint64 `metric:"cross_shard_total,counter,keys of another shard refused inside a transaction"`
+	Asked      uint64 `metric:"asked_total,counter,questions to a shard whether it owns a slot, outside of transactions"`
+	Unknown    uint64 `metric:"unknown_total,counter,operations that ended with ErrOutcomeUnknown"`
 	Scatters   uint64 `metric:"scatters_total,counter,queries sent to all shards"`
 	MapEpoch   uint64 `metric:"map_epoch,gauge,epoch of the map in use"`
 	Moving     int    `metric:"moving_slots,gauge,slots of the job in progress that are not handed over"`
@@ -21,7 +23,7 @@ type ShardStats struct {
 // Stats returns the counters. Cheap, safe at any time.
 func (c *Cluster) Stats() Stats {
 	v := c.view.Load()
-	s := Stats{Routed: c.n.routed.Load(), Refused: c.n.refused.Load(), CrossShard: c.n.crossShard.Load(), Scatters: c.n.scatters.Load(), MapEpoch: v.Epoch()}
+	s := Stats{Routed: c.n.routed.Load(), Refused: c.n.refused.Load(), CrossShard: c.n.crossShard.Load(), Asked: c.n.asked.Load(), Unknown: c.n.unknown.Load(), Scatters: c.n.scatters.Load(), MapEpoch: v.Epoch()}
 	if j := v.st.Job; j != nil {
 		s.Moving = len(j.Moves) - j.Done
 	}

@@ -107,7 +107,7 @@ func (w *world) process(slots int) *Cluster {
 	if w.c == nil { // the first one makes the map
 		shards = shards[:len(shards)-1]
 	}
-	c, err := New(context.Background(), w.store, shards, Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Retry: 20 * time.Second})
+	c, err := New(context.Background(), w.store, shards, Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Lease: 100 * time.Millisecond, Retry: 20 * time.Second})
 	require.NoError(w.t, err)
 	if w.c == nil {
 		require.NoError(w.t, c.AddShard(w.shards[len(w.shards)-1]))

@@ -15,6 +15,12 @@ import (
 	"github.com/axiomhq/hyperloglog"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/procfs"
+	"github.com/shirou/gopsutil/v4/cpu"
+	"github.com/shirou/gopsutil/v4/disk"
+	"github.com/shirou/gopsutil/v4/load"
+	"github.com/shirou/gopsutil/v4/mem"
+	"github.com/shirou/gopsutil/v4/net"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
@@ -155,6 +161,95 @@ func BenchmarkUniquesEstimate(b *testing.B) {
 	b.Run("axiomhq", func(b *testing.B) {
 		for b.Loop() {
 			o.Estimate()
+		}
+	})
+}
+
+// BenchmarkScrape answers one scrape of 10,000 series: counters with three labels, and then the histograms of 230 routes.
+func BenchmarkScrape(b *testing.B) {
+	scrape := func(b *testing.B, h http.Handler, header ...string) {
+		r := httptest.NewRequest("GET", "/metrics", nil)
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		w := &nullWriter{http.Header{}}
+		b.ReportAllocs()
+		for b.Loop() {
+			h.ServeHTTP(w, r)
+		}
+	}
+	const n = 10_000
+	type counter struct {
+		Server string `label:"server"`
+		Route  string `label:"route"`
+		Class  string `label:"class"`
+		N      uint64 `metric:"requests_total,counter,Requests"`
+	}
+	counters := make([]counter, n)
+	reg := prometheus.NewRegistry()
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shop_requests_total", Help: "Requests"}, []string{"server", "route", "class"})
+	reg.MustRegister(vec)
+	set := vm.NewSet()
+	for i := range counters {
+		c := counter{"web", fmt.Sprintf("GET /route/%d/{id}", i), "2xx", uint64(i) * 7919}
+		counters[i] = c
+		vec.WithLabelValues(c.Server, c.Route, c.Class).Add(float64(c.N))
+		set.NewCounter(fmt.Sprintf("shop_requests_total{server=%q,route=%q,class=%q}", c.Server, c.Route, c.Class)).Set(c.N)
+	}
+	m := metrics.New(metrics.Options{NoHost: true, NoRuntime: true})
+	if err := m.Register(metrics.Collect("shop", func() []counter { return counters })); err != nil {
+		b.Fatal(err)
+	}
+	prom := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	b.Run("counters/tierkit", func(b *testing.B) { scrape(b, m.Handler()) })
+	b.Run("counters/promhttp", func(b *testing.B) { scrape(b, prom) })
+	b.Run("counters/victoriametrics", func(b *testing.B) {
+		scrape(b, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { set.WritePrometheus(w) }))
+	})
+	b.Run("counters-gzip/tierkit", func(b *testing.B) { scrape(b, m.Handler(), "Accept-Encoding", "gzip") })
+	b.Run("counters-gzip/promhttp", func(b *testing.B) { scrape(b, prom, "Accept-Encoding", "gzip") })
+
+	m = metrics.New(metrics.Options{NoHost: true, NoRuntime: true})
+	web := m.HTTP(metrics.HTTPOptions{}).Wrap(hello)
+	for i := range 230 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Pattern = fmt.Sprintf("GET /route/%d/{id}", i)
+		web.ServeHTTP(&nullWriter{http.Header{}}, r)
+	}
+	b.Run("histograms/tierkit", func(b *testing.B) { scrape(b, m.Handler()) })
+	b.Run("histograms/promhttp", func(b *testing.B) { scrape(b, promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{})) })
+}
+
+// BenchmarkHost reads the machine once.
+func BenchmarkHost(b *testing.B) {
+	b.Run("tierkit", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			metrics.Host()
+		}
+	})
+	b.Run("gopsutil", func(b *testing.B) { // less: no disks' traffic, no pressure, no cgroup
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = cpu.Times(false)
+			_, _ = load.Avg()
+			_, _ = mem.VirtualMemory()
+			_, _ = net.IOCounters(false)
+			_, _ = disk.Usage(".")
+		}
+	})
+	b.Run("procfs", func(b *testing.B) { // the parser of node_exporter
+		fs, err := procfs.NewDefaultFS()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = fs.Stat()
+			_, _ = fs.LoadAvg()
+			_, _ = fs.Meminfo()
+			_, _ = fs.NetDev()
+			_, _ = fs.PSIStatsForResource("cpu")
 		}
 	})
 }

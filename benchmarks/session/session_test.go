@@ -4,22 +4,17 @@ package session
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/alexedwards/scs/v2/memstore"
-	"github.com/golang-jwt/jwt/v5"
+	"github.com/gorilla/sessions"
 
 	"github.com/tierkit/tierkit/session"
-	"github.com/tierkit/tierkit/session/token"
 )
 
 type visitor struct {
@@ -60,8 +55,10 @@ func serve(b *testing.B, h http.Handler, path string, c *http.Cookie) {
 	})
 }
 
-func ours(b *testing.B) http.Handler {
-	s, err := session.New[visitor](session.NewMemory(), session.Options{})
+func ours(b *testing.B) http.Handler { return oursOn(b, session.NewMemory(), session.Options{}) }
+
+func oursOn(b *testing.B, store session.Store, o session.Options) http.Handler {
+	s, err := session.New[visitor](store, o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -79,9 +76,11 @@ func ours(b *testing.B) http.Handler {
 	}))
 }
 
-func theirs(idle bool) http.Handler {
+func theirs(idle bool) http.Handler { return theirsOn(memstore.NewWithCleanupInterval(0), idle) }
+
+func theirsOn(store scs.Store, idle bool) http.Handler {
 	m := scs.New()
-	m.Store = memstore.NewWithCleanupInterval(0)
+	m.Store = store
 	if idle {
 		m.IdleTimeout = 30 * time.Minute
 	}
@@ -104,6 +103,11 @@ func BenchmarkRead(b *testing.B) {
 	b.Run("tierkit", func(b *testing.B) { h := ours(b); serve(b, h, "/", login(b, h)) })
 	b.Run("scs-idle", func(b *testing.B) { h := theirs(true); serve(b, h, "/", login(b, h)) })
 	b.Run("scs-no-idle", func(b *testing.B) { h := theirs(false); serve(b, h, "/", login(b, h)) })
+	b.Run("tierkit-encrypted", func(b *testing.B) {
+		h := oursOn(b, session.NewMemory(), session.Options{EncryptionKeys: []session.EncryptionKey{{ID: "k", Secret: make([]byte, 32)}}})
+		serve(b, h, "/", login(b, h))
+	})
+	b.Run("gorilla-cookie", func(b *testing.B) { h := gorilla(); serve(b, h, "/", login(b, h)) })
 	b.Run("limit", func(b *testing.B) {
 		serve(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "Ada") }), "/", nil)
 	})
@@ -115,116 +119,17 @@ func BenchmarkWrite(b *testing.B) {
 	b.Run("scs-idle", func(b *testing.B) { h := theirs(true); serve(b, h, "/write", login(b, h)) })
 }
 
-var secret = []byte(strings.Repeat("k", 32))
-
-func authority(b testing.TB, f token.Format) *token.Authority {
-	a, err := token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Format: f, TTL: time.Hour})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return a
-}
-
-// BenchmarkVerify checks one token with a subject, issuer and times.
-func BenchmarkVerify(b *testing.B) {
-	for _, c := range []struct {
-		name string
-		f    token.Format
-	}{{"tierkit-compact", token.Compact}, {"tierkit-jwt", token.JWT}} {
-		b.Run(c.name, func(b *testing.B) {
-			a := authority(b, c.f)
-			t, _ := a.Sign(token.Claims{Subject: "ada", Issuer: "shop"})
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := a.Verify(t); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-	b.Run("golang-jwt", func(b *testing.B) {
-		t, _ := authority(b, token.JWT).Sign(token.Claims{Subject: "ada", Issuer: "shop"})
-		p := jwt.NewParser(jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired())
-		b.ReportAllocs()
-		for b.Loop() {
-			var c jwt.RegisteredClaims
-			if _, err := p.ParseWithClaims(t, &c, func(*jwt.Token) (any, error) { return secret, nil }); err != nil {
-				b.Fatal(err)
-			}
+// gorilla keeps the data in an encrypted cookie.
+func gorilla() http.Handler {
+	store := sessions.NewCookieStore(make([]byte, 32), make([]byte, 32))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, _ := store.Get(r.WithContext(context.Background()), "session") // it caches in the request's context, which lives on here
+		if r.URL.Path == "/login" {
+			s.Values["name"], s.Values["count"], s.Values["theme"] = "Ada", 1, "dark"
+			_ = s.Save(r, w)
+			return
 		}
+		name, _ := s.Values["name"].(string)
+		io.WriteString(w, name)
 	})
-	b.Run("limit", func(b *testing.B) { // the HMAC of as many bytes, with its state ready
-		m := hmac.New(sha256.New, secret)
-		in, out := make([]byte, 90), make([]byte, 0, 32)
-		b.ReportAllocs()
-		for b.Loop() {
-			m.Reset()
-			m.Write(in)
-			m.Sum(out)
-		}
-	})
-}
-
-// Tokens go both ways between this package and golang-jwt.
-func TestInterop(t *testing.T) {
-	a := authority(t, token.JWT)
-	s, err := a.Sign(token.Claims{Subject: "ada", Issuer: "shop", Audience: "web", ID: "1", Extra: map[string]string{"role": "x"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var c jwt.MapClaims
-	if _, err := jwt.ParseWithClaims(s, &c, func(*jwt.Token) (any, error) { return secret, nil }, jwt.WithValidMethods([]string{"HS256"}), jwt.WithAudience("web")); err != nil {
-		t.Fatal(err)
-	}
-	if c["sub"] != "ada" || c["role"] != "x" {
-		t.Fatal(c)
-	}
-	k := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{Subject: "bob", Audience: jwt.ClaimStrings{"web", "app"}, ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Minute))})
-	k.Header["kid"] = "k1"
-	s, err = k.SignedString(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := a.Verify(s)
-	if err != nil || got.Subject != "bob" {
-		t.Fatal(got, err)
-	}
-	s, _ = jwt.New(jwt.SigningMethodNone).SignedString(jwt.UnsafeAllowNoneSignatureType)
-	if _, err := a.Verify(s); err == nil {
-		t.Fatal("none was accepted")
-	}
-}
-
-// BenchmarkSweep is the longest that a request waits while half a million sessions expire.
-func BenchmarkSweep(b *testing.B) {
-	for range b.N {
-		m := session.NewMemory()
-		at := time.Now()
-		var k session.Key
-		for i := range 500_000 {
-			s := sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16)})
-			k = session.Key(s)
-			_ = m.Create(context.Background(), k, session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute), Data: make([]byte, 100)})
-		}
-		later := at.Add(time.Hour)
-		var mu sync.Mutex
-		var worst time.Duration
-		var wg sync.WaitGroup
-		for g := range 2 {
-			wg.Go(func() {
-				for i := range 150_000 {
-					k := session.Key(sha256.Sum256([]byte{byte(i), byte(i >> 8), byte(i >> 16), byte(g), 1}))
-					start := time.Now()
-					_ = m.Create(context.Background(), k, session.Record{Created: later, Seen: later, Expires: later.Add(time.Minute), Data: make([]byte, 100)})
-					took := time.Since(start)
-					mu.Lock()
-					worst = max(worst, took)
-					mu.Unlock()
-				}
-			})
-		}
-		wg.Wait()
-		b.ReportMetric(float64(worst.Microseconds()), "worst-us")
-		b.ReportMetric(float64(m.Len()), "left")
-	}
 }

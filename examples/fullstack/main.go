@@ -26,7 +26,6 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/player"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/examples/fullstack/stack"
-	"github.com/tierkit/tierkit/metrics"
 )
 
 //go:embed sample.log
@@ -142,10 +141,9 @@ func (c config) run(stdout, stderr io.Writer) int {
 	if c.verbose {
 		out, level = stderr, slog.LevelDebug
 	}
-	logs := metrics.NewLogHandler(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), metrics.LogOptions{})
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin, Log: slog.New(logs), Logs: logs, Mutant: c.mutant})
+	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin, Log: slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
 	if err != nil {
 		return failed(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // Writer counts and observes what a handler sends. It belongs to one request and is not safe for concurrent use, as any
@@ -23,11 +24,27 @@ type Writer struct {
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
 	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
 	Before func(status int) int
+	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
+	// back last, so counters that are striped by Lane are rarely shared between processors.
+	Lane uint32
+	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
+	Observer HeaderObserver
 
 	dropBody bool
 }
 
-var pool = sync.Pool{New: func() any { return new(Writer) }}
+var (
+	lanes atomic.Uint32
+	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
+)
+
+// HeaderObserver sees the header off.
+type HeaderObserver interface {
+	// BeforeHeader runs once just before the final header goes out; it may still change it.
+	BeforeHeader()
+	// HeaderGone runs when a handler has taken the connection over before any status: no header will go out.
+	HeaderGone()
+}
 
 // Get returns a Writer around w from a pool; give it back with Put when the handler has returned.
 func Get(w http.ResponseWriter) *Writer {
@@ -38,7 +55,7 @@ func Get(w http.ResponseWriter) *Writer {
 
 // Put returns w to the pool. Nothing may use it afterwards.
 func Put(w *Writer) {
-	*w = Writer{}
+	*w = Writer{Lane: w.Lane}
 	pool.Put(w)
 }
 
@@ -56,6 +73,9 @@ func (w *Writer) WriteHeader(status int) {
 		return
 	}
 	w.Status = status
+	if w.Observer != nil {
+		w.Observer.BeforeHeader()
+	}
 	if w.Before != nil {
 		if instead := w.Before(status); instead != 0 && instead != status {
 			w.Status, w.dropBody = instead, true
@@ -125,6 +145,9 @@ func (w *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && w.Status == 0 {
 		w.Status = -1
+		if w.Observer != nil {
+			w.Observer.HeaderGone()
+		}
 	}
 	return c, rw, err
 }

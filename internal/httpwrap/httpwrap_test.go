@@ -106,7 +106,9 @@ func TestInformationalPassesBy(t *testing.T) {
 }
 
 func TestHijack(t *testing.T) {
+	var told observer
 	s, done := serve(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		w.(*Writer).Observer = &told
 		c, _, err := http.NewResponseController(w).Hijack()
 		require.NoError(t, err)
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
@@ -121,6 +123,7 @@ func TestHijack(t *testing.T) {
 	b, _ := io.ReadAll(res.Body)
 	require.Equal(t, "hi", string(b))
 	require.Equal(t, -1, (<-done).Status)
+	require.Equal(t, observer{gone: 1}, told)
 
 	_, _, err = Wrap(httptest.NewRecorder()).Hijack()
 	require.ErrorIs(t, err, http.ErrNotSupported)
@@ -146,4 +149,28 @@ func TestPooledWriterDoesNotAllocate(t *testing.T) {
 		w.Write(nil)
 		Put(w)
 	}))
+}
+
+type observer struct{ before, gone int }
+
+func (o *observer) BeforeHeader() { o.before++ }
+func (o *observer) HeaderGone()   { o.gone++ }
+
+func TestObserver(t *testing.T) {
+	for _, h := range []http.HandlerFunc{
+		func(w http.ResponseWriter, r *http.Request) {},
+		func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(200)
+			io.WriteString(w, "x")
+		},
+		func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "x"); w.(http.Flusher).Flush() },
+	} {
+		var o observer
+		w := Wrap(httptest.NewRecorder())
+		w.Observer = &o
+		h(w, nil)
+		w.Finish()
+		require.Equal(t, observer{before: 1}, o)
+	}
 }

@@ -11,10 +11,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/sqltable"
 )
 
 // Dialect is the database's SQL.
@@ -48,12 +48,10 @@ type Execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-
 // New describes a table; it does not touch the database.
 func New(name string, d Dialect) (*Table, error) {
-	if !tableName.MatchString(name) {
-		return nil, fmt.Errorf("outbox: table %q: a name is letters, digits and underscores", name)
+	if err := sqltable.CheckName(name); err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
 	}
 	if d > MySQL {
 		return nil, fmt.Errorf("outbox: dialect %d is none", d)
@@ -68,23 +66,7 @@ func New(name string, d Dialect) (*Table, error) {
 	return t, nil
 }
 
-func (t *Table) sql(q string) string {
-	q = strings.ReplaceAll(q, "{t}", t.name)
-	if t.dialect != PostgreSQL {
-		return q
-	}
-	var b strings.Builder
-	n := 0
-	for _, c := range q {
-		if c == '?' {
-			n++
-			b.WriteString("$" + strconv.Itoa(n))
-		} else {
-			b.WriteRune(c)
-		}
-	}
-	return b.String()
-}
+func (t *Table) sql(q string) string { return sqltable.Statement(q, t.name, t.dialect == PostgreSQL) }
 
 // Migrate creates the table. Safe to call from every server at every start.
 func (t *Table) Migrate(ctx context.Context, db *sql.DB) error {

@@ -1,112 +1,81 @@
 "use strict";
-// Everything shown is set as text, never as HTML: names and messages may come from an attacker.
-const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
-function el(name, attrs, ...kids) {
-  const e = name.startsWith("svg:") ? document.createElementNS(SVG, name.slice(4)) : document.createElement(name);
-  for (const k in attrs) e.setAttribute(k, attrs[k]);
-  e.append(...kids);
-  return e;
-}
-function num(v) {
-  if (v === null || v === undefined) return "–";
-  const a = Math.abs(v);
-  if (a >= 1e6) return (v / 1e6).toFixed(1) + "M";
-  if (a >= 1e4) return (v / 1e3).toFixed(1) + "k";
-  return a >= 100 || Number.isInteger(v) ? v.toFixed(0) : v.toFixed(a >= 1 ? 1 : 2);
-}
-const clock = (t) => new Date(t).toLocaleTimeString();
+// State: what the server last said, and what is searched for.
+let last, logs = [], said = "";
 
-function drawChart(c, interval) {
-  const W = 300, H = 90, n = Math.max(2, ...c.lines.map((l) => l.points.length));
-  let top = 0;
-  for (const l of c.lines) for (const p of l.points) if (p > top) top = p;
-  const scale = top > 0 ? top * 1.1 : 1;
-  const svg = el("svg:svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" });
-  for (const f of [0.5, 1]) svg.append(el("svg:line", { class: "grid", x1: 0, x2: W, y1: H - 2 - f * (H - 14), y2: H - 2 - f * (H - 14) }));
-  c.lines.forEach((l, i) => {
-    let run = [];
-    const flush = () => { if (run.length > 1) svg.append(el("svg:polyline", { class: "s" + (i % 8), points: run.join(" ") })); run = []; };
-    l.points.forEach((p, j) => { if (p === null) flush(); else run.push(`${(j / (n - 1) * W).toFixed(1)},${(H - 2 - p / scale * (H - 14)).toFixed(1)}`); });
-    flush();
-  });
-  const legend = el("ul", { class: "legend" });
-  c.lines.forEach((l, i) => legend.append(el("li", {}, el("span", { class: "key s" + (i % 8) }), l.name + " ", el("b", { "data-series": c.title + "/" + l.name }, num(l.points.at(-1)) + " " + c.unit))));
-  if (!c.lines.length) legend.append(el("li", {}, "no data yet"));
-  return el("article", { class: "chart", "data-chart": c.title }, el("h3", {}, `${c.title} · max ${num(top)} ${c.unit}`), svg, legend);
-}
-
-function drawTopology(t) {
-  const tiers = [], zones = [];
-  for (const n of t.nodes) { if (!tiers.includes(n.tier)) tiers.push(n.tier); if (!zones.includes(n.zone || "")) zones.push(n.zone || ""); }
-  zones.sort();
-  const bw = 124, bh = 36, gx = 48, gy = 10, x0 = 16, y0 = 34, pos = {};
-  let height = 0;
-  tiers.forEach((tier, i) => {
-    let y = y0;
-    for (const z of zones) {
-      const ns = t.nodes.filter((n) => n.tier === tier && (n.zone || "") === z);
-      for (const n of ns) { pos[n.id] = { x: x0 + i * (bw + gx), y, n }; y += bh + gy; }
-      if (ns.length) y += 8;
-    }
-    height = Math.max(height, y);
-  });
-  const width = x0 * 2 + tiers.length * (bw + gx) - gx;
-  const svg = el("svg:svg", { width, height: height + 6, viewBox: `0 0 ${width} ${height + 6}`, role: "img", "aria-label": "Nodes and the traffic between them" });
-  tiers.forEach((tier, i) => svg.append(el("svg:text", { class: "tier", x: x0 + i * (bw + gx), y: 20 }, tier)));
-  for (const e of t.edges) {
-    const a = pos[e.from], b = pos[e.to];
-    if (!a || !b) continue;
-    const same = a.x === b.x, x1 = a.x + bw, x2 = same ? b.x + bw : b.x, y1 = a.y + bh / 2, y2 = b.y + bh / 2, m = same ? x1 + 26 : (x1 + x2) / 2;
-    const p = el("svg:path", { class: "edge" + (e.rate > 0 ? "" : " idle"), "data-edge": e.from + ">" + e.to, "data-rate": e.rate, "stroke-width": (e.rate > 0 ? Math.min(6, 1 + Math.log10(1 + e.rate) * 1.5) : 1).toFixed(1), d: `M${x1},${y1} C${m},${y1} ${m},${y2} ${x2},${y2}` });
-    p.append(el("svg:title", {}, `${a.n.label} to ${b.n.label}: ${num(e.rate)} per second`));
-    svg.append(p);
-  }
-  for (const id in pos) {
-    const { x, y, n } = pos[id];
-    const out = t.edges.filter((e) => e.to === id).reduce((s, e) => s + e.rate, 0);
-    svg.append(el("svg:g", { class: "node " + n.state, "data-node": id, "data-state": n.state },
-      el("svg:rect", { x, y, width: bw, height: bh, rx: 6 }),
-      el("svg:text", { x: x + 8, y: y + 15 }, n.label),
-      el("svg:text", { class: "sub", x: x + 8, y: y + 29 }, [n.state === "up" ? "" : n.state, n.detail, out > 0 ? num(out) + "/s" : ""].filter(Boolean).join(" · ")),
-      el("svg:title", {}, `${n.label}: ${n.state}${n.zone ? ", " + n.zone : ""}`)));
-  }
-  return svg;
-}
-
-let last;
 function show(d) {
   last = d;
   document.title = d.title;
   $("title").textContent = d.title;
   $("status").className = "";
-  const down = (d.topology.nodes || []).filter((n) => n.state !== "up");
-  $("status").textContent = `live · ${clock(d.now)}` + (down.length ? ` · not up: ${down.map((n) => n.label).join(", ")}` : "");
-  if (d.topology.nodes && d.topology.nodes.length) {
-    $("topology-section").hidden = false;
-    $("topology").replaceChildren(drawTopology({ nodes: d.topology.nodes, edges: d.topology.edges || [] }));
+  $("status").textContent = `live · ${clock(d.now)}`;
+  const nodes = d.topology.nodes || [];
+  const trouble = [...nodes.filter((n) => n.state !== "up").map((n) => `${n.label} is ${n.state}`), ...d.slos.filter((s) => s.alert).map((s) => `${s.name} burns its error budget`)].join(", ");
+  if (trouble !== said) { // a live region: only what changes is read out
+    said = trouble;
+    $("trouble").textContent = trouble;
   }
-  $("charts").replaceChildren(...d.charts.map((c) => drawChart(c, d.interval_ms)));
+  $("tiles").replaceChildren(...d.tiles.map((t) => el("div", { class: "tile" }, el("dt", {}, t.name), el("dd", { "data-tile": t.name }, `${num(t.value)} ${t.unit}`))));
+  if (nodes.length) {
+    $("topology-section").hidden = false;
+    const t = { nodes, edges: d.topology.edges || [] };
+    $("topology").replaceChildren(drawTopology(t));
+    $("topology-list").replaceChildren(...listTopology(t));
+  }
+  $("slo-section").hidden = !d.slos.length;
+  $("slos").replaceChildren(...d.slos.map(drawSLO));
+  $("charts").replaceChildren(...d.charts.map(drawChart));
+  const counts = Object.entries(d.security || {}).filter(([, n]) => n > 0);
+  $("security").textContent = counts.length ? "Security events: " + counts.map(([k, n]) => `${k} ${num(n)}`).join(", ") : "";
   $("events-section").hidden = !d.events.length;
   $("events").replaceChildren(...d.events.slice(-60).reverse().map((e) => el("li", {}, el("time", {}, clock(e.at)), el("span", { class: e.kind }, e.text))));
   $("errors-section").hidden = !d.errors.length;
-  $("errors").replaceChildren(...d.errors.sort((a, b) => b.count - a.count).slice(0, 20).map((e) => el("tr", {}, el("td", {}, String(e.count)), el("td", {}, e.message), el("td", {}, e.example || ""))));
-  $("logs-section").hidden = !d.logs.length;
-  showLogs();
+  $("errors").replaceChildren(...d.errors.slice(0, 20).map((e) => el("tr", {}, el("td", {}, String(e.count)), el("td", {}, e.message), el("td", {}, e.example || ""), el("td", {}, clock(e.first)), el("td", {}, clock(e.last)), el("td", {}, e.server || ""))));
+  $("cohorts-section").hidden = !d.cohorts.length;
+  $("cohorts").replaceChildren(...d.cohorts.map(drawCohort));
+  $("logs-section").hidden = !d.logs;
+  const servers = $("server"), known = [...servers.options].slice(1).map((o) => o.value);
+  if (known.join("\n") !== d.servers.join("\n")) {
+    const chosen = servers.value;
+    servers.replaceChildren(el("option", { value: "" }, "all"), ...d.servers.map((s) => el("option", {}, s)));
+    servers.value = d.servers.includes(chosen) ? chosen : "";
+  }
+  $("level-control").hidden = !d.level;
+  if (d.level && document.activeElement !== $("level-set")) $("level-set").value = d.level;
 }
+
 function showLogs() {
-  const q = $("search").value.toLowerCase(), level = $("level").value;
   const line = (l) => l.message + " " + Object.entries(l.attrs || {}).map(([k, v]) => k + "=" + v).join(" ");
-  $("logs").replaceChildren(...last.logs.filter((l) => (!level || l.level === level) && (!q || line(l).toLowerCase().includes(q))).slice(-50).reverse()
-    .map((l) => el("tr", {}, el("td", {}, clock(l.at)), el("td", {}, l.level), el("td", {}, line(l)))));
+  $("found").textContent = `${logs.length} records`;
+  $("logs").replaceChildren(...logs.map((l) => {
+    const id = (l.attrs || {}).request_id;
+    const follow = id ? el("button", { type: "button", "data-id": id, title: "Show this request only" }, id) : "";
+    return el("tr", { class: l.level }, el("td", {}, clock(l.at)), el("td", {}, l.level), el("td", {}, l.server || ""), el("td", {}, follow), el("td", {}, line(l)));
+  }));
 }
-$("search").addEventListener("input", () => last && showLogs());
-$("level").addEventListener("change", () => last && showLogs());
+
+async function search() {
+  const q = new URLSearchParams({ limit: 100 });
+  for (const name of ["text", "level", "server", "id", "last"]) if ($(name).value) q.set(name, $(name).value);
+  const r = await fetch("logs?" + q, { cache: "no-store" });
+  if (!r.ok) throw new Error(r.status);
+  const active = document.activeElement && document.activeElement.dataset.id;
+  logs = await r.json();
+  showLogs();
+  if (active) { const again = $("logs").querySelector(`[data-id="${CSS.escape(active)}"]`); if (again) again.focus(); }
+}
+
+$("log-search").addEventListener("submit", (e) => { e.preventDefault(); search(); });
+for (const name of ["text", "id"]) $(name).addEventListener("input", () => search());
+for (const name of ["level", "server", "last"]) $(name).addEventListener("change", () => search());
+$("logs").addEventListener("click", (e) => { if (e.target.dataset.id) { $("id").value = e.target.dataset.id; $("last").value = ""; search(); $("id").focus(); } });
+$("level-set").addEventListener("change", () => fetch("level", { method: "POST", body: new URLSearchParams({ level: $("level-set").value }) }));
+
 async function poll() {
   try {
     const r = await fetch("data", { cache: "no-store" });
     if (!r.ok) throw new Error(r.status);
     show(await r.json());
+    if (last.logs) await search();
     setTimeout(poll, last.interval_ms);
   } catch (e) {
     $("status").className = "lost";

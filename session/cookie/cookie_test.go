@@ -122,3 +122,20 @@ func TestOptionsNameTheField(t *testing.T) {
 	_, err = cookie.New[prefs]([]cookie.Key{{ID: "a", Secret: []byte("short")}}, cookie.Options{})
 	require.Error(t, err)
 }
+
+func FuzzLoad(f *testing.F) {
+	jar, err := cookie.New[map[string]any]([]cookie.Key{{ID: "k", Secret: make([]byte, 32)}}, cookie.Options{})
+	require.NoError(f, err)
+	w := httptest.NewRecorder()
+	require.NoError(f, jar.Save(w, map[string]any{"a": 1}))
+	f.Add(w.Result().Cookies()[0].Value)
+	f.Add("")
+	f.Add("AAAA")
+	f.Fuzz(func(t *testing.T, v string) {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Cookie", "__Host-data="+v)
+		if got, err := jar.Load(r); err != nil && got != nil {
+			t.Fatal("data with an error")
+		}
+	})
+}

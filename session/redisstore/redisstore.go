@@ -29,10 +29,27 @@ type Store struct {
 	prefix string
 }
 
-// New returns a store on a client.
+// New returns a store on a client. The bound of session.Options.StoreTimeout only works on a client that heeds its contexts: of a *redis.Client the store uses a
+// copy that does (on the same connections); a cluster or ring client must have been made with ContextTimeoutEnabled.
 func New(client redis.UniversalClient, o Options) (*Store, error) {
-	if client == nil {
+	deaf := false
+	switch c := client.(type) {
+	case nil:
 		return nil, errors.New("redisstore: client is nil")
+	case *redis.Client:
+		if have := c.Options(); !have.ContextTimeoutEnabled {
+			heeds := c.WithTimeout(have.ReadTimeout)
+			heeds.Options().WriteTimeout = have.WriteTimeout
+			heeds.Options().ContextTimeoutEnabled = true
+			client = heeds
+		}
+	case *redis.ClusterClient:
+		deaf = !c.Options().ContextTimeoutEnabled
+	case *redis.Ring:
+		deaf = !c.Options().ContextTimeoutEnabled
+	}
+	if deaf {
+		return nil, errors.New("redisstore: the client's options need ContextTimeoutEnabled, or a hung server holds requests longer than StoreTimeout")
 	}
 	if o.Prefix == "" {
 		o.Prefix = "session:"
@@ -126,9 +143,12 @@ func ceilMS(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
 }
 
+// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+const maxHops = 8
+
 // run runs a script on the record's key, following one grace key. It returns nil when there is no record.
 func (s *Store) run(ctx context.Context, sc *redis.Script, k session.Key, args ...any) (session.Key, []any, error) {
-	for range 2 {
+	for range maxHops {
 		r, err := sc.Run(ctx, s.client, []string{s.key(k)}, args...).Slice()
 		if errors.Is(err, redis.Nil) {
 			return k, nil, nil
@@ -241,9 +261,9 @@ func outcome(res []any, err error) error {
 	return nil
 }
 
-// Rotate implements [session.Store]. The new record is written first, under a key that nobody knows yet, then the old one is exchanged for the
-// grace key if its version still matches; if it does not, the new record is taken back. A crash in between leaves a record that nobody can reach
-// until it expires.
+// Rotate implements [session.Store]. The new record is written first, under a key that nobody knows yet, and entered in the user's list, so that it can be
+// revoked; then the old one is exchanged for the grace key if its version still matches; if it does not, the new record is taken back. A crash or a lost
+// answer in between leaves a record that only the grace key, if any, leads to, until it expires.
 func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) error {
 	actual := k
 	if a, err := s.client.HGet(ctx, s.key(k), "a").Result(); err == nil {
@@ -262,25 +282,38 @@ func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Recor
 	if err := s.create(ctx, next, n, old); err != nil {
 		return err
 	}
+	if err := s.enlist(ctx, next, n); err != nil {
+		return err
+	}
 	_, res, err := s.run(ctx, retire, actual, ms(now), r.Version, hex.EncodeToString(next[:]), end)
-	if err := outcome(res, err); err != nil {
-		if derr := s.client.Del(context.WithoutCancel(ctx), s.key(next)).Err(); derr != nil {
+	if err != nil { // perhaps it was done
+		return err
+	}
+	if err := outcome(res, nil); err != nil {
+		cctx := context.WithoutCancel(ctx)
+		if derr := s.client.Del(cctx, s.key(next)).Err(); derr != nil {
 			return errors.Join(err, derr)
 		}
+		s.delist(cctx, next, n.User)
 		return err
 	}
 	if older := text(res[2]); older != "" {
-		s.client.Del(ctx, s.prefix+older)
+		s.client.Del(ctx, s.prefix+older) // it leads to a record that is gone or to another grace key: harmless if it stays
 	}
-	if user := text(res[1]); user != "" {
-		s.client.ZRem(ctx, s.userKey(user), hex.EncodeToString(actual[:]))
+	s.delist(ctx, actual, text(res[1]))
+	return nil
+}
+
+// delist takes a key off the user's list; ListUser repairs what is missed here.
+func (s *Store) delist(ctx context.Context, k session.Key, user string) {
+	if user != "" {
+		s.client.ZRem(ctx, s.userKey(user), hex.EncodeToString(k[:]))
 	}
-	return s.enlist(ctx, next, n)
 }
 
 // Delete implements [session.Store].
 func (s *Store) Delete(ctx context.Context, k session.Key) error {
-	for range 2 {
+	for range maxHops {
 		r, err := remove.Run(ctx, s.client, []string{s.key(k)}).Slice()
 		if err != nil {
 			return fmt.Errorf("redisstore: %w", err)
@@ -290,9 +323,7 @@ func (s *Store) Delete(ctx context.Context, k session.Key) error {
 				return fmt.Errorf("redisstore: %w", err)
 			}
 		}
-		if user := text(r[1]); user != "" { // List repairs what is missed here
-			s.client.ZRem(ctx, s.userKey(user), hex.EncodeToString(k[:]))
-		}
+		s.delist(ctx, k, text(r[1]))
 		a := text(r[0])
 		if a == "" {
 			return nil

@@ -32,6 +32,10 @@ func Run(t *testing.T, open func(t *testing.T) session.Store) {
 		{"RotateMovesTheRecord", rotate},
 		{"RotateWithGrace", grace},
 		{"RotateComparesVersions", rotateConflict},
+		{"LoginEndsAnEarlierGrace", graceEnds},
+		{"TouchDoesNotBringBack", touchRace},
+		{"DeleteIsFinalWhileRotated", deleteRace},
+		{"LoadWhileRotatedSeesTheRecord", loadRace},
 		{"UserIndex", users},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
@@ -282,4 +286,83 @@ func users(t *testing.T, s session.Store) {
 	none, err := u.ListUser(bg, "nobody-"+name, at)
 	require.NoError(t, err)
 	require.Empty(t, none)
+}
+
+// A rotation without grace (a login) leaves no way to the record by an older id, not even by one whose grace has not ended: that would be session fixation.
+func graceEnds(t *testing.T, s session.Store) {
+	at := now()
+	k, r := create(t, s, at)
+	k2, k3 := Key(), Key()
+	require.NoError(t, s.Rotate(bg, k, k2, r, at, time.Hour))
+	r.Version, r.User = 2, "ada"
+	require.NoError(t, s.Rotate(bg, k, k3, r, at, 0), "by the grace key, as a request under way would")
+	gone(t, s, k, at)
+	gone(t, s, k2, at)
+	require.Equal(t, "ada", load(t, s, k3, at).User)
+	require.ErrorIs(t, s.Update(bg, k, r, at), session.ErrNotFound)
+	require.NoError(t, s.Delete(bg, k))
+	load(t, s, k3, at)
+}
+
+const raceRounds = 10
+
+// Loads that record use run against a logout.
+func touchRace(t *testing.T, s session.Store) {
+	at := now()
+	for range raceRounds {
+		k, _ := create(t, s, at, func(r *session.Record) { r.Idle = time.Minute })
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				if _, err := s.Load(bg, k, at.Add(time.Duration(10+i)*time.Second)); err != nil && !errors.Is(err, session.ErrNotFound) {
+					t.Error(err)
+				}
+			})
+		}
+		require.NoError(t, s.Delete(bg, k))
+		wg.Wait()
+		gone(t, s, k, at)
+	}
+}
+
+// A logout by the old id runs against a rotation with grace: whoever comes first, the record is gone.
+func deleteRace(t *testing.T, s session.Store) {
+	at := now()
+	for range raceRounds {
+		k, r := create(t, s, at, func(r *session.Record) { r.User = "u" })
+		next := Key()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.Rotate(bg, k, next, r, at, time.Minute); err != nil && !errors.Is(err, session.ErrNotFound) {
+				t.Error(err)
+			}
+		})
+		require.NoError(t, s.Delete(bg, k))
+		wg.Wait()
+		gone(t, s, k, at)
+		gone(t, s, next, at)
+	}
+}
+
+// A load that records use runs against rotations with grace: it sees the record each time, whole.
+func loadRace(t *testing.T, s session.Store) {
+	at := now()
+	for range raceRounds {
+		k, r := create(t, s, at, func(r *session.Record) { r.Idle = time.Minute })
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.Rotate(bg, k, Key(), r, at, time.Hour); err != nil {
+				t.Error(err)
+			}
+		})
+		for i := range 4 {
+			wg.Go(func() {
+				got, err := s.Load(bg, k, at.Add(time.Duration(10+i)*time.Second))
+				if err != nil || string(got.Data) != "data" || got.Version == 0 {
+					t.Error(got, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
 }

@@ -9,11 +9,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/sqltable"
 	"github.com/tierkit/tierkit/session"
 )
 
@@ -42,8 +40,6 @@ type Store struct {
 
 type queries struct{ load, touch, insert, update, version, purge, move, alias, remove, removeAlias, list, cleanup string }
 
-var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
-
 // New returns a store; it does not touch the database, see [Store.Migrate].
 func New(db *sql.DB, o Options) (*Store, error) {
 	if db == nil {
@@ -52,8 +48,8 @@ func New(db *sql.DB, o Options) (*Store, error) {
 	if o.Table == "" {
 		o.Table = "sessions"
 	}
-	if !tableName.MatchString(o.Table) {
-		return nil, fmt.Errorf("sqlstore: Options.Table is %q, must be letters, digits and underscores", o.Table)
+	if err := sqltable.CheckName(o.Table); err != nil {
+		return nil, fmt.Errorf("sqlstore: Options.Table: %w", err)
 	}
 	if o.Dialect > MySQL {
 		return nil, fmt.Errorf("sqlstore: Options.Dialect is %d, not a dialect", o.Dialect)
@@ -63,14 +59,14 @@ func New(db *sql.DB, o Options) (*Store, error) {
 	const cols = "id, version, account, created, seen, expires, idle, deadline, data"
 	s.q = queries{
 		load:        s.sql("SELECT id, version, account, created, seen, expires, idle, data, alias FROM {t} WHERE id = ? AND deadline > ?"),
-		touch:       s.sql("UPDATE {t} SET deadline = CASE WHEN ? + idle < expires THEN ? + idle ELSE expires END, seen = ? WHERE id = ? AND seen < ? AND deadline > ?"),
+		touch:       s.sql("UPDATE {t} SET deadline = CASE WHEN ? + idle < expires THEN ? + idle ELSE expires END, seen = ? WHERE id = ? AND seen < ? AND deadline > ? AND alias IS NULL"),
 		insert:      s.sql("INSERT INTO {t} (" + cols + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"),
 		update:      s.sql("UPDATE {t} SET version = version + 1, created = ?, seen = ?, expires = ?, idle = ?, deadline = ?, data = ? WHERE id = ? AND version = ? AND deadline > ? AND alias IS NULL"),
 		version:     s.sql("SELECT version, alias FROM {t} WHERE id = ? AND deadline > ?"),
 		purge:       s.sql("DELETE FROM {t} WHERE id = ? AND deadline <= ?"),
 		move:        s.sql("UPDATE {t} SET id = ?, version = version + 1, account = ?, created = ?, seen = ?, expires = ?, idle = ?, deadline = ?, data = ? WHERE id = ? AND version = ? AND deadline > ? AND alias IS NULL"),
 		alias:       s.sql("INSERT INTO {t} (" + cols + ", alias) VALUES (?, 0, '', 0, 0, ?, 0, ?, ?, ?)"),
-		remove:      s.sql("DELETE FROM {t} WHERE id = ?"),
+		remove:      s.sql("DELETE FROM {t} WHERE id = ? AND alias IS NULL"),
 		removeAlias: s.sql("DELETE FROM {t} WHERE alias = ?"),
 		list:        s.sql("SELECT id, version, account, created, seen, expires, idle, data, alias FROM {t} WHERE account = ? AND deadline > ? ORDER BY created DESC"),
 		cleanup:     s.sql("DELETE FROM {t} WHERE id IN (SELECT id FROM (SELECT id FROM {t} WHERE deadline <= ? LIMIT ?) AS dead)"),
@@ -78,23 +74,8 @@ func New(db *sql.DB, o Options) (*Store, error) {
 	return s, nil
 }
 
-// sql puts the table's name in, and PostgreSQL's numbered placeholders.
 func (s *Store) sql(q string) string {
-	q = strings.ReplaceAll(q, "{t}", s.o.Table)
-	if s.o.Dialect != PostgreSQL {
-		return q
-	}
-	var b strings.Builder
-	n := 0
-	for _, c := range q {
-		if c == '?' {
-			n++
-			b.WriteString("$" + strconv.Itoa(n))
-		} else {
-			b.WriteRune(c)
-		}
-	}
-	return b.String()
+	return sqltable.Statement(q, s.o.Table, s.o.Dialect == PostgreSQL)
 }
 
 // Migrate creates or upgrades the table. Safe to call from every server at every start.
@@ -135,7 +116,7 @@ func (s *Store) Migrate(ctx context.Context) error {
 	return nil
 }
 
-// Cleanup deletes up to max expired records and returns how many. Run it now and then, from any server.
+// Cleanup deletes up to max expired records and returns how many. See RunCleanup.
 func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (int, error) {
 	res, err := s.db.ExecContext(ctx, s.q.cleanup, now.UnixMilli(), max)
 	if err != nil {
@@ -143,6 +124,32 @@ func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (int, error
 	}
 	n, err := res.RowsAffected()
 	return int(n), err
+}
+
+// cleanupBatch keeps each transaction of RunCleanup short.
+const cleanupBatch = 1000
+
+// RunCleanup deletes expired records at every interval (0: 10 min), a thousand per statement, until ctx ends; then it returns ctx.Err(). Several servers may
+// run it. failed, if not nil, is told of errors, after which it goes on.
+func (s *Store) RunCleanup(ctx context.Context, interval time.Duration, failed func(error)) error {
+	if interval <= 0 {
+		interval = 10 * time.Minute
+	}
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		for n := cleanupBatch; n == cleanupBatch; {
+			var err error
+			if n, err = s.Cleanup(ctx, time.Now(), cleanupBatch); err != nil && ctx.Err() == nil && failed != nil {
+				failed(err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
 }
 
 type scanner interface{ Scan(...any) error }
@@ -162,10 +169,13 @@ func scan(row scanner) (r session.Record, alias []byte, err error) {
 	return r, alias, nil
 }
 
+// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+const maxHops = 8
+
 // Load implements [session.Store].
 func (s *Store) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
 	at := now.UnixMilli()
-	for range 2 {
+	for range maxHops {
 		r, alias, err := scan(s.db.QueryRowContext(ctx, s.q.load, k[:], at))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
@@ -175,23 +185,17 @@ func (s *Store) Load(ctx context.Context, k session.Key, now time.Time) (session
 		case alias != nil:
 			k = session.Key(alias)
 			continue
+		case r.Idle == 0 || now.Sub(r.Seen) < r.Idle/10:
+			return r, nil
 		}
-		if r.Idle > 0 && now.Sub(r.Seen) >= r.Idle/10 {
-			res, err := s.db.ExecContext(ctx, s.q.touch, at, at, at, k[:], at, at)
-			if err != nil {
-				return r, fmt.Errorf("sqlstore: touch: %w", err)
-			}
-			if n, err := res.RowsAffected(); err == nil && n == 0 { // somebody else touched it, or ended it
-				r, _, err = scan(s.db.QueryRowContext(ctx, s.q.load, k[:], at))
-				if errors.Is(err, sql.ErrNoRows) {
-					return r, session.ErrNotFound
-				} else if err != nil {
-					return r, fmt.Errorf("sqlstore: load: %w", err)
-				}
-				return r, nil
-			}
-			r.Seen = time.UnixMilli(at)
+		res, err := s.db.ExecContext(ctx, s.q.touch, at, at, at, k[:], at, at)
+		if err != nil {
+			return r, fmt.Errorf("sqlstore: touch: %w", err)
 		}
+		if n, err := res.RowsAffected(); err == nil && n == 0 {
+			continue // somebody else touched it, gave it a new id, or ended it
+		}
+		r.Seen = time.UnixMilli(at)
 		return r, nil
 	}
 	return session.Record{}, session.ErrNotFound
@@ -237,7 +241,7 @@ func (s *Store) Create(ctx context.Context, k session.Key, r session.Record) err
 
 // Update implements [session.Store].
 func (s *Store) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
-	for range 2 {
+	for range maxHops {
 		res, err := s.db.ExecContext(ctx, s.q.update, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r), r.Deadline().UnixMilli(),
 			blob(r.Data), k[:], r.Version, now.UnixMilli())
 		if err != nil {
@@ -313,18 +317,31 @@ func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Recor
 
 // Delete implements [session.Store].
 func (s *Store) Delete(ctx context.Context, k session.Key) error {
-	if alias, err := s.why(ctx, s.db, k, time.UnixMilli(0)); errors.Is(err, session.ErrNotFound) {
-		return nil
-	} else if alias != nil {
+	for range maxHops {
+		res, err := s.db.ExecContext(ctx, s.q.remove, k[:])
+		if err != nil {
+			return fmt.Errorf("sqlstore: delete: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil {
+			return fmt.Errorf("sqlstore: delete: %w", err)
+		} else if n > 0 {
+			if _, err := s.db.ExecContext(ctx, s.q.removeAlias, k[:]); err != nil {
+				return fmt.Errorf("sqlstore: delete: %w", err)
+			}
+			return nil
+		}
+		// No record: a grace key, perhaps one that a rotation has made of it just now.
+		alias, err := s.why(ctx, s.db, k, time.UnixMilli(0))
+		if errors.Is(err, session.ErrNotFound) {
+			return nil
+		}
+		if alias == nil {
+			if errors.Is(err, session.ErrConflict) {
+				continue
+			}
+			return err
+		}
 		k = session.Key(alias)
-	} else if err != nil && !errors.Is(err, session.ErrConflict) {
-		return err
-	}
-	if _, err := s.db.ExecContext(ctx, s.q.remove, k[:]); err != nil {
-		return fmt.Errorf("sqlstore: delete: %w", err)
-	}
-	if _, err := s.db.ExecContext(ctx, s.q.removeAlias, k[:]); err != nil {
-		return fmt.Errorf("sqlstore: delete: %w", err)
 	}
 	return nil
 }

@@ -72,3 +72,25 @@ func TestMariaDB(t *testing.T) {
 	s := open(t, testserver.MariaDB(t, testserver.MariaDBOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
 }
+
+func TestRunCleanup(t *testing.T) {
+	db := sqlite(t)
+	s := open(t, db, sqlstore.Options{})
+	past := time.Now().Add(-time.Hour)
+	for range 5 {
+		require.NoError(t, s.Create(t.Context(), sessiontest.Key(), session.Record{Created: past, Seen: past, Expires: past.Add(time.Minute)}))
+	}
+	live := sessiontest.Key()
+	require.NoError(t, s.Create(t.Context(), live, session.Record{Created: past, Seen: past, Expires: time.Now().Add(time.Hour)}))
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.RunCleanup(ctx, time.Millisecond, func(err error) { t.Error(err) }) }()
+	require.Eventually(t, func() bool {
+		var n int
+		return db.QueryRow("SELECT COUNT(*) FROM sessions").Scan(&n) == nil && n == 1
+	}, 30*time.Second, time.Millisecond)
+	stop()
+	require.ErrorIs(t, <-done, context.Canceled)
+	_, err := s.Load(t.Context(), live, time.Now())
+	require.NoError(t, err)
+}

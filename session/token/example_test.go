@@ -2,11 +2,14 @@ package token_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"log"
+	"net/http/httptest"
 	"strings"
 	"time"
 
+	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/token"
 )
 
@@ -46,4 +49,43 @@ func ExampleRefresher() {
 	// <nil>
 	// token: refresh token reused
 	// token: refresh: token: revoked
+}
+
+// A token is refused before it expires, on this server at once and on the others at their next poll.
+func ExampleRevocations() {
+	ctx := context.Background()
+	rev, err := token.NewRevocations(ctx, session.NewMemory(), token.RevocationOptions{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer rev.Close()
+	a, _ := token.New([]token.Key{{ID: "k", Secret: make([]byte, 32)}}, token.Options{Revocations: rev})
+	t, _ := a.Sign(token.Claims{Subject: "ada"})
+	c, _ := a.Verify(t)
+	fmt.Println(rev.Revoke(ctx, c))
+	_, err = a.Verify(t)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// token: revoked
+}
+
+// Others verify our tokens with our public keys, which they read from us.
+func ExampleVerifier() {
+	_, private, _ := ed25519.GenerateKey(nil)
+	a, err := token.New([]token.Key{{ID: "2026-11", Alg: token.EdDSA, Private: private}}, token.Options{Format: token.JWT, Issuer: "https://id.example", Audience: "shop"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := httptest.NewTLSServer(a.JWKSHandler())
+	defer server.Close()
+	v, err := token.NewVerifier(server.URL, token.VerifierOptions{Issuer: "https://id.example", Audience: "shop", Client: server.Client()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer v.Close()
+	t, _ := a.Sign(token.Claims{Subject: "ada"})
+	c, err := v.Verify(context.Background(), t)
+	fmt.Println(c.Subject, err)
+	// Output: ada <nil>
 }

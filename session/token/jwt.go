@@ -6,33 +6,39 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 )
 
-// JWT after RFC 7519, with HMAC-SHA256 (RFC 7515, 7518), under the rules of RFC 8725: the algorithm is the key's (3.1), nothing is trusted before
-// the signature (3.3), audience and issuer are checked (3.8, 3.9), kid is only looked up among our keys (3.10), critical extensions, of
-// which we know none, are refused.
-type jwtHeader struct {
-	Alg  string          `json:"alg"`
-	Typ  string          `json:"typ,omitempty"`
-	Kid  string          `json:"kid,omitempty"`
-	Crit json.RawMessage `json:"crit,omitempty"`
-}
+// JWT after RFC 7519 and 7515, under the rules of RFC 8725: the algorithm is the key's (3.1), nothing is trusted before the signature (3.3), keys are
+// checked when they are given to us (3.4, 3.5), text is UTF-8 (3.7), audience and issuer are checked (3.8, 3.9), kid is only looked up among our keys, and
+// jku, x5u and jwk are not looked at (3.10), typ is compared (3.11), critical extensions, of which we know none, are refused.
 
 // registered claims stand beside the application's in one object.
-var registered = map[string]bool{"jti": true, "sub": true, "iss": true, "aud": true, "iat": true, "nbf": true, "exp": true}
+var registered = map[string]bool{"jti": true, "sid": true, "sub": true, "iss": true, "aud": true, "iat": true, "nbf": true, "exp": true}
 
 func signJWT(k *key, c *Claims) (string, error) {
 	m := map[string]any{"exp": c.Expires.Unix()}
+	set := func(n, v string) error {
+		if !utf8.ValidString(n) || !utf8.ValidString(v) {
+			return fmt.Errorf("token: claim %q is not UTF-8", n)
+		}
+		m[n] = v
+		return nil
+	}
 	for n, v := range c.Extra {
 		if registered[n] {
 			return "", fmt.Errorf("token: Claims.Extra has the registered name %q", n)
 		}
-		m[n] = v
+		if err := set(n, v); err != nil {
+			return "", err
+		}
 	}
-	for n, v := range map[string]string{"jti": c.ID, "sub": c.Subject, "iss": c.Issuer, "aud": c.Audience} {
+	for n, v := range map[string]string{"jti": c.ID, "sid": c.Session, "sub": c.Subject, "iss": c.Issuer, "aud": c.Audience} {
 		if v != "" {
-			m[n] = v
+			if err := set(n, v); err != nil {
+				return "", err
+			}
 		}
 	}
 	if !c.IssuedAt.IsZero() {
@@ -46,42 +52,39 @@ func signJWT(k *key, c *Claims) (string, error) {
 		return "", fmt.Errorf("token: %w", err)
 	}
 	t := k.header + "." + b64.EncodeToString(p)
-	var out string
-	k.sign("", t, func(sum []byte) { out = t + "." + b64.EncodeToString(sum) })
-	return out, nil
+	sig, err := k.sign(domainJWT, t)
+	if err != nil {
+		return "", err
+	}
+	return t + "." + sig, nil
 }
 
-func (a *Authority) verifyJWT(t string) (c Claims, err error) {
+func (a *Authority) verifyJWT(t string, c *Claims) error {
 	head, rest, ok := strings.Cut(t, ".")
 	payload, sig, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 || strings.Contains(sig, ".") {
-		return c, ErrMalformed
+	if !ok || !ok2 || strings.IndexByte(sig, '.') >= 0 {
+		return ErrMalformed
 	}
-	if k := a.known(head); k != nil { // the header that we write ourselves
-		return a.verifyPayload(k, t, payload, sig)
+	k := a.known(head) // the header that we write ourselves
+	if k == nil {
+		var err error
+		if k, err = a.headerKey(head); err != nil {
+			return err
+		}
 	}
-	raw, err := b64.DecodeString(head)
+	if !k.valid(domainJWT, t[:len(t)-len(sig)-1], sig) {
+		return ErrSignature
+	}
+	raw, err := b64.DecodeString(payload)
 	if err != nil {
-		return c, fmt.Errorf("%w: header", ErrMalformed)
+		return fmt.Errorf("%w: payload", ErrMalformed)
 	}
-	var h jwtHeader
-	if err := json.Unmarshal(raw, &h); err != nil {
-		return c, fmt.Errorf("%w: header", ErrMalformed)
+	if flat, ok := flatClaims(unsafe.String(unsafe.SliceData(raw), len(raw))); ok {
+		*c = flat
+		return nil
 	}
-	keys := *a.keys.Load()
-	k := a.find(h.Kid)
-	if h.Kid == "" && len(keys) == 1 {
-		k = keys[0]
-	}
-	switch {
-	case h.Crit != nil:
-		return c, fmt.Errorf("%w: critical extension", ErrMalformed)
-	case h.Alg != "HS256" || k == nil:
-		return c, ErrUnknownKey
-	case h.Typ != "" && !strings.EqualFold(h.Typ, "JWT") && !strings.EqualFold(h.Typ, "at+jwt"):
-		return c, fmt.Errorf("%w: typ %q", ErrMalformed, h.Typ)
-	}
-	return a.verifyPayload(k, t, payload, sig)
+	*c, err = a.jwtClaims(raw)
+	return err
 }
 
 func (a *Authority) known(head string) *key {
@@ -93,24 +96,55 @@ func (a *Authority) known(head string) *key {
 	return nil
 }
 
-func (a *Authority) verifyPayload(k *key, t, payload, sig string) (c Claims, err error) {
-	var sum [33]byte
-	var enc [43]byte
-	if len(sig) != len(enc) {
-		return c, ErrSignature
+// headerKey finds the key for somebody else's header.
+func (a *Authority) headerKey(head string) (*key, error) {
+	raw, err := b64.DecodeString(head)
+	if err != nil || !utf8.Valid(raw) {
+		return nil, fmt.Errorf("%w: header", ErrMalformed)
 	}
-	copy(enc[:], sig)
-	if n, err := b64.Decode(sum[:], enc[:]); err != nil || n != 32 || !k.valid("", t[:len(t)-len(sig)-1], sum[:32]) {
-		return c, ErrSignature
+	var h map[string]json.RawMessage // names are compared as they are: encoding/json would take "ALG" for alg
+	if err := json.Unmarshal(raw, &h); err != nil || h == nil {
+		return nil, fmt.Errorf("%w: header", ErrMalformed)
 	}
-	raw, err := b64.DecodeString(payload)
-	if err != nil {
-		return c, fmt.Errorf("%w: payload", ErrMalformed)
+	if _, ok := h["crit"]; ok {
+		return nil, fmt.Errorf("%w: critical extension", ErrMalformed)
 	}
-	if c, ok := flatClaims(unsafe.String(unsafe.SliceData(raw), len(raw))); ok {
-		return c, nil
+	var alg, typ, kid string
+	for n, dst := range map[string]*string{"alg": &alg, "typ": &typ, "kid": &kid} {
+		if v, ok := h[n]; ok {
+			if err := json.Unmarshal(v, dst); err != nil {
+				return nil, fmt.Errorf("%w: header %s", ErrMalformed, n)
+			}
+		}
 	}
-	return a.jwtClaims(raw)
+	keys := *a.keys.Load()
+	k := a.find(kid)
+	if _, given := h["kid"]; !given && len(keys) == 1 {
+		k = keys[0]
+	}
+	if k == nil || alg != k.alg.String() && (k.alg != EdDSA || alg != "Ed25519") { // RFC 9864 renames EdDSA
+		return nil, ErrUnknownKey
+	}
+	if !a.typed(typ) {
+		return nil, fmt.Errorf("%w: typ %q", ErrMalformed, typ)
+	}
+	return k, nil
+}
+
+func (a *Authority) typed(typ string) bool {
+	typ, _ = cutPrefixFold(typ, "application/")
+	if a.o.Type != "" {
+		want, _ := cutPrefixFold(a.o.Type, "application/")
+		return strings.EqualFold(typ, want)
+	}
+	return typ == "" || strings.EqualFold(typ, "JWT") || strings.EqualFold(typ, "at+jwt")
+}
+
+func cutPrefixFold(s, prefix string) (string, bool) {
+	if len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix) {
+		return s[len(prefix):], true
+	}
+	return s, false
 }
 
 // flatClaims reads the payloads that almost every issuer writes: one object of plain strings and whole numbers. Anything else (escapes, lists,
@@ -162,6 +196,8 @@ func flatClaims(p string) (c Claims, ok bool) {
 				c.Issuer, good = v, once(4)
 			case "aud":
 				c.Audience, good = v, once(8)
+			case "sid":
+				c.Session, good = v, once(128)
 			case "exp", "nbf", "iat":
 				good = false
 			default:
@@ -170,7 +206,7 @@ func flatClaims(p string) (c Claims, ok bool) {
 				}
 				_, again := c.Extra[name]
 				c.Extra[name] = v
-				good = !again
+				good = !again && len(c.Extra) <= maxExtra
 			}
 			if !good {
 				return c, false
@@ -208,10 +244,13 @@ func flatClaims(p string) (c Claims, ok bool) {
 
 func (a *Authority) jwtClaims(raw []byte) (c Claims, err error) {
 	var m map[string]json.RawMessage
+	if !utf8.Valid(raw) {
+		return c, fmt.Errorf("%w: payload is not UTF-8", ErrMalformed)
+	}
 	if err := json.Unmarshal(raw, &m); err != nil {
 		return c, fmt.Errorf("%w: payload", ErrMalformed)
 	}
-	for n, dst := range map[string]*string{"jti": &c.ID, "sub": &c.Subject, "iss": &c.Issuer} {
+	for n, dst := range map[string]*string{"jti": &c.ID, "sid": &c.Session, "sub": &c.Subject, "iss": &c.Issuer} {
 		if v, ok := m[n]; ok {
 			if err := json.Unmarshal(v, dst); err != nil {
 				return c, fmt.Errorf("%w: %s", ErrMalformed, n)
@@ -247,7 +286,9 @@ func (a *Authority) jwtClaims(raw []byte) (c Claims, err error) {
 			if c.Extra == nil {
 				c.Extra = map[string]string{}
 			}
-			c.Extra[n] = s
+			if c.Extra[n] = s; len(c.Extra) > maxExtra {
+				return Claims{}, fmt.Errorf("%w: more than %d claims", ErrMalformed, maxExtra)
+			}
 		}
 	}
 	return c, nil

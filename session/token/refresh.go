@@ -94,25 +94,31 @@ func (r *Refresher) pair(id string, f *Family) (Pair, error) {
 	if f.Expires.Before(expires) {
 		expires = f.Expires
 	}
-	access, err := r.a.Sign(Claims{Subject: f.Subject, IssuedAt: now, Expires: expires, Extra: f.Extra})
+	access, err := r.a.Sign(Claims{Subject: f.Subject, Session: id, IssuedAt: now, Expires: expires, Extra: f.Extra})
 	if err != nil {
 		return Pair{}, err
 	}
-	refresh := signCompact((*r.a.keys.Load())[0], domainRefresh, &Claims{ID: id, Subject: strconv.FormatUint(f.Current, 10), Expires: f.Expires})
+	refresh, err := signCompact((*r.a.keys.Load())[0], domainRefresh, &Claims{ID: id, Subject: strconv.FormatUint(f.Current, 10), Expires: f.Expires})
+	if err != nil {
+		return Pair{}, err
+	}
 	return Pair{Access: access, Refresh: refresh, AccessExpires: expires, RefreshExpires: f.Expires}, nil
 }
 
 // open checks a refresh token's form, signature and expiry.
-func (r *Refresher) open(refresh string) (family string, number uint64, err error) {
-	if len(refresh) > maxToken {
-		return "", 0, ErrMalformed
+func (r *Refresher) open(ctx context.Context, refresh string) (family string, number uint64, err error) {
+	var c Claims
+	switch {
+	case len(refresh) > maxToken:
+		err = ErrMalformed
+	default:
+		err = r.a.verifyCompact(domainRefresh, refresh, &c)
 	}
-	c, err := r.a.verifyCompact(domainRefresh, refresh)
+	if err == nil && !time.Now().Before(c.Expires) {
+		err = ErrExpired
+	}
 	if err != nil {
-		return "", 0, err
-	}
-	if !time.Now().Before(c.Expires) {
-		return "", 0, ErrExpired
+		return "", 0, r.a.refused(ctx, &c, err)
 	}
 	number, err = strconv.ParseUint(c.Subject, 10, 64)
 	if err != nil {
@@ -124,7 +130,7 @@ func (r *Refresher) open(refresh string) (family string, number uint64, err erro
 // Refresh exchanges a refresh token for a new pair. ErrReused: it was exchanged before, longer ago than the leeway, and the family is revoked.
 // ErrRevoked: the family has ended. Other errors: the store's.
 func (r *Refresher) Refresh(ctx context.Context, refresh string) (Pair, error) {
-	id, number, err := r.open(refresh)
+	id, number, err := r.open(ctx, refresh)
 	if err != nil {
 		return Pair{}, err
 	}
@@ -149,24 +155,34 @@ func (r *Refresher) Refresh(ctx context.Context, refresh string) (Pair, error) {
 		case number+1 == f.Current && now.Sub(f.Rotated) < r.o.Leeway:
 			return r.pair(id, &f)
 		}
-		if err := r.store.Delete(ctx, id); err != nil {
-			return Pair{}, fmt.Errorf("token: revoke: %w", err)
+		if err := r.end(ctx, id); err != nil {
+			return Pair{}, err
 		}
 		if r.o.Reused != nil {
 			r.o.Reused(ctx, f.Subject, id)
+		}
+		if r.a.o.Event != nil {
+			r.a.o.Event(ctx, EventRefreshReuse, f.Subject)
 		}
 		return Pair{}, ErrReused
 	}
 }
 
-// Revoke ends the family of a refresh token: logout. Access tokens live on until they expire.
+// Revoke ends the family of a refresh token: logout. Its access tokens live on until they expire, unless the authority has Revocations.
 func (r *Refresher) Revoke(ctx context.Context, refresh string) error {
-	id, _, err := r.open(refresh)
+	id, _, err := r.open(ctx, refresh)
 	if err != nil {
 		return err
 	}
+	return r.end(ctx, id)
+}
+
+func (r *Refresher) end(ctx context.Context, id string) error {
 	if err := r.store.Delete(ctx, id); err != nil {
 		return fmt.Errorf("token: revoke: %w", err)
+	}
+	if rev := r.a.o.Revocations; rev != nil {
+		return rev.RevokeSession(ctx, id, time.Now().Add(r.a.o.TTL))
 	}
 	return nil
 }

@@ -1,19 +1,15 @@
 // Package token makes and checks signed tokens: proof of identity that any server can check with a key and no store.
 //
 // Two formats: a compact one of our own, and JWT (RFC 7519) under the rules of RFC 8725. A key has one algorithm; the token's
-// own claim about it is compared, never believed. Expiry is mandatory. A token can not be revoked before it expires, so access tokens
-// are short-lived and a [Refresher] renews them.
+// own claim about it is compared, never believed. Expiry is mandatory. Access tokens are short-lived, and a [Refresher] renews them; what must end earlier
+// stands in [Revocations].
 package token
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"crypto/subtle"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"hash"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +27,8 @@ var (
 	ErrRevoked    = errors.New("token: revoked")
 	// ErrReused: a refresh token was presented after it had been exchanged. Its whole family is revoked.
 	ErrReused = errors.New("token: refresh token reused")
+	// ErrCannotSign: the authority's first key only verifies.
+	ErrCannotSign = errors.New("token: key cannot sign")
 )
 
 // Format is how a token is written.
@@ -38,103 +36,85 @@ type Format uint8
 
 const (
 	Compact Format = iota // ours: shorter and about 20x faster than JWT
-	JWT                   // RFC 7519, HS256
+	JWT                   // RFC 7519
 )
 
-// Key signs or verifies. Secret has at least 32 bytes.
-type Key struct {
-	ID     string
-	Secret []byte
-}
-
-// Claims are what a token says. The zero values of NotBefore, Audience, Issuer and ID are left out.
+// Claims are what a token says. Zero values are left out.
 type Claims struct {
-	ID        string
+	ID        string // "jti" of a JWT
+	Session   string // "sid": the login that the token comes from; a Refresher sets it
 	Subject   string
 	Issuer    string
 	Audience  string
 	IssuedAt  time.Time // second precision
 	NotBefore time.Time
 	Expires   time.Time // mandatory
-	// Extra is application data.
+	// Extra is application data, at most 64 entries.
 	Extra map[string]string
 }
+
+// Kinds of security events. Package session reports through a function of the same form.
+const (
+	EventBadSignature = "bad-signature" // also an unknown key or algorithm
+	EventRevokedToken = "revoked-token" // a revoked token was used
+	EventRefreshReuse = "refresh-reuse" // a refresh token was used again: its thief, or its owner after its thief
+)
 
 // Options configure an [Authority].
 type Options struct {
 	Format Format
 	// Issuer and Audience are written into every token and, when set, required of every token.
 	Issuer, Audience string
+	// Type is the "typ" of a JWT, such as "at+jwt", which then every token must have (RFC 8725 section 3.11): for issuers that make tokens
+	// for several purposes. Default: "JWT" is written, and a token may have none, "JWT" or "at+jwt".
+	Type string
 	// TTL of a token whose Claims.Expires is zero. Default 15 min.
 	TTL time.Duration
 	// Leeway allows for clocks that differ. Default 0.
 	Leeway time.Duration
+	// Revocations, when set, are asked by Verify, and Sign gives every token an ID.
+	Revocations *Revocations
+	// Event reports what security monitoring wants to count and alert on. kind is one of the Event constants.
+	Event func(ctx context.Context, kind, subject string)
 }
 
 const (
-	minSecret = 32   // bytes, RFC 7518 section 3.2
 	maxToken  = 8192 // bytes, before anything is parsed
+	maxLeeway = 10 * time.Minute
 )
 
 // Authority signs with its first key and verifies with all. It is safe for concurrent use.
 type Authority struct {
-	o    Options
-	mu   sync.Mutex // serialises Rotate and Drop
-	keys atomic.Pointer[[]*key]
+	o                Options
+	issuer, audience string     // as a compact token has them
+	mu               sync.Mutex // serialises changes of keys
+	keys             atomic.Pointer[[]*key]
+	stats            counters
 }
 
-// key is an HMAC-SHA256 key with its hash states kept ready: half of the cost of a short HMAC is hashing the key.
-type key struct {
-	id     string
-	header string // of a JWT, encoded
-	states sync.Pool
-}
-
-func newKey(k Key) (*key, error) {
-	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-		return nil, fmt.Errorf("token: Key.ID %q must be 1 to 64 letters, digits, - or _", k.ID)
-	}
-	if len(k.Secret) < minSecret {
-		return nil, fmt.Errorf("token: Key.Secret of %q has %d bytes, must have at least %d", k.ID, len(k.Secret), minSecret)
-	}
-	secret := append([]byte(nil), k.Secret...)
-	header := b64.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT","kid":"` + k.ID + `"}`))
-	return &key{id: k.ID, header: header, states: sync.Pool{New: func() any { return &mac{Hash: hmac.New(sha256.New, secret)} }}}, nil
-}
-
-type mac struct {
-	hash.Hash
-	sum [sha256.Size]byte
-	in  []byte
-}
-
-// sign calls f with the HMAC of domain and s; it is only valid during the call.
-func (k *key) sign(domain, s string, f func(sum []byte)) {
-	m := k.states.Get().(*mac)
-	m.Reset()
-	m.in = append(append(m.in[:0], domain...), s...)
-	m.Write(m.in)
-	f(m.Sum(m.sum[:0]))
-	k.states.Put(m)
-}
-
-func (k *key) valid(domain, s string, sum []byte) bool {
-	m := k.states.Get().(*mac)
-	m.Reset()
-	m.in = append(append(m.in[:0], domain...), s...)
-	m.Write(m.in)
-	ok := subtle.ConstantTimeCompare(m.Sum(m.sum[:0]), sum) == 1
-	k.states.Put(m)
-	return ok
-}
+type counters struct{ signed, expired, badSignature, malformed, revoked, other atomic.Int64 }
 
 // New returns an authority; at least one key is required.
 func New(keys []Key, o Options) (*Authority, error) {
 	if len(keys) == 0 {
 		return nil, errors.New("token: no keys")
 	}
+	a, err := newAuthority(o)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.SetKeys(keys)
+}
+
+func newAuthority(o Options) (*Authority, error) {
 	if o.Format > JWT {
 		return nil, fmt.Errorf("token: Options.Format is %d, not a format", o.Format)
+	}
+	if o.Type != "" && o.Format != JWT {
+		return nil, errors.New("token: Options.Type is for the format JWT")
+	}
+	if strings.Trim(strings.ToLower(o.Type), "abcdefghijklmnopqrstuvwxyz0123456789.+-_/") != "" {
+		return nil, fmt.Errorf("token: Options.Type %q is not a media type", o.Type)
 	}
 	if o.TTL == 0 {
 		o.TTL = 15 * time.Minute
@@ -142,31 +122,49 @@ func New(keys []Key, o Options) (*Authority, error) {
 	if o.TTL < time.Second {
 		return nil, fmt.Errorf("token: Options.TTL is %v, must be at least 1s", o.TTL)
 	}
-	if o.Leeway < 0 || o.Leeway > 10*time.Minute {
+	if o.Leeway < 0 || o.Leeway > maxLeeway {
 		return nil, fmt.Errorf("token: Options.Leeway is %v, must be 0 to 10m", o.Leeway)
 	}
-	a := &Authority{o: o}
+	a := &Authority{o: o, issuer: string(appendText(nil, o.Issuer)), audience: string(appendText(nil, o.Audience))}
+	a.keys.Store(&[]*key{})
+	return a, nil
+}
+
+func (a *Authority) typ() string {
+	if a.o.Type != "" {
+		return a.o.Type
+	}
+	return "JWT"
+}
+
+// SetKeys replaces all keys while requests are served; the first one signs. To rotate without a moment in which a server meets a key that it does not know: give
+// all servers the new key in the second place, then in the first, and take the old one away when its last token has expired.
+func (a *Authority) SetKeys(keys []Key) error {
+	if len(keys) == 0 {
+		return errors.New("token: no keys")
+	}
 	ks := make([]*key, 0, len(keys))
 	for _, k := range keys {
-		n, err := newKey(k)
+		n, err := newKey(k, a.typ())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, old := range ks {
 			if old.id == n.id {
-				return nil, fmt.Errorf("token: two keys have the ID %q", n.id)
+				return fmt.Errorf("token: two keys have the ID %q", n.id)
 			}
 		}
 		ks = append(ks, n)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.keys.Store(&ks)
-	return a, nil
+	return nil
 }
 
-// Rotate makes k the signing key; older keys go on verifying until Drop. Verifiers on other servers need the key first: add it to them with
-// New, then rotate.
+// Rotate makes k the signing key; older keys go on verifying until Drop. It is for one server; for several see SetKeys.
 func (a *Authority) Rotate(k Key) error {
-	n, err := newKey(k)
+	n, err := newKey(k, a.typ())
 	if err != nil {
 		return err
 	}
@@ -185,7 +183,7 @@ func (a *Authority) Drop(id string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old := *a.keys.Load()
-	if old[0].id == id {
+	if len(old) > 0 && old[0].id == id {
 		return fmt.Errorf("token: %q is the signing key; rotate first", id)
 	}
 	ks := make([]*key, 0, len(old))
@@ -210,7 +208,8 @@ func (a *Authority) find(id string) *key {
 	return nil
 }
 
-// Sign returns a token for c. IssuedAt is set to now when zero, Expires to IssuedAt plus Options.TTL, Issuer and Audience to those of Options.
+// Sign returns a token for c. IssuedAt is set to now when zero, Expires to IssuedAt plus Options.TTL, Issuer and Audience to those of Options, ID to a
+// random one if there are Revocations.
 func (a *Authority) Sign(c Claims) (string, error) {
 	if c.IssuedAt.IsZero() {
 		c.IssuedAt = time.Now()
@@ -224,39 +223,78 @@ func (a *Authority) Sign(c Claims) (string, error) {
 	if c.Audience == "" {
 		c.Audience = a.o.Audience
 	}
+	if c.ID == "" && a.o.Revocations != nil {
+		c.ID = rand.Text()
+	}
+	if len(c.Extra) > maxExtra {
+		return "", fmt.Errorf("token: Claims.Extra has %d entries, the limit is %d", len(c.Extra), maxExtra)
+	}
 	k := (*a.keys.Load())[0]
 	var t string
 	var err error
 	if a.o.Format == JWT {
 		t, err = signJWT(k, &c)
 	} else {
-		t = signCompact(k, domainAccess, &c)
+		t, err = signCompact(k, domainAccess, &c)
 	}
-	if err == nil && len(t) > maxToken {
-		err = fmt.Errorf("token: %d bytes, the limit is %d", len(t), maxToken)
+	if err != nil {
+		return "", err
 	}
-	return t, err
+	if len(t) > maxToken {
+		return "", fmt.Errorf("token: %d bytes, the limit is %d", len(t), maxToken)
+	}
+	a.stats.signed.Add(1)
+	return t, nil
 }
 
 // Verify checks a token in this authority's format and returns its claims. Errors: those of this package.
-func (a *Authority) Verify(token string) (Claims, error) {
-	if len(token) > maxToken {
-		return Claims{}, fmt.Errorf("%w: %d bytes", ErrMalformed, len(token))
+func (a *Authority) Verify(token string) (c Claims, err error) {
+	if err = a.verify(token, &c); err == nil {
+		return c, nil
 	}
-	var c Claims
-	var err error
+	return Claims{}, a.refused(context.Background(), &c, err)
+}
+
+func (a *Authority) verify(token string, c *Claims) (err error) {
+	if len(token) > maxToken {
+		return fmt.Errorf("%w: %d bytes", ErrMalformed, len(token))
+	}
 	if a.o.Format == JWT {
-		c, err = a.verifyJWT(token)
+		err = a.verifyJWT(token, c)
 	} else {
-		c, err = a.verifyCompact(domainAccess, token)
+		err = a.verifyCompact(domainAccess, token, c)
 	}
 	if err != nil {
-		return Claims{}, err
+		*c = Claims{}
+		return err
 	}
-	if err := a.check(&c, time.Now()); err != nil {
-		return Claims{}, err
+	if err = a.check(c, time.Now()); err == nil && a.o.Revocations != nil && a.o.Revocations.Revoked(c) {
+		err = ErrRevoked
 	}
-	return c, nil
+	return err
+}
+
+// refused counts and reports; c is filled if the signature was good.
+func (a *Authority) refused(ctx context.Context, c *Claims, err error) error {
+	kind := ""
+	switch {
+	case errors.Is(err, ErrSignature), errors.Is(err, ErrUnknownKey):
+		a.stats.badSignature.Add(1)
+		kind = EventBadSignature
+	case errors.Is(err, ErrRevoked):
+		a.stats.revoked.Add(1)
+		kind = EventRevokedToken
+	case errors.Is(err, ErrExpired):
+		a.stats.expired.Add(1)
+	case errors.Is(err, ErrMalformed):
+		a.stats.malformed.Add(1)
+	default:
+		a.stats.other.Add(1)
+	}
+	if kind != "" && a.o.Event != nil {
+		a.o.Event(ctx, kind, c.Subject)
+	}
+	return err
 }
 
 // check holds the claims against the clock and the options.
@@ -274,28 +312,18 @@ func (a *Authority) check(c *Claims, now time.Time) error {
 	return nil
 }
 
-type contextKey struct{}
-
-// Middleware lets requests with a valid "Authorization: Bearer" token pass, with the claims in the context ([FromContext]); others get 401 with a
-// WWW-Authenticate header (RFC 6750) that does not say why.
-func (a *Authority) Middleware(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		auth := r.Header["Authorization"]
-		if len(auth) == 1 && len(auth[0]) > 7 && strings.EqualFold(auth[0][:7], "Bearer ") {
-			if c, err := a.Verify(strings.TrimSpace(auth[0][7:])); err == nil {
-				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, c)))
-				return
-			}
-			w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
-		} else {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-		}
-		http.Error(w, "unauthorized", http.StatusUnauthorized)
-	})
+// Stats are the counters of an [Authority].
+type Stats struct {
+	Signed       int64 `metric:"signed_total,counter,Tokens signed."`
+	Expired      int64 `metric:"expired_total,counter,Tokens refused because they had expired."`
+	BadSignature int64 `metric:"bad_signature_total,counter,Tokens refused for their signature, key or algorithm."`
+	Malformed    int64 `metric:"malformed_total,counter,Tokens that do not parse."`
+	Revoked      int64 `metric:"revoked_total,counter,Revoked tokens that were used."`
+	Other        int64 `metric:"other_total,counter,Tokens refused for another reason: audience, issuer, not yet valid."`
 }
 
-// FromContext returns the claims that Middleware verified.
-func FromContext(ctx context.Context) (Claims, bool) {
-	c, ok := ctx.Value(contextKey{}).(Claims)
-	return c, ok
+// Stats is cheap and safe at any time. Good tokens are not counted: that would be a memory shared by all processors in every request.
+func (a *Authority) Stats() Stats {
+	s := &a.stats
+	return Stats{s.signed.Load(), s.expired.Load(), s.badSignature.Load(), s.malformed.Load(), s.revoked.Load(), s.other.Load()}
 }

@@ -121,13 +121,14 @@ func (s *Site) beacon(w http.ResponseWriter, r *http.Request) error {
 	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&views); err != nil || len(views) == 0 || len(views) > 100 {
 		return bad("want 1 to 100 views as JSON")
 	}
+	trace := traced(r.Context())
 	msgs := make([]queue.Message, len(views))
 	for i, v := range views {
 		if v.ID == "" || len(v.ID) > 64 || s.Catalog[v.Path].Kind != accesslog.Page {
 			return bad("view " + strconv.Itoa(i) + " has no id or is of no page")
 		}
 		body, _ := json.Marshal(v)
-		msgs[i] = queue.Message{Topic: TopicViews, Kind: "view", ID: v.ID, Body: body}
+		msgs[i] = queue.Message{Topic: TopicViews, Kind: "view", ID: v.ID, Body: body, Header: trace}
 	}
 	if _, err := s.Queue.PublishBatch(r.Context(), msgs); err != nil {
 		return err

@@ -47,7 +47,7 @@ func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error
 	if err != nil {
 		return err
 	}
-	if _, err := queue.Send(r.Context(), s.Queue, queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id}, id); err != nil {
+	if _, err := queue.Send(r.Context(), s.Queue, queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id, Header: traced(r.Context())}, id); err != nil {
 		return err
 	}
 	s.published.Add(1)

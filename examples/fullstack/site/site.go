@@ -15,6 +15,7 @@ import (
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cdn"
 	"github.com/tierkit/tierkit/examples/fullstack/accesslog"
+	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/token"
@@ -43,6 +44,7 @@ type Config struct {
 	Queue    *queue.Queue
 	Edges    cdn.Purger
 	Log      *slog.Logger
+	Users    *metrics.Uniques // of the day
 	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a cookie.
 	Fresh func(http.Handler) http.Handler
 	// Observe wraps the mux itself, where the request's pattern is known.
@@ -151,14 +153,24 @@ func (s *Site) asUser(h func(w http.ResponseWriter, r *http.Request, user string
 }
 
 func (s *Site) user(r *http.Request) (string, error) {
+	name := ""
 	if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		c, err := s.Tokens.Verify(t)
 		if err != nil {
 			return "", statusError{http.StatusUnauthorized, "bad token"}
 		}
-		return c.Subject, nil
+		name = c.Subject
+	} else {
+		var err error
+		if name, err = s.Sessions.From(r.Context()).User(r.Context()); err != nil {
+			return "", err
+		}
 	}
-	return s.Sessions.From(r.Context()).User(r.Context())
+	if name != "" {
+		s.Users.Add(name, time.Now())
+		metrics.SetUser(r.Context(), name)
+	}
+	return name, nil
 }
 
 // key returns the client's idempotency key, which names the write for ever.

@@ -93,6 +93,9 @@ func (s *Site) login(w http.ResponseWriter, r *http.Request) error {
 	if err == nil {
 		err = s.check(r.Context(), name, password)
 	}
+	if errors.Is(err, errLogin) {
+		s.Sessions.LoginFailed(r.Context(), name)
+	}
 	if err == nil {
 		err = s.Sessions.From(r.Context()).Login(r.Context(), name, func(u *User) error { u.Name = name; return nil })
 	}

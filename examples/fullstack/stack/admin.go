@@ -29,7 +29,8 @@ type admin struct {
 
 func startAdmin(s *Stack) (*admin, error) {
 	a := &admin{node: newNode("admin", "admin", ""), s: s, prior: map[string]uint64{}, rates: map[string]float64{}}
-	d := s.metrics.Dashboard(metrics.DashboardOptions{Title: "tierkit full stack", Topology: a.topology, Panels: a.panels(), Events: s.Events, Logs: s.o.Logs})
+	d := s.metrics.Dashboard(metrics.DashboardOptions{Title: "tierkit full stack", Topology: a.topology, Panels: a.panels(), Events: s.Events,
+		Tiles: s.tiles, Logs: s.logs, Store: s.store, Security: s.security})
 	s.wg.Go(func() { d.Run(s.ctx) })
 	h := metrics.NewHealth(metrics.HealthOptions{})
 	h.Check("site", func(ctx context.Context) error {
@@ -49,7 +50,7 @@ func startAdmin(s *Stack) (*admin, error) {
 	mux.Handle("GET /metrics", onlyLocal(s.metrics.Handler()))
 	mux.Handle("GET /healthz", h.Live())
 	mux.Handle("GET /readyz", h.Ready())
-	mux.Handle("GET /", d)
+	mux.Handle("/", d)
 	return a, a.serve(fmt.Sprintf("127.0.0.1:%d", s.o.Admin), mux)
 }
 

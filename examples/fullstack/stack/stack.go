@@ -69,17 +69,19 @@ type Options struct {
 	Site, DNS, Admin int
 	// Workers bounds the worker pool of each centre, Webs its web servers. Zero means 8 and 4.
 	Workers, Webs int
-	Log           *slog.Logger
-	Logs          *metrics.LogHandler
-	Mutant        Mutant
+	// Log gets what all servers log; nil discards it. The dashboard has it in any case.
+	Log    slog.Handler
+	Mutant Mutant
 }
 
 // Stack is the running service.
 type Stack struct {
 	o       Options
 	log     *slog.Logger
+	logs    *metrics.LogHandler
 	metrics *metrics.Metrics
-	tiers   map[string]*metrics.HTTP // edge, lb, web
+	*observed
+	tiers map[string]*metrics.HTTP // edge, lb, web
 
 	redis   *redisTier
 	queue   *queue.Queue
@@ -116,7 +118,10 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Webs == 0 {
 		o.Webs = 4
 	}
-	s := &Stack{o: o, log: o.Log, tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	if o.Log == nil {
+		o.Log = slog.NewTextHandler(io.Discard, nil)
+	}
+	s := &Stack{o: o, log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -130,6 +135,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	for _, t := range []string{"edge", "lb", "web"} {
 		s.tiers[t] = s.metrics.HTTP(metrics.HTTPOptions{Server: t})
 	}
+	if err = s.startObserving(); err != nil {
+		return err
+	}
 	if s.redis, err = startRedis(s.ctx, &s.wg, s.o.Dir); err != nil {
 		return err
 	}
@@ -139,7 +147,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if err = s.openData(ctx); err != nil {
 		return err
 	}
-	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
+	if s.tokens, err = loadKeys(s.o.Dir, s.security.Report); err != nil {
 		return err
 	}
 	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do
@@ -214,6 +222,9 @@ func (s *Stack) Close() error {
 			s.redis.close()
 		}
 		s.wg.Wait()
+		if s.observed != nil {
+			errs = append(errs, s.observed.release())
+		}
 		s.ended = errors.Join(errs...)
 	})
 	return s.ended

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/tierkit/tierkit/cache/rediscache"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/redisstore"
@@ -26,6 +28,7 @@ const minWebs = 2
 // web is one web server: its own first cache tier over the shared second one, sessions and tokens in shared stores.
 type web struct {
 	*node
+	ship   *metrics.Shipper
 	l1     *cache.Cache[string, site.Entry]
 	remote *rediscache.Remote
 	tiered *cache.Tiered[string, site.Entry]
@@ -40,6 +43,11 @@ func (c *center) newWeb(name string) (w *web, err error) {
 			w.release()
 		}
 	}()
+	var logs *metrics.LogHandler
+	if logs, w.ship, err = c.s.logHandler(name, 0.2); err != nil {
+		return nil, err
+	}
+	log := slog.New(logs)
 	if w.l1, err = cache.New(cache.Options[string, site.Entry]{MaxEntries: 20_000, TTL: 30 * time.Second, Jitter: 0.1, StaleIfError: time.Minute}); err != nil {
 		return nil, err
 	}
@@ -53,7 +61,7 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := session.New[site.User](store, session.Options{Insecure: true}) // plain http on loopback
+	sessions, err := session.New[site.User](store, session.Options{Insecure: true, Hooks: &session.Hooks{Event: c.s.security.Report}}) // plain http on loopback
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +71,10 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	}
 	w.site = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens, Refresh: refresher,
-		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: c.s.log, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
+		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
 		Fresh: c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
 	})
-	app := w.site.Handler()
+	app := metrics.AccessLog(log, w.site.Handler())
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
 			rw.WriteHeader(http.StatusOK)
@@ -80,6 +88,7 @@ func (c *center) newWeb(name string) (w *web, err error) {
 
 func (w *web) release() {
 	w.close()
+	_ = closeShipper(w.ship)
 	if w.tiered != nil {
 		w.tiered.Close()
 	}
@@ -192,7 +201,7 @@ func (c *center) scaled(what string) func(autoscale.Decision, error) {
 }
 
 // loadKeys keeps the tokens' signing key in the directory, so that tokens outlive a restart.
-func loadKeys(dir string) (*token.Authority, error) {
+func loadKeys(dir string, event func(ctx context.Context, kind, user string)) (*token.Authority, error) {
 	name := filepath.Join(dir, "token.key")
 	secret, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -203,5 +212,5 @@ func loadKeys(dir string) (*token.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute})
+	return token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute, Event: event})
 }
