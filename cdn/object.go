@@ -37,6 +37,9 @@ type object struct {
 	onDisk atomic.Uint32
 	shown  atomic.Pointer[shown]
 
+	gz      atomic.Pointer[object] // its compressed form
+	packing atomic.Bool            // which is being made
+
 	state evict.State
 	size  int64
 	held  atomic.Bool // the policy holds it; changed under Cache.mu
