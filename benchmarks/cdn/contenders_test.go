@@ -131,6 +131,10 @@ func await(b *testing.B, name, url string, size int) {
 
 // serve is a Go contender, in a process of its own, until it is told to end. The path is the size of the answer.
 func serve(role, addr string) {
+	if role == "memory" {
+		fillMillion()
+		return
+	}
 	bodies := map[string][]byte{}
 	lengths := map[string][]string{}
 	for _, size := range []int{1 << 10, 100 << 10, 10 << 20} {
