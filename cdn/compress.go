@@ -47,10 +47,11 @@ const (
 	largestPacked  = 8 << 20
 )
 
-// mayPack is whether an object is compressed on the way out: text that the origin sent plain and did not forbid to change.
+// mayPack is whether an object may be compressed on the way out: text that the origin sent plain and did not forbid to
+// change. All its answers say so in Vary, also those that are sent before its length is known.
 func (c *Cache) mayPack(o *object) bool {
 	h := o.header
-	return c.o.Compress && o.status == http.StatusOK && o.slices == "" && o.length >= smallestPacked && o.length <= largestPacked && h["Content-Encoding"] == nil &&
+	return c.o.Compress && o.status == http.StatusOK && o.slices == "" && h["Content-Encoding"] == nil &&
 		compressible(firstOf(h["Content-Type"])) && !httpfield.Lists(h["Cache-Control"], "no-transform")
 }
 
@@ -58,7 +59,7 @@ func (c *Cache) mayPack(o *object) bool {
 // has it made, and gets the plain one.
 func (s *service) packed(o *object) *object {
 	in := s.r.Header
-	if in["Range"] != nil || in["Accept-Encoding"] == nil || !o.body.complete.Load() || !accepted(in["Accept-Encoding"])("gzip") {
+	if o.length < smallestPacked || o.length > largestPacked || in["Range"] != nil || in["Accept-Encoding"] == nil || !o.body.complete.Load() || !accepted(in["Accept-Encoding"])("gzip") {
 		return nil
 	}
 	c := s.e.c
