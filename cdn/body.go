@@ -13,6 +13,7 @@ import (
 // What a reader has seen never changes: the filler writes only behind it. Once complete it is read without a lock.
 type body struct {
 	complete atomic.Bool // nothing below changes any more
+	file     *extent     // where a complete body stands when it is not in memory
 
 	mu     sync.Mutex // guards what follows
 	chunks [][]byte
@@ -47,6 +48,14 @@ func bodyOf(chunks ...[]byte) *body {
 	}
 	b.complete.Store(true)
 	return b
+}
+
+// memory is the bytes that the body takes there.
+func (b *body) memory() int64 {
+	if b.file != nil {
+		return 0
+	}
+	return b.size()
 }
 
 func (b *body) size() int64 {

@@ -21,11 +21,16 @@ type Cache struct {
 	disk  *disk // nil: off
 	count counters
 
-	mu      sync.Mutex // guards policy
+	hosts hosts
+
+	mu      sync.Mutex // guards what follows
 	policy  evict.Policy[*object]
+	held    int64 // bytes of the objects in it, or in those of the hosts
+	objects int
 	filling atomic.Int64 // bytes of bodies that are not complete yet: they count, but can't be evicted
 
 	fetches  flights
+	slices   sliceFetches
 	ctx      context.Context
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
@@ -43,6 +48,7 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{o: o, seed: maphash.MakeSeed(), policy: evict.New[*object](evict.S3TK, o.MaxBytes)}
 	c.loop = o.Name + "; id=" + randomID()
 	c.index.init()
+	c.hosts.init(o.MaxHostBytes)
 	c.fetches.init()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if o.Disk.Dir != "" {
@@ -90,7 +96,7 @@ func (c *Cache) begin() bool {
 // that is slow or leaves disturbs nobody who waits for the same object. Requests that can't be cached call next as they
 // are.
 func (c *Cache) Handler(next http.Handler) http.Handler {
-	return &edge{c: c, transport: handlerTransport{next}, direct: next}
+	return c.newEdge(edge{transport: handlerTransport{next}, direct: next})
 }
 
 // store makes o findable, in place of older ones. The body may still be filling. e.mu is held.
@@ -109,9 +115,7 @@ func (c *Cache) store(e *entry, o *object) {
 func (c *Cache) forget(o *object) {
 	c.tags.remove(o)
 	c.mu.Lock()
-	if o.held.Swap(false) {
-		c.policy.Remove(o)
-	}
+	c.letGo(o)
 	c.mu.Unlock()
 }
 
@@ -122,31 +126,23 @@ func (c *Cache) keep(o *object, counted int64) {
 	c.mu.Lock()
 	c.filling.Add(-counted)
 	if !o.gone.Load() {
-		o.held.Store(true)
-		c.policy.Add(o)
+		c.hold(o)
 	}
 	c.mu.Unlock()
-	c.shrink()
+	c.shrink(o.host)
 	if c.disk != nil && o.wanted.Load() {
 		c.disk.enqueue(o)
 	}
 }
 
-// shrink evicts until the budget holds.
-func (c *Cache) shrink() {
+// shrink evicts until the budget holds, and that of a host (nil: of none).
+func (c *Cache) shrink(of *host) {
 	for {
 		c.mu.Lock()
-		if c.policy.Weight()+c.filling.Load() <= c.o.MaxBytes {
-			c.mu.Unlock()
-			return
-		}
-		o, ok := c.policy.Evict()
-		if ok {
-			o.held.Store(false)
-		}
+		o, ok := c.victim(of)
 		c.mu.Unlock()
 		if !ok {
-			return // only fills are left; each is bounded by MaxObject
+			return // or only fills are left; each is bounded by MaxObject
 		}
 		c.count.evictions.Add(1)
 		c.remove(o)
@@ -207,7 +203,7 @@ func (c *Cache) Stats() Stats {
 		BytesOut: n.out.Load(), BytesIn: n.in.Load(), DiskHits: n.diskHits.Load(), InFlight: int(n.inFlight.Load()),
 	}
 	c.mu.Lock()
-	s.Objects, s.Bytes = c.policy.Len(), c.policy.Weight()+c.filling.Load()
+	s.Objects, s.Bytes = c.objects, c.held+c.filling.Load()
 	c.mu.Unlock()
 	if c.disk != nil {
 		s.DiskObjects, s.DiskBytes = c.disk.stats()

@@ -507,7 +507,7 @@ func TestMemoryBudget(t *testing.T) {
 	require.Greater(t, st.Evictions, uint64(350))
 	settle(t, "the index holds no leftovers", func() bool {
 		n := 0
-		c.index.each(func(*entry) { n++ })
+		c.index.prefixed("", func(*entry) { n++ })
 		return c.Stats().Objects == n
 	})
 }

@@ -2,6 +2,7 @@ package cdn
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"slices"
@@ -67,25 +68,65 @@ func (s *service) deliver(o *object, outcome Outcome, note string) (abort bool) 
 				s.w.WriteHeader(s.status)
 				return false
 			case ok:
+				first, ok := s.begin(o, from)
+				if !ok {
+					return false
+				}
 				h["Content-Range"] = []string{"bytes " + itoa(from) + "-" + itoa(to) + "/" + itoa(o.length)}
 				h["Content-Length"] = []string{itoa(to - from + 1)}
 				s.status = http.StatusPartialContent
 				s.w.WriteHeader(s.status)
-				return s.send(o, from, to+1)
+				return s.send(o, first, from, to+1)
 			}
+		}
+	}
+	bodiless := r.Method == http.MethodHead || o.status == http.StatusNoContent
+	var first *object
+	if !bodiless {
+		var ok bool
+		if first, ok = s.begin(o, 0); !ok {
+			return false
 		}
 	}
 	s.status = o.status
 	s.w.WriteHeader(o.status)
-	if r.Method == http.MethodHead || o.status == http.StatusNoContent {
+	if bodiless {
 		return false
 	}
-	return s.send(o, 0, -1)
+	return s.send(o, first, 0, -1)
 }
 
-// send writes the body from an offset up to another (-1: the end).
-func (s *service) send(o *object, from, to int64) (abort bool) {
+// begin gets the first slice of an object that is kept in slices, before anything is said: when that fails the origin
+// answers for itself, and ok is false.
+func (s *service) begin(o *object, from int64) (first *object, ok bool) {
+	if o.slices == "" {
+		return nil, true
+	}
+	first, err := s.slice(o, from/s.e.c.o.SliceBytes)
+	if err == nil {
+		return first, true
+	}
+	if errors.Is(err, errChanged) {
+		s.e.c.remove(o)
+	}
+	clear(s.w.Header())
+	s.e.bypass(s.w, s.r, "fwd=bypass; detail=slice-failed")
+	return nil, false
+}
+
+// send writes the body from an offset up to another (-1: the end). first is what begin returned.
+func (s *service) send(o, first *object, from, to int64) (abort bool) {
 	b := o.body
+	if o.slices != "" || b.file != nil {
+		if to < 0 {
+			to = o.length
+		}
+		if o.slices != "" {
+			return s.sendSlices(o, first, from, to)
+		}
+		_, _, abort = s.sendPart(b, from, to)
+		return abort
+	}
 	if b.complete.Load() && from == 0 && to < 0 && len(b.chunks) <= 1 {
 		if len(b.chunks) == 1 {
 			n, _ := s.w.Write(b.chunks[0])
@@ -162,6 +203,7 @@ func (s *service) pass(f *flight, why string) (Outcome, bool) {
 		if n > 0 {
 			s.bytes += int64(n)
 			s.e.c.count.in.Add(uint64(n))
+			s.host.in.Add(uint64(n))
 			if _, werr := s.w.Write(buf[:n]); werr != nil {
 				return Miss, false
 			}

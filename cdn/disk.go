@@ -3,11 +3,11 @@ package cdn
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -23,6 +23,8 @@ type disk struct {
 	mu       sync.Mutex // guards what follows
 	segments []*segment // oldest first; the last is written to
 	index    map[string][]*diskRef
+	keys     keyList // of index
+	tags     map[string]map[*diskRef]struct{}
 	bytes    int64
 	count    int
 	loading  map[*diskRef]*diskLoad
@@ -58,7 +60,7 @@ func openDisk(c *Cache, o DiskOptions) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cdn: Options.Disk.Dir %s: in use by another cache: %w", o.Dir, err)
 	}
-	d := &disk{c: c, o: o, lock: lock, index: map[string][]*diskRef{}, loading: map[*diskRef]*diskLoad{}, writes: make(chan *object, 256), done: make(chan struct{})}
+	d := &disk{c: c, o: o, lock: lock, index: map[string][]*diskRef{}, tags: map[string]map[*diskRef]struct{}{}, loading: map[*diskRef]*diskLoad{}, writes: make(chan *object, 256), done: make(chan struct{})}
 	if err := d.recover(); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("cdn: disk: %w", err)
@@ -101,16 +103,22 @@ func (d *disk) recover() error {
 
 // put indexes a record in place of an older one of the same variant. d.mu is held, or nobody else knows d.
 func (d *disk) put(r *diskRef) {
-	refs := d.index[r.key]
-	for i, old := range refs {
+	for _, old := range d.index[r.key] {
 		if old.selectors == r.selectors && slices.Equal(old.vary, r.vary) {
-			d.bytes -= old.size
-			d.count--
-			refs = slices.Delete(refs, i, i+1)
+			d.drop(old)
 			break
 		}
 	}
-	d.index[r.key] = append(refs, r)
+	if len(d.index[r.key]) == 0 {
+		d.keys.add(r.key)
+	}
+	d.index[r.key] = append(d.index[r.key], r)
+	for _, t := range r.tags {
+		if d.tags[t] == nil {
+			d.tags[t] = map[*diskRef]struct{}{}
+		}
+		d.tags[t][r] = struct{}{}
+	}
 	d.bytes += r.size
 	d.count++
 }
@@ -123,8 +131,14 @@ func (d *disk) drop(r *diskRef) {
 	}
 	d.bytes -= r.size
 	d.count--
+	for _, t := range r.tags {
+		if delete(d.tags[t], r); len(d.tags[t]) == 0 {
+			delete(d.tags, t)
+		}
+	}
 	if refs = slices.Delete(refs, i, i+1); len(refs) == 0 {
 		delete(d.index, r.key)
+		d.keys.remove(r.key)
 	} else {
 		d.index[r.key] = refs
 	}
@@ -196,8 +210,8 @@ func (d *disk) write() {
 }
 
 func (d *disk) append(o *object) {
-	rec, err := encodeObject(o)
-	if err != nil || int64(len(rec.head))+o.body.size() > d.segmentSize() {
+	rec, chunks, err := encodeObject(o)
+	if err != nil || rec.total() > d.segmentSize() {
 		return
 	}
 	d.mu.Lock()
@@ -209,7 +223,7 @@ func (d *disk) append(o *object) {
 	if err != nil {
 		return // a full disk costs hits, nothing else
 	}
-	at, err := s.append(rec.head, o.body.chunks)
+	at, err := s.append(rec.head, chunks)
 	if err != nil {
 		return
 	}
@@ -236,7 +250,7 @@ func (d *disk) tail(n int64) (*segment, error) {
 
 // load brings the variant that a request selects back into memory; nil when there is none. Several who ask for one
 // object wait for one read.
-func (d *disk) load(key []byte, hash uint64, h http.Header) *object {
+func (d *disk) load(key []byte, hash uint64, host *host, h http.Header) *object {
 	d.mu.Lock()
 	var ref *diskRef
 	for _, r := range d.index[string(key)] {
@@ -258,7 +272,7 @@ func (d *disk) load(key []byte, hash uint64, h http.Header) *object {
 	ref.seg.acquire()
 	d.mu.Unlock()
 
-	o, err := ref.seg.read(ref.at, ref.size)
+	o, err := ref.seg.read(ref.at, ref.size, d.o.InPlace)
 	e := d.c.index.lock(hash, string(key)) // an entry's lock comes before d.mu
 	d.mu.Lock()
 	delete(d.loading, ref)
@@ -266,7 +280,7 @@ func (d *disk) load(key []byte, hash uint64, h http.Header) *object {
 		if err != nil {
 			d.drop(ref) // damaged: a miss, now and later
 		} else {
-			o.hash = hash
+			o.hash, o.host = hash, host
 			o.soft.Store(ref.soft)
 			o.onDisk.Store(diskWritten)
 			ref.mem, l.o = o, o
@@ -317,7 +331,7 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 		return 0, nil, nil
 	}
 	for _, r := range refs {
-		if r.mem == nil || r.mem.gone.Load() && !r.mem.purged.Load() { // else it counts in memory
+		if !isSlice(r.key) && (r.mem == nil || r.mem.gone.Load() && !r.mem.purged.Load()) { // else it counts in memory
 			n++
 		}
 		if r.mem != nil {
@@ -329,10 +343,7 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 			d.drop(r)
 		}
 	}
-	if m.Soft {
-		return n, loaded, nil // after a restart it is fresh again until its time is over; a soft purge is a hint
-	}
-	if m.All {
+	if m.All && !m.Soft {
 		for _, s := range d.segments {
 			s.remove()
 		}
@@ -360,21 +371,28 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 
 func (d *disk) matching(m Match) (out []*diskRef) {
 	if m.URL != "" {
-		return slices.Clone(d.index[m.URL])
-	}
-	for key, refs := range d.index {
-		for _, r := range refs {
-			if m.All || m.Prefix != "" && strings.HasPrefix(key, m.Prefix) || m.Tag != "" && slices.Contains(r.tags, m.Tag) {
-				out = append(out, r)
-			}
+		out = slices.Clone(d.index[m.URL])
+		for _, key := range d.keys.prefixed(m.URL + "\x00") { // its slices
+			out = append(out, d.index[key]...)
 		}
+		return out
+	}
+	if m.Tag != "" {
+		return slices.Collect(maps.Keys(d.tags[m.Tag]))
+	}
+	for _, key := range d.keys.prefixed(m.Prefix) { // of all the prefix is empty
+		out = append(out, d.index[key]...)
 	}
 	return out
 }
 
 func (d *disk) purgeRefs(m Match) {
 	for _, r := range d.matching(m) {
-		d.drop(r)
+		if m.Soft {
+			r.soft = true
+		} else {
+			d.drop(r)
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 
 func settle(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("never: ", what)
 		}
@@ -163,5 +163,35 @@ func TestDamageIsAMiss(t *testing.T) {
 			}
 		}
 		require.NoError(t, c.Close())
+	}
+}
+
+// A soft purge outlives a restart: what was marked stale is asked about, not served as if nothing had happened.
+func TestSoftPurgeOutlivesRestart(t *testing.T) {
+	for name, m := range map[string]Match{"url": {URL: "http://a.example/1"}, "prefix": {Prefix: "http://a.example/1"}, "tag": {Tag: "odd1"}, "all": {All: true}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			c, _, get := shelf(t, dir, Options{})
+			for range 2 {
+				for i := range 3 {
+					get(i)
+				}
+			}
+			settle(t, "written", func() bool { return c.Stats().DiskObjects == 3 })
+			m.Soft = true
+			n, err := c.Purge(t.Context(), m)
+			require.NoError(t, err)
+			require.Equal(t, map[bool]int{true: 3, false: 1}[m.All], n)
+			require.NoError(t, c.Close())
+
+			c, s, get := shelf(t, dir, Options{})
+			defer c.Close()
+			require.Equal(t, content("/1"), get(1))
+			require.Equal(t, 1, s.count(), "asked again")
+			require.Equal(t, content("/1"), get(1))
+			require.Equal(t, 1, s.count(), "and fresh from then on")
+			get(2)
+			require.Equal(t, map[bool]int{true: 2, false: 1}[m.All], s.count())
+		})
 	}
 }

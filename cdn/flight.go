@@ -16,6 +16,7 @@ import (
 type flight struct {
 	key     string
 	hash    uint64
+	host    *host
 	left    chan struct{} // closed when the client that began it is gone
 	leaving sync.Once
 	info    chan information // informational answers, for that client
@@ -101,7 +102,7 @@ func (s *service) join(old *object) (f *flight, leader bool) {
 	if f := e.flights[sel]; f != nil && !f.private.Load() {
 		return f, false
 	}
-	f = &flight{key: e.key, hash: s.hash, left: make(chan struct{}), ready: make(chan struct{})}
+	f = &flight{key: e.key, hash: s.hash, host: s.host, left: make(chan struct{}), ready: make(chan struct{})}
 	if !c.begin() {
 		f.err = ErrClosed
 		close(f.ready)
@@ -155,8 +156,13 @@ func (c *Cache) settle(f *flight, e *entry, sel string, publish func(e *entry)) 
 // run makes the fetch of a flight.
 func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.Header, old *object) {
 	c := x.c
+	release, err := x.turn(req.Context())
 	asked := time.Now()
-	res, err := x.roundTrip(f, req)
+	var res *http.Response
+	if err == nil {
+		res, err = x.roundTrip(f, req)
+		release()
+	}
 	received := time.Now()
 	if err != nil {
 		f.err = err
@@ -183,7 +189,7 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 		}
 		return
 	}
-	o := &object{key: f.key, hash: f.hash, status: res.StatusCode, header: res.Header, length: res.ContentLength, body: &body{}}
+	o := &object{key: f.key, hash: f.hash, host: f.host, status: res.StatusCode, header: res.Header, length: res.ContentLength, body: &body{}}
 	if f.part != nil {
 		o = f.part.continued(res)
 	} else if res.StatusCode == http.StatusPartialContent {
@@ -200,11 +206,13 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	} else {
 		delete(o.header, "Content-Length")
 	}
-	if o.length > c.o.MaxObject {
-		f.why = "too-large"
-	}
 	if len(res.Trailer) > 0 && f.why == "" {
 		f.why = "trailers" // a hit could not show them
+	}
+	if f.why == "" && f.part == nil && c.sliceable(o, res) {
+		o.slices = randomID()
+	} else if o.length > c.o.MaxObject {
+		f.why = "too-large"
 	}
 	if _, ok := o.header["Content-Type"]; !ok {
 		o.header["Content-Type"] = nil // net/http must not guess
@@ -244,7 +252,12 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	if f.why != "" {
 		o.gone.Store(true) // for those who wait now, and nobody else
 	}
-	f.first, _ = o.body.reader(0)
+	if o.slices != "" { // its slices are fetched as they are wanted
+		res.Body.Close()
+		o.body = bodyOf()
+	} else {
+		f.first, _ = o.body.reader(0)
+	}
 	c.settle(f, e, sel, func(e *entry) {
 		if f.why == "" && !f.purged.Load() && !c.fetches.tagged(f, o.tags) {
 			f.stored = true
@@ -260,9 +273,15 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	default:
 	}
 	stored := f.stored // f is read by others from here on
+	if o.slices != "" {
+		if stored {
+			c.keep(o, 0)
+		}
+		return
+	}
 	counted := int64(0)
 	defer func() { c.filling.Add(-counted) }()
-	err = o.body.fill(io.TeeReader(res.Body, byteCounter{&c.count.in}), o.length, func(total int64) bool {
+	err = o.body.fill(io.TeeReader(res.Body, byteCounter{&c.count.in, &f.host.in}), o.length, func(total int64) bool {
 		c.filling.Add(total - counted)
 		counted = total
 		if total > c.o.MaxObject {
@@ -272,7 +291,7 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 			}
 			return false
 		}
-		c.shrink()
+		c.shrink(nil)
 		return true
 	})
 	broken := err != nil && stored
@@ -305,7 +324,7 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 
 // sized replaces an object whose length was not known by one that has it.
 func (c *Cache) sized(o *object) *object {
-	n := &object{key: o.key, hash: o.hash, status: o.status, header: o.header.Clone(), body: o.body, length: o.body.size(), etag: o.etag,
+	n := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header.Clone(), body: o.body, length: o.body.size(), etag: o.etag,
 		tags: o.tags, vary: o.vary, selectors: o.selectors, freshness: o.freshness}
 	n.header["Content-Length"] = []string{itoa(n.length)}
 	if _, ok := o.header["Content-Type"]; ok && n.header["Content-Type"] == nil {
@@ -326,7 +345,7 @@ func (c *Cache) sized(o *object) *object {
 
 // refreshed is old with what a 304 says (RFC 9111 section 3.2 and 4.3.4). ok is whether the result may be stored.
 func (c *Cache) refreshed(old *object, update http.Header, ask http.Header, asked, received time.Time) (n *object, ok bool) {
-	n = &object{key: old.key, hash: old.hash, status: old.status, header: old.header.Clone(), body: old.body, length: old.length, etag: old.etag, tags: old.tags}
+	n = &object{key: old.key, hash: old.hash, host: old.host, status: old.status, header: old.header.Clone(), body: old.body, length: old.length, slices: old.slices, etag: old.etag, tags: old.tags}
 	if tags := c.tagsOf(update); tags != nil {
 		n.tags = tags
 	}
@@ -367,10 +386,12 @@ func (n *notifyClose) Close() error {
 	return err
 }
 
-type byteCounter struct{ n *atomic.Uint64 }
+type byteCounter [2]*atomic.Uint64
 
 func (b byteCounter) Write(p []byte) (int, error) {
-	b.n.Add(uint64(len(p)))
+	for _, n := range b {
+		n.Add(uint64(len(p)))
+	}
 	return len(p), nil
 }
 

@@ -13,9 +13,9 @@ type index struct {
 }
 
 type shard struct {
-	mu sync.RWMutex // guards m
-	m  map[string]*entry
-	_  [32]byte
+	mu   sync.RWMutex // guards what follows
+	m    map[string]*entry
+	keys keyList // of m, for purges by prefix
 }
 
 // entry is all that is known about one key: its variants, the fetches that run, and that it can't be cached.
@@ -57,6 +57,7 @@ func (x *index) lock(hash uint64, key string) *entry {
 		if e == nil {
 			e = &entry{key: key}
 			s.m[key] = e
+			s.keys.add(key)
 		}
 		s.mu.Unlock()
 		e.mu.Lock()
@@ -74,6 +75,7 @@ func (x *index) unlock(e *entry, hash uint64, now time.Time) {
 		s.mu.Lock()
 		if s.m[e.key] == e {
 			delete(s.m, e.key)
+			s.keys.remove(e.key)
 		}
 		s.mu.Unlock()
 		e.dead = true
@@ -81,14 +83,15 @@ func (x *index) unlock(e *entry, hash uint64, now time.Time) {
 	e.mu.Unlock()
 }
 
-// each calls f for all entries of the moment.
-func (x *index) each(f func(*entry)) {
+// prefixed calls f for the entries of the moment whose keys begin with prefix; it looks at no others.
+func (x *index) prefixed(prefix string, f func(*entry)) {
 	for i := range x.shards {
 		s := &x.shards[i]
 		s.mu.RLock()
-		es := make([]*entry, 0, len(s.m))
-		for _, e := range s.m {
-			es = append(es, e)
+		keys := s.keys.prefixed(prefix)
+		es := make([]*entry, 0, len(keys))
+		for _, k := range keys {
+			es = append(es, s.m[k])
 		}
 		s.mu.RUnlock()
 		for _, e := range es {

@@ -15,10 +15,12 @@ import (
 type object struct {
 	key    string // an absolute URL, normally
 	hash   uint64 // of key
+	host   *host
 	status int
 	header http.Header // as it is sent, without Age, Cache-Status and the tags
 	body   *body
-	length int64 // of the body; -1 while it is being filled and not known
+	length int64  // of the body; -1 while it is being filled and not known
+	slices string // what tells apart the slices of this object, which has no body itself; "": it has one
 	etag   string
 	tags   []string
 
@@ -72,7 +74,7 @@ func (o *object) weigh() {
 	for _, t := range o.tags {
 		n += int64(len(t)) + 64
 	}
-	o.size = n + o.body.size()
+	o.size = n + o.body.memory()
 }
 
 // shown are the header values that change as an object ages, made once a second.

@@ -3,6 +3,7 @@ package cdn
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -14,9 +15,15 @@ var ErrClosed = errors.New("cdn: closed")
 
 // Options configure a [Cache]. The zero value of every field is a good default.
 type Options struct {
-	MaxBytes  int64       // memory for objects, headers included; 0: 64 MiB
-	MaxObject int64       // largest object kept; larger ones pass through; 0: the smaller of MaxBytes/8 and 64 MiB
-	Disk      DiskOptions // second tier; off unless Dir is set
+	MaxBytes  int64 // memory for objects, headers included; 0: 64 MiB
+	MaxObject int64 // largest object kept as a whole; larger ones are kept in slices; 0: the smaller of MaxBytes/8 and 64 MiB
+
+	// SliceBytes is the size of the slices of an object that is larger than MaxObject: they are fetched by ranges as clients want
+	// them, and kept and evicted each for itself. The origin must answer ranges and give a strong ETag; else such objects pass
+	// through. 0: the smaller of MaxObject and 1 MiB; negative: they always pass through.
+	SliceBytes int64
+
+	Disk DiskOptions // second tier; off unless Dir is set
 
 	StaleIfError         time.Duration // how long a stale object may serve when the origin fails and says nothing itself; 0: 1 minute; negative: never
 	StaleWhileRevalidate time.Duration // how long a stale object may serve while it is refreshed, when the origin says nothing itself; 0: never
@@ -29,6 +36,8 @@ type Options struct {
 	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"
 	Key                  KeyFunc       // nil: KeyURL
 	MaxVariants          int           // per URL; 0: 64
+	MaxHostBytes         int64         // memory for the objects of one host, so that none crowds out the others; 0: no limit but MaxBytes
+	MaxFills             int           // fetches from one origin that wait for its answer at a time: after a purge of everything the others wait their turn, and stale objects that may be served are; 0: 256; negative: no limit
 	FillTimeout          time.Duration // longest fetch of one object; 0: 5 minutes
 	Hooks                *Hooks
 }
@@ -37,6 +46,7 @@ type Options struct {
 type DiskOptions struct {
 	Dir      string // created when missing; one cache per directory
 	MaxBytes int64  // 0: 1 GiB
+	InPlace  int64  // bodies of at least this many bytes are served from disk through sendfile instead of being read into memory; 0: 256 KiB; negative: none
 	NoSync   bool   // do not fsync purges: a crash of the machine (not of the process) may then bring a purged object back
 }
 
@@ -87,8 +97,8 @@ func (o Options) withDefaults() (Options, error) {
 			*d = 0
 		}
 	}
-	if o.MaxBytes < 0 || o.MaxObject < 0 || o.MaxVariants < 0 || o.FillTimeout < 0 || o.Disk.MaxBytes < 0 {
-		return o, errors.New("cdn: Options: MaxBytes, MaxObject, MaxVariants, FillTimeout and Disk.MaxBytes: want 0 or more")
+	if o.MaxBytes < 0 || o.MaxObject < 0 || o.MaxVariants < 0 || o.MaxHostBytes < 0 || o.FillTimeout < 0 || o.Disk.MaxBytes < 0 {
+		return o, errors.New("cdn: Options: MaxBytes, MaxObject, MaxVariants, MaxHostBytes, FillTimeout and Disk.MaxBytes: want 0 or more")
 	}
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 64 << 20
@@ -99,8 +109,25 @@ func (o Options) withDefaults() (Options, error) {
 	if o.MaxObject > o.MaxBytes/2 {
 		return o, fmt.Errorf("cdn: Options.MaxObject %d: want at most half of MaxBytes", o.MaxObject)
 	}
+	if o.MaxHostBytes > 0 && o.MaxHostBytes < o.MaxObject {
+		return o, fmt.Errorf("cdn: Options.MaxHostBytes %d: want at least MaxObject, %d", o.MaxHostBytes, o.MaxObject)
+	}
+	if o.MaxFills == 0 {
+		o.MaxFills = 256
+	}
 	if o.Disk.MaxBytes == 0 {
 		o.Disk.MaxBytes = 1 << 30
+	}
+	if o.Disk.InPlace == 0 {
+		o.Disk.InPlace = 256 << 10
+	} else if o.Disk.InPlace < 0 {
+		o.Disk.InPlace = math.MaxInt64
+	}
+	if o.SliceBytes == 0 {
+		o.SliceBytes = min(1<<20, o.MaxObject)
+	}
+	if o.SliceBytes > 0 && (o.SliceBytes < 4<<10 && o.SliceBytes < o.MaxObject || o.SliceBytes > o.MaxObject) {
+		return o, fmt.Errorf("cdn: Options.SliceBytes %d: want 4096 to MaxObject, %d", o.SliceBytes, o.MaxObject)
 	}
 	def(&o.StaleIfError, time.Minute)
 	def(&o.StaleWhileRevalidate, 0)

@@ -67,7 +67,7 @@ func (c *Cache) Proxy(origin string, o ProxyOptions) (http.Handler, error) {
 			http.Error(w, http.StatusText(status), status)
 		},
 	}
-	return &edge{c: c, transport: p, direct: direct, prepare: p.prepare}, nil
+	return c.newEdge(edge{transport: p, direct: direct, prepare: p.prepare}), nil
 }
 
 type proxy struct {
@@ -243,9 +243,14 @@ func (x *edge) bypass(w http.ResponseWriter, r *http.Request, note string) {
 	}
 	x.direct.ServeHTTP(wrapped, r)
 	wrapped.Finish()
-	c.count.out.Add(uint64(wrapped.Written))
-	if h := c.o.Hooks; h != nil && h.Served != nil {
-		h.Served(r, Bypass, wrapped.Status, wrapped.Written, time.Since(start))
+	n, h := uint64(wrapped.Written), c.hosts.of(r.Host)
+	c.count.out.Add(n)
+	c.count.in.Add(n)
+	h.requests.Add(1)
+	h.out.Add(n)
+	h.in.Add(n)
+	if k := c.o.Hooks; k != nil && k.Served != nil {
+		k.Served(r, Bypass, wrapped.Status, wrapped.Written, time.Since(start))
 	}
 }
 

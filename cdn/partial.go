@@ -24,7 +24,7 @@ func (c *Cache) keepPart(o *object, counted int64) {
 	o.body.mu.Lock()
 	chunks := o.body.chunks
 	o.body.mu.Unlock()
-	p := &object{key: o.key, hash: o.hash, status: o.status, header: o.header, body: bodyOf(chunks...), length: o.length, etag: o.etag,
+	p := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header, body: bodyOf(chunks...), length: o.length, etag: o.etag,
 		tags: o.tags, vary: o.vary, selectors: o.selectors, freshness: o.freshness}
 	c.remove(o)
 	if o.purged.Load() {
@@ -74,7 +74,7 @@ func (x *edge) roundTrip(f *flight, req *http.Request) (*http.Response, error) {
 
 // continued is the whole object that a part and the answer with its rest make. The fields of the newer answer count.
 func (p *object) continued(res *http.Response) *object {
-	o := &object{key: p.key, hash: p.hash, status: p.status, header: p.header.Clone(), length: p.length, body: &body{}}
+	o := &object{key: p.key, hash: p.hash, host: p.host, status: p.status, header: p.header.Clone(), length: p.length, body: &body{}}
 	for k, v := range res.Header {
 		switch k {
 		case "Content-Length", "Content-Range", "Content-Encoding":
@@ -97,7 +97,7 @@ func (c *Cache) begin206(f *flight, res *http.Response, o *object, ask http.Head
 		res.ContentLength != last+1 || total > c.o.MaxObject {
 		return
 	}
-	p := &object{key: o.key, hash: o.hash, status: http.StatusOK, header: res.Header.Clone(), length: total, etag: firstOf(res.Header["Etag"])}
+	p := &object{key: o.key, hash: o.hash, host: o.host, status: http.StatusOK, header: res.Header.Clone(), length: total, etag: firstOf(res.Header["Etag"])}
 	delete(p.header, "Content-Range")
 	p.tags = c.tagsOf(p.header)
 	if c.judge(p, ask, asked, received) != "" {

@@ -70,11 +70,9 @@ func (c *Cache) Purge(ctx context.Context, m Match) (int, error) {
 	default:
 		match := func(key string) bool { return strings.HasPrefix(key, m.Prefix) }
 		c.fetches.purge(match)
-		c.index.each(func(e *entry) {
-			if match(e.key) {
-				for _, o := range e.everything() {
-					n += c.purgeObject(o, m.Soft)
-				}
+		c.index.prefixed(m.Prefix, func(e *entry) {
+			for _, o := range e.everything() {
+				n += c.purgeObject(o, m.Soft)
 			}
 		})
 	}
@@ -114,8 +112,16 @@ func (c *Cache) purgeMemory(key string, soft bool) (n int) {
 		}
 		e.passing.Store(0)
 	}
+	c.index.prefixed(key+"\x00", func(e *entry) { // its slices
+		for _, o := range e.everything() {
+			c.purgeObject(o, soft)
+		}
+	})
 	return n
 }
+
+// isSlice is whether a key is that of a slice: those are not counted, the object that they belong to is.
+func isSlice(key string) bool { return strings.IndexByte(key, 0) >= 0 }
 
 // purgeObject purges an object and those that took its place since it was found.
 func (c *Cache) purgeObject(o *object, soft bool) (n int) {
@@ -123,7 +129,9 @@ func (c *Cache) purgeObject(o *object, soft bool) (n int) {
 		o.purged.Store(!soft)
 		switch {
 		case soft && !o.soft.Swap(true) && !o.gone.Load(), !soft && c.remove(o):
-			n = 1
+			if !isSlice(o.key) {
+				n = 1
+			}
 		}
 	}
 	return n

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,9 @@ type segment struct {
 	number uint64
 	size   int64
 	users  atomic.Int64 // readers, and one for the owner
+
+	mu      sync.Mutex // guards what follows
+	handles []*os.File // open for reading, each with an offset of its own
 }
 
 const (
@@ -55,6 +59,8 @@ type meta struct {
 	SIE       time.Duration `json:"e,omitempty"`
 	NoCache   bool          `json:"n,omitempty"`
 	Strict    bool          `json:"m,omitempty"`
+	Slices    string        `json:"i,omitempty"`
+	Length    int64         `json:"b,omitempty"` // of the whole, with Slices
 	Purge     Match         `json:"p,omitzero"`
 }
 
@@ -102,12 +108,29 @@ func headSum(h []byte) uint64 {
 	return d.Sum64()
 }
 
-func encodeObject(o *object) (record, error) {
+func encodeObject(o *object) (record, [][]byte, error) {
 	m := meta{
 		Key: o.key, Status: o.status, Header: o.header, Tags: o.tags, Vary: o.vary, Selectors: o.selectors,
 		Received: o.received.UnixNano(), Age: o.age, Life: o.life, SWR: o.swr, SIE: o.sie, NoCache: o.noCache, Strict: o.strict,
 	}
-	return encodeRecord(recordObject, m, o.body.chunks)
+	if o.slices != "" {
+		m.Slices, m.Length = o.slices, o.length
+	}
+	chunks := o.body.chunks
+	if x := o.body.file; x != nil { // it was confirmed by a 304, and gets a record of its own
+		f, done, err := x.open(time.Now())
+		if err != nil {
+			return record{}, nil, err
+		}
+		defer done()
+		data := make([]byte, x.len)
+		if _, err := f.ReadAt(data, x.at); err != nil {
+			return record{}, nil, err
+		}
+		chunks = [][]byte{data}
+	}
+	r, err := encodeRecord(recordObject, m, chunks)
+	return r, chunks, err
 }
 
 func encodePurge(m Match) (record, error) { return encodeRecord(recordPurge, meta{Purge: m}, nil) }
@@ -187,8 +210,8 @@ func (s *segment) head(at, end int64) (r record, err error) {
 	return r, nil
 }
 
-// read returns the object at an offset, checked to the last byte.
-func (s *segment) read(at, size int64) (*object, error) {
+// read returns the object at an offset, checked to the last byte. A body of at least inPlace bytes stays where it is.
+func (s *segment) read(at, size, inPlace int64) (*object, error) {
 	r, err := s.head(at, at+size)
 	if err != nil {
 		return nil, err
@@ -196,18 +219,31 @@ func (s *segment) read(at, size int64) (*object, error) {
 	if r.kind != recordObject || r.total() != size {
 		return nil, errDamaged
 	}
-	body := make([]byte, r.bodyLen)
-	if _, err := io.ReadFull(io.NewSectionReader(s.f, at+int64(len(r.head)), r.bodyLen), body); err != nil {
-		return nil, err
-	}
-	if xxhash.Sum64(body) != r.bodySum {
-		return nil, errDamaged
+	var b *body
+	if begin := at + int64(len(r.head)); r.bodyLen >= inPlace && r.bodyLen > 0 {
+		b = &body{done: true, end: r.bodyLen, file: &extent{seg: s, at: begin, len: r.bodyLen, sum: r.bodySum}}
+		b.complete.Store(true)
+		if err := b.file.check(s.f, time.Now()); err != nil {
+			return nil, err
+		}
+	} else {
+		data := make([]byte, r.bodyLen)
+		if _, err := io.ReadFull(io.NewSectionReader(s.f, begin, r.bodyLen), data); err != nil {
+			return nil, err
+		}
+		if xxhash.Sum64(data) != r.bodySum {
+			return nil, errDamaged
+		}
+		b = bodyOf(data)
 	}
 	m := &r.meta
-	o := &object{key: m.Key, status: m.Status, header: m.Header, tags: m.Tags, vary: m.Vary, selectors: m.Selectors, body: bodyOf(body), length: r.bodyLen,
+	o := &object{key: m.Key, status: m.Status, header: m.Header, tags: m.Tags, vary: m.Vary, selectors: m.Selectors, body: b, length: r.bodyLen, slices: m.Slices,
 		freshness: freshness{received: time.Unix(0, m.Received), age: m.Age, life: m.Life, swr: m.SWR, sie: m.SIE, noCache: m.NoCache, strict: m.Strict}}
 	if o.header == nil {
 		o.header = http.Header{}
+	}
+	if o.slices != "" {
+		o.length = m.Length
 	}
 	o.etag = firstOf(o.header["Etag"])
 	return o, nil
@@ -233,6 +269,12 @@ func (s *segment) acquire() { s.users.Add(1) }
 func (s *segment) release() {
 	if s.users.Add(-1) == 0 {
 		s.f.Close()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, f := range s.handles {
+			f.Close()
+		}
+		s.handles = nil
 	}
 }
 

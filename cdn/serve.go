@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -17,7 +18,32 @@ type edge struct {
 	transport http.RoundTripper     // for fills
 	direct    http.Handler          // for what can't be cached
 	prepare   func(r *http.Request) // makes a fill's request one for the origin; nil: nothing to do
+	turns     chan struct{}         // one place for each fetch that may wait for the origin; nil: no limit
 }
+
+func (c *Cache) newEdge(e edge) *edge {
+	e.c = c
+	if c.o.MaxFills > 0 {
+		e.turns = make(chan struct{}, c.o.MaxFills)
+	}
+	return &e
+}
+
+// turn waits until the origin may be asked once more, and returns what ends that.
+func (x *edge) turn(ctx context.Context) (release func(), err error) {
+	if x.turns == nil {
+		return func() {}, nil
+	}
+	select {
+	case x.turns <- struct{}{}:
+		return func() { <-x.turns }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// busy is whether a fetch would have to wait for its turn.
+func (x *edge) busy() bool { return x.turns != nil && len(x.turns) == cap(x.turns) }
 
 // service is one request being served.
 type service struct {
@@ -26,9 +52,13 @@ type service struct {
 	r      *http.Request
 	key    []byte
 	hash   uint64
+	host   *host
 	now    time.Time
 	str    string      // key, once it is needed as a string
 	in     *bodyReader // of a body that is being filled
+	file   *os.File    // of a body on disk
+	extent *extent     // which file is open at
+	done   func()      // gives file back
 	status int
 	bytes  int64
 }
@@ -41,18 +71,23 @@ func (x *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s := services.Get().(*service)
-	*s = service{e: x, w: w, r: r, key: x.c.o.Key(s.key[:0], r), now: time.Now()}
+	*s = service{e: x, w: w, r: r, key: x.c.o.Key(s.key[:0], r), host: x.c.hosts.of(r.Host), now: time.Now()}
 	s.hash = x.c.hash(s.key)
 	outcome, abort := s.serve()
+	s.letGo()
 	c := x.c
 	c.count.outcomes[outcome].Add(1)
+	if outcome != Bypass { // which counts by itself
+		s.host.requests.Add(1)
+	}
 	if s.bytes > 0 {
 		c.count.out.Add(uint64(s.bytes))
+		s.host.out.Add(uint64(s.bytes))
 	}
 	if h := c.o.Hooks; h != nil && h.Served != nil && outcome != Bypass {
 		h.Served(r, outcome, s.status, s.bytes, time.Since(s.now))
 	}
-	s.e, s.w, s.r, s.in, s.str = nil, nil, nil, nil, ""
+	s.e, s.w, s.r, s.in, s.host, s.str = nil, nil, nil, nil, nil, ""
 	services.Put(s)
 	if abort {
 		panic(http.ErrAbortHandler)
@@ -71,13 +106,13 @@ func (s *service) lookup() (o *object, passing bool) {
 	c := s.e.c
 	if e := c.index.find(s.hash, s.key); e != nil {
 		for _, o := range e.all() {
-			if !o.gone.Load() && o.matches(s.r.Header) {
+			if !o.gone.Load() && o.matches(s.r.Header) && s.hold(o) {
 				return o, false
 			}
 		}
 		if c.o.VaryLanguage {
 			for _, o := range e.all() {
-				if !o.gone.Load() && o.matchesLanguage(s.r.Header) {
+				if !o.gone.Load() && o.matchesLanguage(s.r.Header) && s.hold(o) {
 					return o, false
 				}
 			}
@@ -85,7 +120,10 @@ func (s *service) lookup() (o *object, passing bool) {
 		passing = e.passing.Load() > s.now.UnixNano()
 	}
 	if c.disk != nil && !passing {
-		return c.disk.load(s.key, s.hash, s.r.Header), false
+		if o = c.disk.load(s.key, s.hash, s.host, s.r.Header); o != nil && !s.hold(o) {
+			o = nil
+		}
+		return o, false
 	}
 	return nil, passing
 }
@@ -116,12 +154,17 @@ func (s *service) serve() (outcome Outcome, abort bool) {
 			}
 			return outcome, s.deliver(o, outcome, "")
 		case useSWR:
-			s.refresh(o)
+			if !s.e.busy() { // else a later request asks
+				s.refresh(o)
+			}
 			return Stale, s.deliver(o, Stale, "")
 		case useMaxAge:
 			why = "request"
 		default:
 			why = "stale"
+			if o.soft.Load() && o.life > o.ageAt(s.now) && !o.noCache && !o.strict && (ask == nil || !ask.noCache) && s.e.busy() {
+				return Stale, s.deliver(o, Stale, "detail=origin-busy") // purged softly: better late than never
+			}
 		}
 	}
 	if ask != nil && ask.onlyIfCached {

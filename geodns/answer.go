@@ -3,6 +3,7 @@ package geodns
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 )
 
 // reply is an answer under construction in out, which the caller owns; nothing is allocated while out has room.
@@ -19,6 +20,8 @@ type reply struct {
 	ar    int
 	scope int // of the client subnet
 	opt   int // bytes that the OPT record will need
+
+	denied denial
 }
 
 // answer builds the whole reply to a packet that parsed as v. client is the address to locate; packet holds the
@@ -45,19 +48,36 @@ func (s *zoneSet) answer(q *query, v verdict, packet []byte, client netip.Addr, 
 		r.rcode = rcodeBadVers
 	case q.typ == typeAXFR || q.typ == typeIXFR || q.class != classIN && q.class != classANY:
 		r.rcode = rcodeRefused
-	case q.typ == typeOPT:
+	case q.typ == typeOPT || q.typ == typeNXNAME:
 		r.rcode = rcodeForm
 	default:
 		s.resolve(&r, client)
+		if q.do && s.signed && !r.tc {
+			if err := s.secure(&r, time.Now()); err != nil {
+				r.fail()
+			}
+		}
 	}
 	r.finish(packet)
 	return r
+}
+
+// fail takes back what was said: an answer without its proof would be taken for a forgery.
+func (r *reply) fail() {
+	r.out = r.out[:r.q.end]
+	r.an, r.ns, r.ar, r.rcode = 0, 0, 0, rcodeFail
 }
 
 // resolve finds the records. It follows RFC 1034 section 4.3.2.
 func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 	q := r.q
 	z, apex := s.find(q.name[:q.length])
+	if z != nil && q.typ == typeDS && apex == 0 && q.length > 1 { // RFC 4035 section 3.1.4.1: what the parent knows
+		skip := 1 + int(q.name[0])
+		if p, at := s.find(q.name[skip:q.length]); p != nil {
+			z, apex = p, at+skip
+		}
+	}
 	if z == nil {
 		r.rcode = rcodeRefused
 		return
@@ -68,49 +88,86 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 	var ownerName string    // used instead of the pointer after a CNAME
 	for hop := 0; ; hop++ {
 		n, cut, cutAt := z.lookup(name, apex)
+		if cut != nil && cutAt == 0 && q.typ == typeDS {
+			n, cut = cut, nil
+		}
 		if cut != nil {
 			r.referral(z, cut, name[cutAt:], hop == 0, cutAt)
 			return
 		}
 		if n == nil {
 			r.rcode = rcodeNX
-			r.negative(z, apex)
+			r.negative(z, apex, name, nil)
 			return
 		}
 		if n.cname != "" && q.typ != typeCNAME && q.typ != typeANY {
 			set := n.sets[typeCNAME]
 			r.records(owner, ownerName, set.tails)
 			target := n.cname
-			if hop == 8 || r.full {
+			if hop == 8 || r.full || target == string(q.name[:q.length]) { // a loop
 				return
 			}
-			next, at := s.find([]byte(target)) // does not escape
+			next, at := s.find(n.target)
 			if next == nil {
 				return // elsewhere: the resolver goes on
 			}
-			z, apex, name = next, at, []byte(target)
+			z, apex, name = next, at, n.target
 			ownerName = target
 			continue
 		}
-		if n.geo != nil && (q.typ == typeA || q.typ == typeAAAA) {
-			if !r.geo(n.geo, owner, ownerName, client) {
-				r.negative(z, apex)
+		source := n // of addresses
+		if n.alias != "" && (q.typ == typeA || q.typ == typeAAAA) {
+			to := s.aliased(n)
+			if to == nil {
+				r.negative(z, apex, name, n)
+				return
+			}
+			source = to
+		}
+		if source.geo != nil && (q.typ == typeA || q.typ == typeAAAA) {
+			if !r.geo(source.geo, owner, ownerName, client) {
+				r.negative(z, apex, name, n)
 			}
 			return
 		}
-		if q.typ == typeANY {
+		if q.typ == typeANY || q.typ == typeRRSIG && z.signer != nil {
 			r.hinfo(owner, ownerName)
 			return
 		}
-		set := n.sets[q.typ]
+		if q.typ == typeNSEC && z.signer != nil {
+			d := denial{z, name, n}
+			if tail, err := d.nsec(typeNSEC); err == nil {
+				r.records(owner, ownerName, tail)
+				return
+			}
+		}
+		set := source.sets[q.typ]
 		if set == nil {
-			r.negative(z, apex)
+			r.negative(z, apex, name, n)
 			return
 		}
 		r.records(owner, ownerName, set.tails)
 		r.additional(set)
 		return
 	}
+}
+
+// aliased follows an alias to the node whose addresses it takes; nil when its target does not exist.
+func (s *zoneSet) aliased(n *node) *node {
+	for range 8 {
+		if n.target == nil {
+			return n
+		}
+		z, apex := s.find(n.target)
+		if z == nil {
+			return nil
+		}
+		var cut *node
+		if n, cut, _ = z.lookup(n.target, apex); n == nil || cut != nil {
+			return nil
+		}
+	}
+	return nil
 }
 
 // lookup finds the node of a name: itself, else the wildcard at its closest encloser (RFC 4592). A delegation on the
@@ -196,7 +253,8 @@ func (r *reply) additional(set *rrset) {
 
 // negative adds the SOA that bounds how long the absence may be believed. The owner points at the zone's name within
 // the question when it is a part of it.
-func (r *reply) negative(z *zoneData, apex int) {
+func (r *reply) negative(z *zoneData, apex int, name []byte, n *node) {
+	r.denied = denial{z, name, n}
 	if len(r.out)+len(z.apex)+len(z.negative)+r.opt > r.limit {
 		return
 	}
@@ -237,75 +295,6 @@ func (r *reply) referral(z *zoneData, cut *node, name []byte, first bool, at int
 	}
 }
 
-// geo adds the addresses of the client's centre; false when there are none of the family.
-func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) bool {
-	q := r.q
-	if q.ecs && !q.asked {
-		client = q.subnet
-	}
-	v := g.router.live.Load()
-	dc, length, _ := v.route(client)
-	if q.ecs && !q.asked {
-		r.scope = length
-	}
-	addrs := v.static
-	if dc >= 0 {
-		addrs = v.dcs[dc].addrs
-	} else if len(addrs) == 0 {
-		r.rcode = rcodeFail
-		return true
-	}
-	want4 := q.typ == typeA
-	count := 0
-	for _, a := range addrs {
-		if a.Is4() == want4 {
-			count++
-		}
-	}
-	if count == 0 {
-		return false
-	}
-	// Each query begins with another address, so that clients spread over the centre's edges.
-	skip := int(q.id) % count
-	size := 4
-	if !want4 {
-		size = 16
-	}
-	given := 0
-	for pass := range 2 {
-		i := 0
-		for _, a := range addrs {
-			if a.Is4() != want4 {
-				continue
-			}
-			mine := (i >= skip) == (pass == 0)
-			i++
-			if !mine || given == g.n {
-				continue
-			}
-			if !r.room(max(2, len(name)) + 10 + size) {
-				r.tc = true
-				return true
-			}
-			r.owner(pointer, name)
-			r.out = binary.BigEndian.AppendUint16(r.out, q.typ)
-			r.out = binary.BigEndian.AppendUint16(r.out, classIN)
-			r.out = binary.BigEndian.AppendUint32(r.out, g.ttl)
-			r.out = binary.BigEndian.AppendUint16(r.out, uint16(size))
-			if want4 {
-				b := a.As4()
-				r.out = append(r.out, b[:]...)
-			} else {
-				b := a.As16()
-				r.out = append(r.out, b[:]...)
-			}
-			r.an++
-			given++
-		}
-	}
-	return true
-}
-
 // hinfo is the minimal answer to ANY (RFC 8482 section 4.2): it gives attackers nothing to amplify with.
 func (r *reply) hinfo(pointer uint16, name string) {
 	const data = "\x07RFC8482\x00"
@@ -336,6 +325,9 @@ func (r *reply) finish(packet []byte) {
 		flags := byte(0)
 		if q.do {
 			flags = 0x80
+		}
+		if q.co {
+			flags |= 0x40
 		}
 		r.out = append(r.out, flags, 0)
 		r.out = binary.BigEndian.AppendUint16(r.out, uint16(r.opt-11))

@@ -16,12 +16,17 @@ type center struct {
 	whole    health.Machine
 	lastErr  string
 	addrs    map[netip.Addr]*address
-	votes    map[string]bool
+	votes    map[string]vote
 	drained  bool
 	up       bool
 	since    time.Time
 	rampFrom time.Time // zero: no ramp
 	stop     func()
+}
+
+type vote struct {
+	up bool
+	at time.Time
 }
 
 type address struct {
@@ -40,7 +45,7 @@ func (r *Router) adopt(dcs []DC) {
 	for _, d := range dcs {
 		c := r.centers[d.Name]
 		if c == nil {
-			c = &center{name: d.Name, whole: machine(), votes: map[string]bool{}, up: true, stop: func() {}}
+			c = &center{name: d.Name, whole: machine(), votes: map[string]vote{}, up: true, stop: func() {}}
 		}
 		c.stop()
 		if d.Check == nil {
@@ -96,15 +101,30 @@ func (r *Router) watch(c *center, d DC) {
 	}
 }
 
-// healthy is the verdict on a centre, and the reason when it is bad.
-func (c *center) healthy() (ok bool, why string) {
+// healthy is the verdict on a centre, and the reason when it is bad. Votes that are too old are forgotten; next is when the
+// following one will be, zero for never.
+func (c *center) healthy(now time.Time, h *HealthOptions) (ok bool, why string, next time.Time) {
 	against := 0
-	for _, up := range c.votes {
-		if !up {
+	for name, v := range c.votes {
+		if h.VoteTTL > 0 {
+			end := v.at.Add(h.VoteTTL)
+			if !now.Before(end) {
+				delete(c.votes, name)
+				continue
+			}
+			if next.IsZero() || end.Before(next) {
+				next = end
+			}
+		}
+		if !v.up {
 			against++
 		}
 	}
-	alive := len(c.addrs) == 0
+	lost := 2*against > len(c.votes)
+	if h.Quorum > 0 {
+		lost = against >= h.Quorum
+	}
+	alive := len(c.addrs) == 0 // none to check
 	addrErr := ""
 	for _, a := range c.addrs {
 		alive = alive || a.machine.Up()
@@ -112,29 +132,36 @@ func (c *center) healthy() (ok bool, why string) {
 	}
 	switch {
 	case c.drained:
-		return false, "drained"
+		return false, "drained", next
 	case !c.whole.Up():
-		return false, c.lastErr
-	case 2*against > len(c.votes):
-		return false, fmt.Sprintf("%d of %d votes against it", against, len(c.votes))
+		return false, c.lastErr, next
+	case lost:
+		return false, fmt.Sprintf("%d of %d votes against it", against, len(c.votes)), next
 	case !alive:
-		return false, "all addresses are down: " + addrErr
+		return false, "all addresses are down: " + addrErr, next
 	}
-	return true, ""
+	return true, "", next
 }
 
 // rebuild makes the snapshot that queries read. r.mu is held.
 func (r *Router) rebuild(now time.Time) {
 	v := &live{plan: r.plan, sticky: [2]int{r.o.StickyV4, r.o.StickyV6}, spill: r.o.Spill}
-	any, ramping := false, false
+	any, wake := false, time.Time{}
+	sooner := func(at time.Time) {
+		if !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+			wake = at
+		}
+	}
 	for _, d := range r.dcs {
 		c := r.centers[d.Name]
-		up, why := c.healthy()
+		up, why, voteEnds := c.healthy(now, &r.o.Health)
+		sooner(voteEnds)
 		if up != c.up {
 			if up && r.o.Health.Ramp > 0 {
 				c.rampFrom = now
 			}
 			c.up, c.since = up, now
+			r.moves++
 			if why == "" {
 				why = "healthy"
 			}
@@ -143,7 +170,7 @@ func (r *Router) rebuild(now time.Time) {
 		ld := liveDC{name: d.Name, hash: placement.HashString(d.Name), up: up, share: 1, capacity: d.Capacity}
 		if up && !c.rampFrom.IsZero() {
 			if ld.share = c.ramp(now, r.o.Health.Ramp); ld.share < 1 {
-				ramping = true
+				sooner(now.Add(max(r.o.Health.Ramp/20, 10*time.Millisecond)))
 			} else {
 				c.rampFrom = time.Time{}
 			}
@@ -187,21 +214,21 @@ func (r *Router) rebuild(now time.Time) {
 	}
 	v.compile()
 	r.live.Store(v)
-	if ramping && !r.closed {
-		step := max(r.o.Health.Ramp/20, 10*time.Millisecond)
-		if r.ramping == nil {
-			r.ramping = time.AfterFunc(step, func() {
-				r.mu.Lock()
-				if !r.closed {
-					r.rebuild(time.Now())
-				}
-				r.mu.Unlock()
-				r.tell()
-			})
-		} else {
-			r.ramping.Reset(step)
-		}
+	if wake.IsZero() || r.closed {
+		return
 	}
+	if r.again != nil {
+		r.again.Reset(wake.Sub(now))
+		return
+	}
+	r.again = time.AfterFunc(wake.Sub(now), func() {
+		r.mu.Lock()
+		if !r.closed {
+			r.rebuild(time.Now())
+		}
+		r.mu.Unlock()
+		r.tell()
+	})
 }
 
 func (c *center) ramp(now time.Time, length time.Duration) float64 {
@@ -231,80 +258,4 @@ func (r *Router) tell() {
 	for _, c := range cs {
 		r.o.OnChange(c)
 	}
-}
-
-// alter changes a centre under the lock.
-func (r *Router) alter(dc string, f func(*center)) error {
-	r.mu.Lock()
-	c := r.centers[dc]
-	if c == nil {
-		r.mu.Unlock()
-		return fmt.Errorf("%w %q", ErrUnknownDC, dc)
-	}
-	f(c)
-	r.rebuild(time.Now())
-	r.mu.Unlock()
-	r.tell()
-	return nil
-}
-
-// Drain takes a centre out of answers until [Router.Undrain]. Clients leave as their answers' TTL ends.
-func (r *Router) Drain(dc string) error {
-	return r.alter(dc, func(c *center) { c.drained = true })
-}
-
-// Undrain lets a centre take traffic again, with the ramp.
-func (r *Router) Undrain(dc string) error {
-	return r.alter(dc, func(c *center) { c.drained = false })
-}
-
-// Vote sets a centre's health as one of several named probers sees it; a centre is down when more than half of its
-// voters say so. Votes come on top of the router's own checks, and stay until they are changed.
-func (r *Router) Vote(dc, voter string, up bool) error {
-	return r.alter(dc, func(c *center) {
-		if _, ok := c.votes[voter]; ok || len(c.votes) < 1000 {
-			c.votes[voter] = up
-		}
-	})
-}
-
-// DCState is the state of a centre in a [Router.Snapshot].
-type DCState struct {
-	Name    string
-	Up      bool
-	Drained bool
-	Ramp    float64 // share of its traffic that it takes now, 0 to 1
-	Addrs   []AddrState
-	Since   time.Time // of the last change; zero: none since the start
-	LastErr string    // of its last check; "" when that was good
-}
-
-// AddrState is the state of one address.
-type AddrState struct {
-	Addr    netip.Addr
-	Up      bool
-	LastErr string
-}
-
-// Snapshot returns the state of all centres, in the order of the options.
-func (r *Router) Snapshot() []DCState {
-	now := time.Now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make([]DCState, 0, len(r.dcs))
-	for _, d := range r.dcs {
-		c := r.centers[d.Name]
-		s := DCState{Name: d.Name, Up: c.up, Drained: c.drained, Since: c.since, LastErr: c.lastErr}
-		if c.up {
-			s.Ramp = 1
-			if !c.rampFrom.IsZero() {
-				s.Ramp = c.ramp(now, r.o.Health.Ramp)
-			}
-		}
-		for _, a := range d.Addrs {
-			s.Addrs = append(s.Addrs, AddrState{a, c.addrs[a].up, c.addrs[a].lastErr})
-		}
-		out = append(out, s)
-	}
-	return out
 }

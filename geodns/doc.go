@@ -35,5 +35,5 @@
 //		<-srv.Done()
 //	}
 //
-// DNSSEC is not offered.
+// DNSSEC is an option of a zone: [Zone.Sign].
 package geodns

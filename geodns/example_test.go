@@ -1,7 +1,13 @@
 package geodns_test
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"time"
@@ -81,4 +87,75 @@ func ExampleGeoMap() {
 	// Output:
 	// eu
 	// all-down
+}
+
+// Is a centre's data fresh enough to take traffic?
+func ExampleCaughtUp() {
+	replicaLag := func(context.Context) (time.Duration, error) { return 42 * time.Second, nil } // ask your database
+	check := geodns.AllOf(geodns.CaughtUp(replicaLag, 5*time.Second))
+	fmt.Println(check(context.Background()))
+	// Output: geodns: data is behind by 42s, more than 5s
+}
+
+// After a deployment: do all centres say the same?
+func ExampleVerify() {
+	centre := func(version, page string) *httptest.Server {
+		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Version", version)
+			fmt.Fprint(w, page)
+		}))
+	}
+	us, eu := centre("7", "new page"), centre("6", "old page")
+	defer us.Close()
+	defer eu.Close()
+	report, err := geodns.Verify(context.Background(),
+		[]geodns.VerifyTarget{{Name: "us", URL: us.URL}, {Name: "eu", URL: eu.URL}},
+		[]geodns.VerifyRequest{{Path: "/"}}, geodns.VerifyOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, d := range report.Differences {
+		fmt.Println(d.Request, d.What)
+	}
+	fmt.Println(report.Versions)
+	// Output:
+	// version
+	// GET / body
+	// map[eu:6 us:7]
+}
+
+func ExampleRouter_RouteAll() {
+	router, _ := geodns.NewRouter(geodns.RouterOptions{DCs: centres(), Locator: places()})
+	defer router.Close()
+	for _, d := range router.RouteAll(netip.MustParseAddr("10.2.3.4"), 2) {
+		fmt.Println(d.DC, d.Addrs)
+	}
+	// Output:
+	// eu [198.51.100.1]
+	// us [192.0.2.1]
+}
+
+// A zone whose answers are signed, and what its parent must hold.
+func ExampleZone_Sign() {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // keep it: all servers of the zone share it
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	zone, _ := geodns.NewZone("example.com.", geodns.ZoneOptions{NS: []string{"ns1.example.com."}})
+	if err := zone.Sign(geodns.SignOptions{Key: key}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(strings.Fields(zone.DS())[3]) // owner, TTL, class, DS, key tag, algorithm, digest type, digest
+	// Output: DS
+}
+
+// The zone's own name can't be a CNAME; an alias can stand there.
+func ExampleZone_Alias() {
+	zone, _ := geodns.NewZone("example.com.", geodns.ZoneOptions{NS: []string{"ns1.example.com."}})
+	zone.Add("www IN A 192.0.2.80", "@ IN MX 10 mail")
+	fmt.Println(zone.Alias("@", "www"))
+	// Output: <nil>
 }

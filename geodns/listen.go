@@ -10,25 +10,8 @@ import (
 	"time"
 )
 
-// serveUDP answers the packets of one socket, one after the other: no goroutine per packet, so that a flood can't make
-// them pile up.
-func (s *Server) serveUDP(c *net.UDPConn) {
-	in, out := make([]byte, 4096), make([]byte, 0, 8192)
-	q := new(query)
-	src := newSource(c)
-	for {
-		n, from, err := src.read(in)
-		if err != nil {
-			if s.ending.Load() || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			continue // an ICMP error of an earlier answer
-		}
-		if answer := s.handle(q, in[:n], out, from, false); answer != nil {
-			src.write(answer, from)
-		}
-	}
-}
+// answerSize is the capacity that the largest UDP answer needs.
+const answerSize = 4096
 
 // serveTCP accepts connections; each has a goroutine that answers its queries in order (RFC 7766 allows pipelining).
 func (s *Server) serveTCP() {
@@ -81,8 +64,9 @@ func (s *Server) release(c *net.TCPConn, group netip.Addr) {
 
 // converse answers the queries of one connection.
 func (s *Server) converse(c *net.TCPConn, from netip.AddrPort) {
-	in, out := make([]byte, 2+1024), make([]byte, 0, 4096)
-	q := new(query)
+	in, out := make([]byte, 2+1024), make([]byte, 0, answerSize)
+	w := s.worker()
+	defer s.retire(w)
 	for !s.ending.Load() {
 		c.SetDeadline(time.Now().Add(s.o.TCPIdle))
 		if _, err := io.ReadFull(c, in[:2]); err != nil {
@@ -101,7 +85,8 @@ func (s *Server) converse(c *net.TCPConn, from netip.AddrPort) {
 		if _, err := io.ReadFull(c, in[:n]); err != nil {
 			return
 		}
-		answer := s.handle(q, in[:n], out, from, true)
+		answer := s.handle(w, in[:n], out, from, true)
+		w.publish()
 		if answer == nil {
 			return
 		}
@@ -110,36 +95,4 @@ func (s *Server) converse(c *net.TCPConn, from netip.AddrPort) {
 			return
 		}
 	}
-}
-
-// source reads packets and answers from the address that each was sent to: on a wildcard bind of a host with several
-// addresses the kernel would choose another, and resolvers refuse such answers.
-type source struct {
-	c      *net.UDPConn
-	oob    []byte // control messages; nil when the socket is bound to one address
-	oobLen int
-}
-
-func newSource(c *net.UDPConn) *source {
-	s := &source{c: c}
-	if c.LocalAddr().(*net.UDPAddr).IP.IsUnspecified() && wantDestination(c) {
-		s.oob = make([]byte, 256)
-	}
-	return s
-}
-
-func (s *source) read(b []byte) (n int, from netip.AddrPort, err error) {
-	if s.oob == nil {
-		return s.c.ReadFromUDPAddrPort(b)
-	}
-	n, s.oobLen, _, from, err = s.c.ReadMsgUDPAddrPort(b, s.oob)
-	return n, from, err
-}
-
-func (s *source) write(b []byte, to netip.AddrPort) {
-	if s.oob == nil {
-		s.c.WriteToUDPAddrPort(b, to)
-		return
-	}
-	s.c.WriteMsgUDPAddrPort(b, replySource(s.oob[:s.oobLen]), to)
 }

@@ -7,29 +7,35 @@ import (
 
 // DNS constants (RFC 1035, 6891, 7871).
 const (
-	typeA, typeNS, typeCNAME, typeHINFO, typeAAAA, typeOPT = 1, 2, 5, 13, 28, 41
-	typeIXFR, typeAXFR, typeANY                            = 251, 252, 255
-	classIN, classANY                                      = 1, 255
-	optECS, optCookie                                      = 8, 10
+	typeA, typeNS, typeCNAME, typeHINFO, typeAAAA, typeOPT, typeDS = 1, 2, 5, 13, 28, 41, 43
+	typeIXFR, typeAXFR, typeANY                                    = 251, 252, 255
+	classIN, classANY                                              = 1, 255
+	optECS, optCookie                                              = 8, 10
 
 	rcodeOK, rcodeForm, rcodeFail, rcodeNX, rcodeNotImp, rcodeRefused, rcodeBadVers = 0, 1, 2, 3, 4, 5, 16
 )
 
 // query is a parsed question. It points into the packet.
 type query struct {
+	name [256]byte // lower case, wire form
+	head
+}
+
+// head is what parse begins with anew; the name is only ever overwritten.
+type head struct {
 	id     uint16
 	rd     bool
 	opcode byte
-	name   [256]byte // lower case, wire form
-	length int       // of name
-	end    int       // of the question in the packet
+	length int // of name
+	end    int // of the question in the packet
 	typ    uint16
 	class  uint16
 
 	edns    bool
 	version byte
-	do      bool
-	size    int // the client's UDP size
+	do      bool // DNSSEC is wanted (RFC 3225)
+	co      bool // compact denial is understood (RFC 9824 section 5.1)
+	size    int  // the client's UDP size
 
 	ecs    bool
 	family uint16
@@ -53,7 +59,7 @@ const (
 
 // parse reads a query. What can't be a query is dropped: answering it would let two servers talk to each other for ever.
 func (q *query) parse(b []byte) verdict {
-	*q = query{name: q.name}
+	q.head = head{}
 	if len(b) < 12 || b[2]&0x80 != 0 {
 		return drop
 	}
@@ -67,29 +73,31 @@ func (q *query) parse(b []byte) verdict {
 	if binary.BigEndian.Uint16(b[4:]) != 1 || binary.BigEndian.Uint16(b[6:]) != 0 {
 		return badForm
 	}
-	at := 12
+	at, length := 12, 0
 	for {
 		if at >= len(b) {
 			return badForm
 		}
 		l := int(b[at])
-		if l > 63 || q.length+l+1 > 255 || at+l+1 > len(b) { // no compression: there is nothing before the question to point to
+		if l > 63 || length+l+1 > 255 || at+l+1 > len(b) { // no compression: there is nothing before the question to point to
 			return badForm
 		}
-		q.name[q.length] = byte(l)
-		for i := 1; i <= l; i++ {
-			c := b[at+i]
+		label, to := b[at:at+l+1], q.name[length:length+l+1]
+		to[0] = byte(l)
+		for i := 1; i < len(label) && i < len(to); i++ {
+			c := label[i]
 			if c-'A' < 26 {
 				c |= 0x20
 			}
-			q.name[q.length+i] = c
+			to[i] = c
 		}
 		at += l + 1
-		q.length += l + 1
+		length += l + 1
 		if l == 0 {
 			break
 		}
 	}
+	q.length = length
 	if at+4 > len(b) {
 		return badForm
 	}
@@ -116,7 +124,7 @@ func (q *query) parse(b []byte) verdict {
 			q.edns = true
 			q.size = int(binary.BigEndian.Uint16(b[at+2:]))
 			q.version = b[at+5]
-			q.do = b[at+6]&0x80 != 0
+			q.do, q.co = b[at+6]&0x80 != 0, b[at+6]&0x40 != 0
 			if q.version == 0 && !q.options(b[data:data+n]) {
 				return badForm
 			}

@@ -15,6 +15,9 @@ import (
 var (
 	ErrUnknownDC = errors.New("geodns: unknown data centre")
 	ErrClosed    = errors.New("geodns: closed")
+	ErrVoters    = errors.New("geodns: too many voters")  // Vote: more than 1000 for one centre
+	ErrBehind    = errors.New("geodns: data is behind")   // a check of [CaughtUp]
+	ErrUnequal   = errors.New("geodns: centres disagree") // [VerifyReport.Err]
 )
 
 // DC is a data centre: where it is and the addresses that serve there.
@@ -37,6 +40,8 @@ type HealthOptions struct {
 	Rise     int           // successes in a row until up; 0: 2
 	Fall     int           // failures in a row until down; 0: 3
 	MinHold  time.Duration // a state lasts at least this long; 0: no minimum
+	Quorum   int           // how many voters against a centre take it down ([Router.Vote]); 0: more than half of them
+	VoteTTL  time.Duration // a vote that is not repeated within it is forgotten, as that of a prober that died; 0: votes stay
 	Ramp     time.Duration // after recovery a centre takes its traffic back from 10 % to all over this time; 0: at once
 }
 
@@ -83,7 +88,8 @@ type Router struct {
 	dcs     []DC
 	plan    *plan
 	centers map[string]*center // by name
-	ramping *time.Timer
+	again   *time.Timer        // rebuilds while a centre ramps, and when a vote ends
+	moves   uint64             // changes of centres
 	closed  bool
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -106,6 +112,14 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	}
 	if o.StickyV4 < 0 || o.StickyV4 > 32 || o.StickyV6 < 0 || o.StickyV6 > 64 {
 		return nil, fmt.Errorf("geodns: RouterOptions.StickyV4 %d, StickyV6 %d: want at most 32 and 64", o.StickyV4, o.StickyV6)
+	}
+	if h := o.Health; h.Interval < 0 || h.Timeout < 0 || h.Rise < 0 || h.Fall < 0 || h.MinHold < 0 || h.Quorum < 0 || h.VoteTTL < 0 || h.Ramp < 0 {
+		return nil, fmt.Errorf("geodns: RouterOptions.Health %+v: want nothing below 0", h)
+	}
+	for i, a := range o.Static {
+		if !a.IsValid() || a.Zone() != "" {
+			return nil, fmt.Errorf("geodns: RouterOptions.Static[%d]: invalid address", i)
+		}
 	}
 	if o.AllDown > FailStatic {
 		return nil, fmt.Errorf("geodns: RouterOptions.AllDown %d: unknown", o.AllDown)
@@ -225,6 +239,30 @@ func (r *Router) Route(client netip.Addr) Decision {
 	return d
 }
 
+// RouteAll returns the centres for a client in order, at most n and at most 8: the one that [Router.Route] picks, then those
+// that serve when it fails. It is empty when Route's DC is.
+func (r *Router) RouteAll(client netip.Addr, n int) (out []Decision) {
+	if n < 1 {
+		return nil
+	}
+	client = client.Unmap().WithZone("")
+	if !client.IsValid() {
+		client = netip.IPv4Unspecified()
+	}
+	v := r.live.Load()
+	d := Decision{Location: r.Locate(client)}
+	var order [maxCenters]int
+	k, length, reason := v.nearest(client, order[:min(n, maxCenters)])
+	for i, dc := range order[:k] {
+		d.DC, d.Addrs, d.Reason = v.dcs[dc].name, v.dcs[dc].addrs, reason
+		if d.Scope, _ = client.Prefix(length); i > 0 {
+			d.Reason = max(reason, ReasonFailover)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
 // Locate tells where an address is thought to be.
 func (r *Router) Locate(client netip.Addr) Location {
 	l := r.live.Load().plan.locator
@@ -239,8 +277,8 @@ func (r *Router) Locate(client netip.Addr) Location {
 func (r *Router) Close() error {
 	r.mu.Lock()
 	r.closed = true
-	if r.ramping != nil {
-		r.ramping.Stop()
+	if r.again != nil {
+		r.again.Stop()
 	}
 	r.mu.Unlock()
 	r.cancel()

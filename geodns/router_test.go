@@ -354,6 +354,13 @@ func TestHTTPSide(t *testing.T) {
 	require.Equal(t, "here", ask("10.3.0.1").Body.String(), "no base for it")
 	_, err = r.Redirect("us", map[string]string{"eu": "javascript:alert(1)"}, nil)
 	require.Error(t, err)
+	q := httptest.NewRequest("GET", "/", nil)
+	q.RemoteAddr = "10.2.0.1:1"
+	q.Header.Set("X-Centre", "forged")
+	w = httptest.NewRecorder()
+	r.Header("X-Centre", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Header["X-Centre"]) })).ServeHTTP(w, q)
+	require.Equal(t, "[eu]", w.Body.String())
+	require.Equal(t, "forged", q.Header.Get("X-Centre"), "the caller's request stays as it was")
 	closed := router(t, RouterOptions{AllDown: FailClosed})
 	for _, d := range dcs() {
 		closed.Drain(d.Name)

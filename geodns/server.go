@@ -50,16 +50,17 @@ type Server struct {
 	tcp   *net.TCPListener
 	limit *limiter
 	jar   *cookieJar
-	count counters
 
 	running sync.WaitGroup
 	done    chan struct{}
 	ending  atomic.Bool
 	closing sync.Once
 
-	mu    sync.Mutex // guards what follows
-	conns map[*net.TCPConn]netip.Addr
-	from  map[netip.Addr]int
+	mu      sync.Mutex // guards what follows
+	serving map[*worker]bool
+	past    [counts]uint64 // of workers that have ended
+	conns   map[*net.TCPConn]netip.Addr
+	from    map[netip.Addr]int
 }
 
 // Listen binds addr ("127.0.0.1:0" takes a free port, the same for UDP and TCP) and serves the zones until Shutdown or
@@ -103,7 +104,7 @@ func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}}
+	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}, serving: map[*worker]bool{}}
 	s.zones.Store(set)
 	s.jar = newCookieJar(o.Cookies)
 	if o.RateLimit > 0 {
@@ -227,16 +228,16 @@ func (s *Server) Close() error {
 }
 
 // handle answers one packet into out (of enough capacity) and returns nil when there is nothing to say. It runs on the
-// goroutine of its socket with that one's scratch.
-func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp bool) []byte {
+// goroutine of w.
+func (s *Server) handle(w *worker, packet, out []byte, from netip.AddrPort, tcp bool) []byte {
 	if s.o.Gate != nil && !s.o.Gate() {
 		return nil
 	}
-	c := &s.count
-	c.queries.Add(1)
+	q := &w.q
+	w.tally[countQueries]++
 	v := q.parse(packet)
 	if v == drop {
-		c.dropped.Add(1)
+		w.tally[countDropped]++
 		return nil
 	}
 	if s.o.NoECS {
@@ -244,7 +245,7 @@ func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp b
 	}
 	limit := 65535
 	if tcp {
-		c.tcp.Add(1)
+		w.tally[countTCP]++
 	} else if limit = 512; q.edns {
 		limit = min(max(q.size, 512), s.o.UDPSize)
 	}
@@ -258,14 +259,14 @@ func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp b
 	if s.limit != nil && !tcp && !known {
 		switch s.limit.take(client, time.Now()) {
 		case limitDrop:
-			c.dropped.Add(1)
+			w.tally[countDropped]++
 			return nil
 		case limitSlip:
 			slip = true
 		}
 	}
 	if q.ecs {
-		c.ecs.Add(1)
+		w.tally[countECS]++
 	}
 	r := s.zones.Load().answer(q, v, packet, client, out, limit)
 	if slip {
@@ -273,7 +274,7 @@ func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp b
 		r.out, r.an, r.ns, r.ar = r.out[:q.end], 0, 0, 0
 		r.finish(packet)
 	}
-	c.note(&r)
+	w.tally[r.outcome()]++
 	if s.o.OnQuery != nil {
 		name := "."
 		if q.length > 0 {
@@ -286,56 +287,4 @@ func (s *Server) handle(q *query, packet, out []byte, from netip.AddrPort, tcp b
 		s.o.OnQuery(info)
 	}
 	return r.out
-}
-
-type counters struct {
-	queries, tcp, ecs, noerror, nodata, nx, refused, form, fail, truncated, dropped atomic.Uint64
-}
-
-func (c *counters) note(r *reply) {
-	switch {
-	case r.tc:
-		c.truncated.Add(1)
-	case r.rcode == rcodeNX:
-		c.nx.Add(1)
-	case r.rcode == rcodeRefused:
-		c.refused.Add(1)
-	case r.rcode == rcodeForm || r.rcode == rcodeBadVers || r.rcode == rcodeNotImp:
-		c.form.Add(1)
-	case r.rcode == rcodeFail:
-		c.fail.Add(1)
-	case r.an == 0 && r.aa:
-		c.nodata.Add(1)
-	default:
-		c.noerror.Add(1)
-	}
-}
-
-// ServerStats are counters of a [Server].
-type ServerStats struct {
-	Queries   uint64 `metric:"queries_total,counter,DNS queries read"`
-	TCP       uint64 `metric:"tcp_queries_total,counter,of them over TCP"`
-	ECS       uint64 `metric:"ecs_queries_total,counter,queries with a client subnet"`
-	NoError   uint64 `metric:"noerror_total,counter,answers with data"`
-	NoData    uint64 `metric:"nodata_total,counter,the name exists but not the type"`
-	NXDomain  uint64 `metric:"nxdomain_total,counter,no such name"`
-	Refused   uint64 `metric:"refused_total,counter,names of no zone of ours and transfers"`
-	FormErr   uint64 `metric:"formerr_total,counter,queries that are malformed or of a kind not implemented"`
-	ServFail  uint64 `metric:"servfail_total,counter,no healthy data centre"`
-	Truncated uint64 `metric:"truncated_total,counter,answers cut to make the client use TCP"`
-	Dropped   uint64 `metric:"dropped_total,counter,packets without an answer: not queries or rate limited"`
-	TCPConns  int    `metric:"tcp_connections,gauge,open TCP connections"`
-}
-
-// Stats returns the counters.
-func (s *Server) Stats() ServerStats {
-	c := &s.count
-	s.mu.Lock()
-	conns := len(s.conns)
-	s.mu.Unlock()
-	return ServerStats{
-		Queries: c.queries.Load(), TCP: c.tcp.Load(), ECS: c.ecs.Load(), NoError: c.noerror.Load(), NoData: c.nodata.Load(),
-		NXDomain: c.nx.Load(), Refused: c.refused.Load(), FormErr: c.form.Load(), ServFail: c.fail.Load(),
-		Truncated: c.truncated.Load(), Dropped: c.dropped.Load(), TCPConns: conns,
-	}
 }

@@ -1,9 +1,8 @@
 package geodns
 
 import (
-	"encoding/binary"
-	"net"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,11 +24,7 @@ func reuseControl(shared bool) func(network, address string, c syscall.RawConn) 
 }
 
 // wantDestination asks the kernel to tell the address that each packet was sent to.
-func wantDestination(c *net.UDPConn) bool {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false
-	}
+func wantDestination(raw syscall.RawConn) bool {
 	ok := false
 	raw.Control(func(fd uintptr) {
 		e4 := unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
@@ -43,12 +38,13 @@ func wantDestination(c *net.UDPConn) bool {
 // interface, so that routing stays free.
 func replySource(oob []byte) []byte {
 	for len(oob) >= unix.CmsgLen(0) {
-		length := int(binary.NativeEndian.Uint64(oob)) // cmsg_len is a size_t: 8 bytes on every 64-bit Linux
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0])) // the kernel's messages are aligned, and oob begins with one
+		length := int(h.Len)
 		if length < unix.CmsgLen(0) || length > len(oob) {
 			return nil
 		}
-		level, typ := binary.NativeEndian.Uint32(oob[8:]), binary.NativeEndian.Uint32(oob[12:])
-		data := oob[16:length]
+		level, typ := h.Level, h.Type
+		data := oob[unix.CmsgLen(0):length]
 		switch {
 		case level == unix.IPPROTO_IP && typ == unix.IP_PKTINFO && len(data) >= 12: // ifindex, spec_dst, addr
 			clear(data[:4])
@@ -57,7 +53,7 @@ func replySource(oob []byte) []byte {
 			clear(data[16:20])
 			return oob[:length]
 		}
-		step := (length + 7) &^ 7
+		step := unix.CmsgSpace(length - unix.CmsgLen(0))
 		if step > len(oob) {
 			return nil
 		}

@@ -1,7 +1,6 @@
 package geodns
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -27,12 +26,15 @@ type Zone struct {
 	ttl    uint32
 	rrs    []dns.RR
 	geo    map[string]geoName // by owner, lower case
+	alias  map[string]string  // targets by owner, both lower case
+	signer *signer            // nil: not signed
 }
 
 type geoName struct {
-	router *Router
-	ttl    uint32
-	n      int
+	router  *Router
+	ttl     uint32
+	n       int
+	centers int
 }
 
 // NewZone returns a zone with its SOA and NS records. The origin is absolute: "example.com.".
@@ -43,7 +45,7 @@ func NewZone(origin string, o ZoneOptions) (*Zone, error) {
 	if len(o.NS) == 0 {
 		return nil, errors.New("geodns: ZoneOptions.NS: want at least one")
 	}
-	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, ttl: seconds(o.TTL, 3600)}
+	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, alias: map[string]string{}, ttl: seconds(o.TTL, 3600)}
 	if o.Hostmaster == "" {
 		o.Hostmaster = "hostmaster." + origin
 	}
@@ -69,7 +71,7 @@ func ParseZone(origin string, r io.Reader, filename string) (*Zone, error) {
 	if _, ok := dns.IsDomainName(origin); !ok || !dns.IsFqdn(origin) {
 		return nil, fmt.Errorf("geodns: origin %q: want an absolute name, with a final dot", origin)
 	}
-	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, ttl: 3600}
+	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, alias: map[string]string{}, ttl: 3600}
 	p := dns.NewZoneParser(r, origin, filename)
 	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
 		if err := z.take(rr); err != nil {
@@ -129,10 +131,21 @@ func (z *Zone) take(rr dns.RR) error {
 	return nil
 }
 
+func seconds(d time.Duration, zero uint32) uint32 {
+	if d <= 0 {
+		return zero
+	}
+	return uint32(min(max(d/time.Second, 1), 1<<31-1))
+}
+
 // GeoOptions of a name that a [Router] answers.
 type GeoOptions struct {
 	TTL time.Duration // 0: 30 s; whole seconds, at least 1 s
 	N   int           // most addresses in an answer; 0: 8
+
+	// Centers is how many centres an answer names, the client's own first and then the next best that are healthy, each
+	// with its part of N: a client that can't reach the first one tries the next, before any check has noticed. 0: 1; at most 8.
+	Centers int
 }
 
 // Geo lets a router answer A and AAAA queries for a name ("@" is the zone itself, "*" a wildcard). The addresses come
@@ -150,6 +163,39 @@ func (z *Zone) Geo(name string, r *Router, o GeoOptions) error {
 	if o.N == 0 {
 		o.N = 8
 	}
+	if o.Centers < 0 || o.Centers > maxCenters {
+		return fmt.Errorf("geodns: GeoOptions.Centers %d: want 0 to %d", o.Centers, maxCenters)
+	}
+	full, err := z.absolute(name)
+	if err != nil {
+		return err
+	}
+	if !dns.IsSubDomain(z.origin, full) {
+		return fmt.Errorf("geodns: name %q is not in zone %s", name, z.origin)
+	}
+	z.geo[full] = geoName{r, seconds(o.TTL, 30), o.N, max(o.Centers, 1)}
+	return nil
+}
+
+// Alias lets a name answer A and AAAA queries with the addresses of another, as a CNAME does, but beside other records: so
+// it may stand at the zone itself ("@"). The target is a name of any zone of the same server, static or Geo; one that
+// does not exist has no addresses, and one that no zone of the server holds is an error of [Listen].
+func (z *Zone) Alias(name, target string) error {
+	full, err := z.absolute(name)
+	if err != nil {
+		return err
+	}
+	if !dns.IsSubDomain(z.origin, full) {
+		return fmt.Errorf("geodns: name %q is not in zone %s", name, z.origin)
+	}
+	if z.alias[full], err = z.absolute(target); err != nil {
+		delete(z.alias, full)
+	}
+	return err
+}
+
+// absolute completes a name: "@" is the zone itself, one without a final dot is relative to it.
+func (z *Zone) absolute(name string) (string, error) {
 	full := z.origin
 	if name != "@" && name != "" {
 		if full = name; !dns.IsFqdn(name) {
@@ -158,218 +204,8 @@ func (z *Zone) Geo(name string, r *Router, o GeoOptions) error {
 			}
 		}
 	}
-	if _, ok := dns.IsDomainName(full); !ok || !dns.IsSubDomain(z.origin, full) {
-		return fmt.Errorf("geodns: name %q is not in zone %s", name, z.origin)
+	if _, ok := dns.IsDomainName(full); !ok {
+		return "", fmt.Errorf("geodns: %q is no domain name", name)
 	}
-	z.geo[dns.CanonicalName(full)] = geoName{r, seconds(o.TTL, 30), o.N}
-	return nil
+	return dns.CanonicalName(full), nil
 }
-
-func seconds(d time.Duration, zero uint32) uint32 {
-	if d <= 0 {
-		return zero
-	}
-	return uint32(min(max(d/time.Second, 1), 1<<31-1))
-}
-
-// zoneData is a zone compiled for answering: names in lower-case wire form, records packed.
-type zoneData struct {
-	apex     string // wire form
-	nodes    map[string]*node
-	soa      *rrset
-	negative []byte // the SOA record's tail with the negative TTL (RFC 2308 section 3)
-	cuts     bool   // it delegates
-}
-
-// node is a name of the zone. One without records is an empty non-terminal: it exists, so it is no NXDOMAIN.
-type node struct {
-	sets  map[uint16]*rrset
-	geo   *geoName
-	cname string // target in wire form, as it was written
-	cut   bool   // a delegation
-}
-
-// rrset is the records of one name and type. A tail is all of a record but its owner: type, class, TTL, length, data.
-type rrset struct {
-	tails []byte
-	n     int
-	glue  []glue // of NS and the like: addresses that belong into the additional section
-}
-
-type glue struct {
-	owner string // wire form
-	tails []byte
-	n     int
-}
-
-func (z *Zone) compile() (*zoneData, error) {
-	apex, err := wireName(z.origin)
-	if err != nil {
-		return nil, err
-	}
-	d := &zoneData{apex: apex, nodes: map[string]*node{}}
-	byName := map[string][]dns.RR{}
-	for _, rr := range z.rrs {
-		name, err := wireName(rr.Header().Name)
-		if err != nil {
-			return nil, err
-		}
-		n := d.node(name)
-		set := n.sets[rr.Header().Rrtype]
-		if set == nil {
-			set = &rrset{}
-			n.sets[rr.Header().Rrtype] = set
-		}
-		tail, err := packTail(rr)
-		if err != nil {
-			return nil, fmt.Errorf("geodns: %s: %w", rr.Header().Name, err)
-		}
-		set.tails = append(set.tails, tail...)
-		set.n++
-		switch x := rr.(type) {
-		case *dns.CNAME:
-			if n.cname, err = wireName(x.Target); err != nil {
-				return nil, err
-			}
-		case *dns.NS:
-			if name != apex {
-				n.cut, d.cuts = true, true
-			}
-		case *dns.SOA:
-			d.soa = set
-			negative := dns.Copy(x)
-			negative.Header().Ttl = min(x.Hdr.Ttl, x.Minttl)
-			if d.negative, err = packTail(negative); err != nil {
-				return nil, err
-			}
-		}
-		byName[name] = append(byName[name], rr)
-	}
-	for name, g := range z.geo {
-		w, err := wireName(name)
-		if err != nil {
-			return nil, err
-		}
-		d.node(w).geo = &g
-	}
-	if d.soa == nil {
-		return nil, fmt.Errorf("geodns: zone %s has no SOA", z.origin)
-	}
-	for name, n := range d.nodes {
-		if n.cname != "" && (len(n.sets) > 1 || n.geo != nil || n.sets[dns.TypeCNAME].n > 1) {
-			return nil, fmt.Errorf("geodns: %s: a CNAME stands beside other records", showName(name))
-		}
-		if n.geo != nil && (n.sets[dns.TypeA] != nil || n.sets[dns.TypeAAAA] != nil) {
-			return nil, fmt.Errorf("geodns: %s: static addresses beside Geo", showName(name))
-		}
-	}
-	for _, rrs := range byName {
-		for _, rr := range rrs {
-			d.addGlue(rr)
-		}
-	}
-	return d, nil
-}
-
-// addGlue joins the addresses of the host that a record names, when the zone knows them.
-func (d *zoneData) addGlue(rr dns.RR) {
-	var target string
-	switch x := rr.(type) {
-	case *dns.NS:
-		target = x.Ns
-	case *dns.MX:
-		target = x.Mx
-	case *dns.SRV:
-		target = x.Target
-	default:
-		return
-	}
-	host, err := wireName(target)
-	owner, err2 := wireName(rr.Header().Name)
-	if err != nil || err2 != nil || d.nodes[host] == nil {
-		return
-	}
-	set := d.nodes[owner].sets[rr.Header().Rrtype]
-	for _, typ := range []uint16{dns.TypeA, dns.TypeAAAA} {
-		if a := d.nodes[host].sets[typ]; a != nil {
-			set.glue = append(set.glue, glue{host, a.tails, a.n})
-		}
-	}
-}
-
-// node returns the node of a name and makes it and those between it and the apex.
-func (d *zoneData) node(name string) *node {
-	n := d.nodes[name]
-	if n == nil {
-		n = &node{sets: map[uint16]*rrset{}}
-		d.nodes[name] = n
-		if name != d.apex && len(name) > 1 {
-			d.node(name[1+int(name[0]):])
-		}
-	}
-	return n
-}
-
-// wireName packs a name, lower case.
-func wireName(name string) (string, error) {
-	var b [256]byte
-	n, err := dns.PackDomainName(dns.CanonicalName(name), b[:], 0, nil, false)
-	if err != nil {
-		return "", fmt.Errorf("geodns: name %q: %w", name, err)
-	}
-	return string(b[:n]), nil
-}
-
-func showName(wire string) string {
-	s, _, _ := dns.UnpackDomainName([]byte(wire), 0)
-	return s
-}
-
-func packTail(rr dns.RR) ([]byte, error) {
-	b := make([]byte, dns.Len(rr)+256)
-	end, err := dns.PackRR(rr, b, 0, nil, false)
-	if err != nil {
-		return nil, err
-	}
-	_, at, err := dns.UnpackDomainName(b, 0)
-	if err != nil {
-		return nil, err
-	}
-	return b[at:end:end], nil
-}
-
-// zoneSet finds zones by name.
-type zoneSet struct{ byApex map[string]*zoneData }
-
-func compileZones(zones []*Zone) (*zoneSet, error) {
-	s := &zoneSet{byApex: map[string]*zoneData{}}
-	for _, z := range zones {
-		if z == nil {
-			return nil, errors.New("geodns: nil zone")
-		}
-		d, err := z.compile()
-		if err != nil {
-			return nil, err
-		}
-		if s.byApex[d.apex] != nil {
-			return nil, fmt.Errorf("geodns: zone %s stands twice", z.origin)
-		}
-		s.byApex[d.apex] = d
-	}
-	return s, nil
-}
-
-// find returns the zone that is closest to name, and where its apex begins in it.
-func (s *zoneSet) find(name []byte) (*zoneData, int) {
-	for at := 0; ; at += 1 + int(name[at]) {
-		if z := s.byApex[string(name[at:])]; z != nil {
-			return z, at
-		}
-		if name[at] == 0 {
-			return nil, 0
-		}
-	}
-}
-
-// tails iterates over packed records: each is type, class, TTL, length and data.
-func tailLen(b []byte) int { return 10 + int(binary.BigEndian.Uint16(b[8:])) }

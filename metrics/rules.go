@@ -117,6 +117,7 @@ func (m *Metrics) securityRules() (rules []rule) {
 		{RevokedUse, "RevokedSessionUsed", 10 * time.Minute, 10, "ticket", "Revoked sessions or tokens are being tried"},
 		{BadSignature, "ForgedTokens", 10 * time.Minute, 100, "ticket", "Cookies or tokens are being forged, or a key was dropped too early"},
 		{FailedLogin, "FailedLogins", 5 * time.Minute, 300, "page", "More than one failed login a second: passwords are being guessed"},
+		{CrossOrigin, "CrossOriginRequests", 10 * time.Minute, 50, "ticket", "Another site makes browsers send requests here"},
 		{AdminRefused, "AdminRefused", 10 * time.Minute, 20, "ticket", "Somebody tries the administrative pages"},
 		{RateLimited, "ManyRateLimited", 10 * time.Minute, 10_000, "ticket", "Many requests are over their limit"},
 	} {

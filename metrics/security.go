@@ -21,7 +21,15 @@ const (
 	RateLimited  = "rate_limited"  // a client over its limit
 	AdminRefused = "admin_refused" // a call to an administrative page without the right to it
 	RevokedUse   = "revoked_use"   // a session or token used after it was revoked
+	CrossOrigin  = "cross_origin"  // a request that another site made a browser send
 )
+
+// said are the kinds of packages session and token that have another name here.
+var said = map[string]string{"login_failed": FailedLogin, "bad_cookie": BadSignature, "swapped_record": BadSignature, "bad_record": BadSignature,
+	"revoked_token": RevokedUse, "csrf": CrossOrigin}
+
+// ordinary are kinds that they report of every user: counted only when asked for.
+var ordinary = map[string]bool{"login": true, "logout": true, "revoked": true, "unknown_session": true}
 
 // SecurityOptions configure Security. The zero value is ready.
 type SecurityOptions struct {
@@ -58,7 +66,7 @@ func (m *Metrics) Security(o SecurityOptions) *Security {
 		o.Keep = 200
 	}
 	s := &Security{o: o, events: newSeries(m.name("security_events_total"), "Security events by kind", counter, "kind"), counts: map[string]*atomic.Uint64{}}
-	for _, k := range append([]string{FailedLogin, RefreshReuse, BadSignature, RateLimited, AdminRefused, RevokedUse, "other"}, o.Kinds...) {
+	for _, k := range append([]string{FailedLogin, RefreshReuse, BadSignature, RateLimited, AdminRefused, RevokedUse, CrossOrigin, "other"}, o.Kinds...) {
 		s.counts[k] = new(atomic.Uint64)
 	}
 	m.must(s)
@@ -68,9 +76,9 @@ func (m *Metrics) Security(o SecurityOptions) *Security {
 	return s
 }
 
-// Report counts an event, keeps it and logs it. It has the form of package session's hook, whose kinds are written with hyphens:
-// "bad-cookie" and "swapped-record" count as bad_signature, "revoked" as revoked_use; "login" and "logout" count if they are among
-// SecurityOptions.Kinds. A nil Security does nothing.
+// Report counts an event, keeps it and logs it. It has the form of the Event hooks of packages session and token and knows their
+// kinds ("login-failed" is failed_login); what they report of every user ("login", "logout", "revoked", "unknown-session") counts if
+// it is among SecurityOptions.Kinds. A nil Security does nothing.
 func (s *Security) Report(ctx context.Context, kind, user string) {
 	s.ReportDetail(ctx, kind, user, "")
 }
@@ -81,15 +89,11 @@ func (s *Security) ReportDetail(ctx context.Context, kind, user, detail string) 
 		return
 	}
 	kind = strings.ReplaceAll(kind, "-", "_")
-	switch kind {
-	case "bad_cookie", "swapped_record":
-		kind = BadSignature
-	case "revoked":
-		kind = RevokedUse
-	case "login", "logout": // what session reports of every user
-		if s.counts[kind] == nil {
-			return
-		}
+	if k, ok := said[kind]; ok {
+		kind = k
+	}
+	if ordinary[kind] && s.counts[kind] == nil {
+		return
 	}
 	n := s.counts[kind]
 	if n == nil {

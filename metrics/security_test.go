@@ -17,6 +17,7 @@ func TestSecurityEvents(t *testing.T) {
 	require.Contains(t, out, `shop_security_events_total{kind="failed_login"} 0`, "a rate needs a start")
 	s.Report(t.Context(), FailedLogin, "ada")
 	s.Report(t.Context(), "bad-cookie", "") // as package session says it
+	s.Report(t.Context(), "login", "ada")   // which is nothing to worry about
 	s.ReportDetail(t.Context(), "coupon_guessing", "eve", "17 codes")
 	for range 100 {
 		s.Report(t.Context(), "made\nup by somebody", "eve")

@@ -19,6 +19,9 @@ func (j *Job) run() error {
 		case err == nil && finished:
 			return nil
 		case err == nil:
+			if failures > 0 {
+				j.note(func(p *Progress) { p.Err = nil })
+			}
 			failures = 0
 		case j.ctx.Err() != nil:
 			return context.Cause(j.ctx)
@@ -27,6 +30,7 @@ func (j *Job) run() error {
 			return err
 		default:
 			failures++
+			j.note(func(p *Progress) { p.Err = err })
 			if e := backoff.Sleep(j.ctx, policy.Delay(failures)); e != nil {
 				return errors.Join(context.Cause(j.ctx), err)
 			}

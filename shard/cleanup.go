@@ -22,6 +22,15 @@ func (j *Job) cleanup(g *group) error {
 	if err := j.wipe(g, g.from); err != nil {
 		return err
 	}
+	err := j.in(g.from, func(tx *sql.Tx) error {
+		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+			return err
+		}
+		return d.guards(j.ctx, tx, g.tables)
+	})
+	if err != nil {
+		return err
+	}
 	return j.in(g.to, func(tx *sql.Tx) error {
 		// The target of a reversible job still captures. The changed state waits for writers that note keys; what they noted is forgotten.
 		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {

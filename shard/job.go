@@ -61,6 +61,8 @@ type Progress struct {
 	RowsTotal  int64 // as planned; 0 when unknown
 	Elapsed    time.Duration
 	ETA        time.Duration // 0 when unknown
+	// Err is why the present step is being repeated; nil when nothing is in the way.
+	Err error
 	// WritePauses has for each group handed over how long its slots refused writes.
 	WritePauses []time.Duration
 }

@@ -22,12 +22,12 @@ type mutant struct {
 }
 
 // nolock: the guard reads the slot's state without locking its row.
-func (m *mutant) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
-	if err := m.postgres.prepare(ctx, tx, slots, owned); err != nil || m.kind != "nolock" {
+func (m *mutant) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
+	if err := m.postgres.guards(ctx, tx, tables); err != nil || m.kind != "nolock" {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `do $do$ declare f text; begin
-select replace(pg_get_functiondef('tk_guard'::regproc), 'where slot = s for share', 'where slot = s') into f; execute f; end $do$`)
+	_, err := tx.ExecContext(ctx, `do $do$ declare f record; begin
+for f in select replace(pg_get_functiondef(p.oid), ' for share', '') def from pg_proc p where proname like 'tk\_%\_t' or proname like 'tk\_%\_u' loop execute f.def; end loop; end $do$`)
 	return err
 }
 

@@ -13,10 +13,12 @@ import (
 
 // Postgres is the dialect of PostgreSQL 12 and later.
 //
-// The guard is a row trigger with a WHEN condition over a bitmap of the slots that need it, so rows of other slots pay for one bit
-// test. It reads the slot's state with SELECT ... FOR SHARE: a writer holds that lock until it commits, so a fence waits for
-// writers in flight, and a REPEATABLE READ or SERIALIZABLE writer whose snapshot is older than the fence fails with 40001
-// instead of slipping past it. TRUNCATE is refused while any slot is guarded.
+// The guard is a row trigger per table. It reads the state of a slot that is not simply owned with SELECT ... FOR SHARE: a
+// writer holds that lock until it commits, so a fence waits for writers in flight, and a REPEATABLE READ or SERIALIZABLE writer whose
+// snapshot is older than the fence fails with 40001 instead of slipping past it. Rows of other slots pay for one bit test on INSERT, and on UPDATE and DELETE
+// only during moves. A row whose slot is NULL or does not exist is refused, TRUNCATE is while any slot is moving or elsewhere.
+//
+// The guards need plpgsql, and a mover that owns the tables. Writers need no rights on the state tables.
 func Postgres() Dialect { return postgres{} }
 
 type postgres struct{}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 const pgSchema = `
@@ -18,34 +20,9 @@ create table if not exists tk_dirty (seq bigserial primary key, tbl text not nul
 create table if not exists tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by));
 create table if not exists tk_job (job text, tbl text, place text not null, primary key (job, tbl));
 insert into tk_mover values (1, 0) on conflict do nothing;
-create or replace function tk_guard() returns trigger language plpgsql as $tk$
-declare rs jsonb[] := '{}'; r jsonb; s int; st text; keys int := tg_argv[2]::int;
+create or replace function tk_no_truncate() returns trigger language plpgsql security definer set search_path from current as $tk$
 begin
-  if current_setting('tk.mover', true) = '1' then
-    if tg_op = 'DELETE' then return old; end if;
-    return new;
-  end if;
-  if tg_op <> 'INSERT' then rs := rs || to_jsonb(old); end if;
-  if tg_op <> 'DELETE' then rs := rs || to_jsonb(new); end if;
-  foreach r in array rs loop
-    s := (r ->> tg_argv[0])::int;
-    select state into st from tk_slot where slot = s for share;
-    if st is null or st not in ('owned', 'capture') then
-      raise exception 'tierkit: slot % is %', s, coalesce(st, 'unknown') using errcode = '55006';
-    end if;
-    if exists (select 1 from tk_pin p where p.hashed = s and p.by = (select jsonb_agg(r ->> a order by o) from unnest(tg_argv) with ordinality u(a, o) where o > 3 + keys)) then
-      raise exception 'tierkit: the key is pinned and not in slot % any more', s using errcode = '55006';
-    end if;
-    if st = 'capture' then
-      insert into tk_dirty (tbl, slot, pk)
-        select tg_argv[1], s, jsonb_agg(r -> a order by o) from unnest(tg_argv) with ordinality u(a, o) where o > 3 and o <= 3 + keys;
-    end if;
-  end loop;
-  if tg_op = 'DELETE' then return old; end if;
-  return new;
-end $tk$;
-create or replace function tk_no_truncate() returns trigger language plpgsql as $tk$
-begin
+  if not exists (select 1 from tk_slot where state <> 'owned') then return null; end if;
   raise exception 'tierkit: % cannot be truncated while slots move or are elsewhere; delete instead', tg_table_name using errcode = '0A000';
 end $tk$;`
 
@@ -54,7 +31,7 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 		return err
 	}
 	var have bool
-	if err := tx.QueryRowContext(ctx, `select exists (select 1 from pg_attribute where attrelid = to_regclass('tk_slot') and attname = 'since')`).Scan(&have); err != nil {
+	if err := tx.QueryRowContext(ctx, `select to_regproc('tk_no_truncate') is not null`).Scan(&have); err != nil {
 		return err
 	}
 	if !have {
@@ -99,57 +76,129 @@ func (postgres) lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo)
 	return nil
 }
 
+// guards writes the triggers' functions anew, with a bitmap of the slots that are not simply owned: plpgsql parses it once per session, where a
+// WHEN condition is parsed by every statement. Rows of other slots pay for a bit test, and UPDATE and DELETE for
+// nothing while no slot that has rows here is guarded, because their triggers are disabled then. All locks are SHARE ROW EXCLUSIVE, which readers do not notice; the
+// lock on the table, which is taken before, makes the writers that waited for it see the new function.
 func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
-	rows, err := tx.QueryContext(ctx, `select slot from tk_slot where state <> 'owned' union select hashed from tk_pin`)
+	bits, busy, err := guardedSlots(ctx, tx)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var bits []byte
-	for rows.Next() {
-		var s int
-		if err := rows.Scan(&s); err != nil {
-			return err
-		}
-		for len(bits) <= s/8 {
-			bits = append(bits, 0)
-		}
-		bits[s/8] |= 1 << (s % 8)
-	}
-	if err := rows.Err(); err != nil {
+	var schema string
+	var pins bool
+	if err := tx.QueryRowContext(ctx, `select current_schema(), exists (select 1 from tk_pin)`).Scan(&schema, &pins); err != nil {
 		return err
 	}
+	schema = quote(schema) // writers may have another search_path
 	for _, t := range tables {
-		guarded := func(r string) string {
-			slot := r + "." + quote(t.SlotColumn)
-			if len(bits) == 0 {
-				return "false"
+		slot := quote(t.SlotColumn)
+		// Moving slots are the common case here: one statement locks the slot's state and notes the key.
+		check := func(r string) string {
+			slot := r + `.` + slot
+			pinned := ""
+			if pins {
+				by := names(t.by, func(c string) string { return "to_jsonb(" + r + "." + c + ") #>> '{}'" })
+				pinned = `if exists (select 1 from ` + schema + `.tk_pin p where p.hashed = ` + slot + ` and p.by = jsonb_build_array(` + by + `)) then
+  raise exception 'tierkit: the key is pinned and not in slot % any more', ` + slot + ` using errcode = '55006';
+end if;
+`
 			}
-			return fmt.Sprintf(`(case when %s between 0 and %d then get_bit('\x%s'::bytea, %s) = 1 else false end)`, slot, 8*len(bits)-1, hex.EncodeToString(bits), slot)
+			return pinned + `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, s.slot, jsonb_build_array(` + names(t.keys, func(c string) string { return r + "." + c }) + `)
+  from (select slot from ` + schema + `.tk_slot where slot = ` + slot + ` and state = 'capture' for share) s;
+if not found then
+  select state into st from ` + schema + `.tk_slot where slot = ` + slot + ` for share;
+  if st is null or st <> 'owned' then
+    raise exception 'tierkit: slot % is %', ` + slot + `, coalesce(st, 'unknown') using errcode = '55006';
+  end if;
+end if;
+`
 		}
-		args := []string{literal(t.SlotColumn), literal(t.Name), literal(strconv.Itoa(len(t.keys)))}
+		same := []string{`old.` + slot + ` = new.` + slot}
 		for _, k := range append(slices.Clone(t.keys), t.by...) {
-			args = append(args, literal(k.name))
+			same = append(same, `old.`+quote(k.name)+` is not distinct from new.`+quote(k.name))
 		}
-		call := " execute function tk_guard(" + strings.Join(args, ", ") + ")"
-		for _, q := range []string{
-			`drop trigger if exists zz_tk_insert on ` + t.Name, `drop trigger if exists zz_tk_update on ` + t.Name,
-			`drop trigger if exists zz_tk_delete on ` + t.Name, `drop trigger if exists zz_tk_truncate on ` + t.Name,
-			`create trigger zz_tk_insert before insert on ` + t.Name + ` for each row when (` + guarded("new") + `)` + call,
-			`create trigger zz_tk_update before update on ` + t.Name + ` for each row when (` + guarded("old") + ` or ` + guarded("new") + `)` + call,
-			`create trigger zz_tk_delete before delete on ` + t.Name + ` for each row when (` + guarded("old") + `)` + call,
-		} {
-			if _, err := tx.ExecContext(ctx, q); err != nil {
+		open := func(r string) string {
+			return fmt.Sprintf(`(case when %s.%s between 0 and %d then get_bit('\x%s'::bytea, %s.%s) = 0 else false end)`, r, slot, 8*len(bits)-1, hex.EncodeToString(bits), r, slot)
+		}
+		var have []string
+		rows, err := tx.QueryContext(ctx, `select tgname from pg_trigger where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				_ = rows.Close()
 				return err
 			}
+			have = append(have, name)
 		}
-		if len(bits) > 0 {
-			if _, err := tx.ExecContext(ctx, `create trigger zz_tk_truncate before truncate on `+t.Name+` for each statement execute function tk_no_truncate()`); err != nil {
-				return err
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		const mover = ` or current_setting('tk.mover', true) = '1'`
+		for _, g := range []struct{ name, event, body string }{
+			{"insert", "before insert on %s for each row", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
+			{"update", "before update on %s for each row", `if old.` + slot + ` = new.` + slot + ` and ` + open("new") + mover + ` then return new; end if;
+if not (` + strings.Join(same, " and ") + `) then ` + check("old") + ` end if; ` + check("new") + ` return new;`},
+			{"reslot", "before update on %s for each row when (old." + slot + " is distinct from new." + slot + ")", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
+			{"delete", "before delete on %s for each row", `if ` + open("old") + mover + ` then return old; end if; ` + check("old") + ` return old;`},
+			{"truncate", "before truncate on %s for each statement", ""},
+		} {
+			f := "tk_no_truncate"
+			if g.body != "" {
+				f = pgFunction(g.name, t.Name)
+				if _, err := tx.ExecContext(ctx, `create or replace function `+f+`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
+					return err
+				}
+			}
+			if !slices.Contains(have, "zz_tk_"+g.name) {
+				if _, err := tx.ExecContext(ctx, `create trigger zz_tk_`+g.name+` `+fmt.Sprintf(g.event, t.Name)+` execute function `+f+`()`); err != nil {
+					return err
+				}
+			}
+			if g.name == "update" || g.name == "delete" || g.name == "reslot" {
+				able := "disable"
+				if busy != (g.name == "reslot") { // the one for all updates does its work too
+					able = "enable"
+				}
+				if _, err := tx.ExecContext(ctx, `alter table `+t.Name+` `+able+` trigger zz_tk_`+g.name); err != nil {
+					return err
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// guardedSlots has a bit set for each slot that is not simply owned. busy: some of them have rows here, or a pinned key's name.
+func guardedSlots(ctx context.Context, tx *sql.Tx) (bits []byte, busy bool, err error) {
+	rows, err := tx.QueryContext(ctx, `select slot, state from tk_slot union all select hashed, 'pin' from tk_pin`)
+	if err != nil {
+		return nil, false, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var s int
+		var state string
+		if err := rows.Scan(&s, &state); err != nil {
+			return nil, false, err
+		}
+		for len(bits) <= s/8 {
+			bits = append(bits, 0)
+		}
+		if state != stateOwned {
+			bits[s/8] |= 1 << (s % 8)
+		}
+		busy = busy || state != stateOwned && state != stateGone
+	}
+	return bits, busy, rows.Err()
+}
+
+// pgFunction is the name of a table's guard function, at most 63 bytes.
+func pgFunction(op, table string) string {
+	return quote(fmt.Sprintf("tk_%s_%08x_%s", op, uint32(xxhash.Sum64String(table)), table[:min(len(table), 32)]))
 }
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,15 @@ scrape_configs:
 		for deadline := time.Now().Add(30 * time.Second); len(query(q)) == 0; time.Sleep(200 * time.Millisecond) {
 			require.True(t, time.Now().Before(deadline), "no sample of %s", q)
 		}
+	}
+	lint := exec.Command(testserver.Binary(t, "promtool"), "check", "metrics")
+	lint.Stdin = bytes.NewReader(get(s.Addresses().Metrics))
+	problems, err := lint.CombinedOutput()
+	for line := range strings.Lines(string(problems)) {
+		require.True(t, strings.HasPrefix(line, "go_"), "the names of every package follow Prometheus's conventions: %s", line) // go_ are client_golang's own
+	}
+	if len(problems) == 0 {
+		require.NoError(t, err)
 	}
 	var rules struct {
 		Data struct {

@@ -44,7 +44,6 @@ type Config struct {
 	Queue    *queue.Queue
 	Edges    cdn.Purger
 	Log      *slog.Logger
-	Security *metrics.Security
 	Users    *metrics.Uniques // of the day
 	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a cookie.
 	Fresh func(http.Handler) http.Handler
@@ -158,7 +157,6 @@ func (s *Site) user(r *http.Request) (string, error) {
 	if t, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
 		c, err := s.Tokens.Verify(t)
 		if err != nil {
-			s.Security.ReportDetail(r.Context(), metrics.BadSignature, "", err.Error())
 			return "", statusError{http.StatusUnauthorized, "bad token"}
 		}
 		name = c.Subject

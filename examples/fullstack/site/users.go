@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/session/token"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -95,7 +94,7 @@ func (s *Site) login(w http.ResponseWriter, r *http.Request) error {
 		err = s.check(r.Context(), name, password)
 	}
 	if errors.Is(err, errLogin) {
-		s.Security.Report(r.Context(), metrics.FailedLogin, name)
+		s.Sessions.LoginFailed(r.Context(), name)
 	}
 	if err == nil {
 		err = s.Sessions.From(r.Context()).Login(r.Context(), name, func(u *User) error { u.Name = name; return nil })

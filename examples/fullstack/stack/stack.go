@@ -147,7 +147,7 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if err = s.openData(ctx); err != nil {
 		return err
 	}
-	if s.tokens, err = loadKeys(s.o.Dir); err != nil {
+	if s.tokens, err = loadKeys(s.o.Dir, s.security.Report); err != nil {
 		return err
 	}
 	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do

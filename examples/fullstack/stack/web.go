@@ -71,7 +71,7 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	}
 	w.site = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens, Refresh: refresher,
-		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Security: c.s.security, Users: c.s.users, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
+		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
 		Fresh: c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
 	})
 	app := metrics.AccessLog(log, w.site.Handler())
@@ -201,7 +201,7 @@ func (c *center) scaled(what string) func(autoscale.Decision, error) {
 }
 
 // loadKeys keeps the tokens' signing key in the directory, so that tokens outlive a restart.
-func loadKeys(dir string) (*token.Authority, error) {
+func loadKeys(dir string, event func(ctx context.Context, kind, user string)) (*token.Authority, error) {
 	name := filepath.Join(dir, "token.key")
 	secret, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
@@ -212,5 +212,5 @@ func loadKeys(dir string) (*token.Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute})
+	return token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute, Event: event})
 }
