@@ -21,7 +21,7 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 	var out []shard.Shard
 	for i := range n {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+"?_txlock=immediate")
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+"?_txlock=immediate&_pragma=busy_timeout(10000)")
 		if err != nil {
 			panic(err)
 		}
