@@ -116,6 +116,10 @@ func (c *Cache) forget(o *object) {
 	c.tags.remove(o)
 	c.mu.Lock()
 	c.letGo(o)
+	if p := o.gz.Load(); p != nil && p != notWorth {
+		p.gone.Store(true)
+		c.letGo(p)
+	}
 	c.mu.Unlock()
 }
 
