@@ -85,6 +85,11 @@ type Dialect interface {
 	// unslotted reads rows without a slot: their keys and the columns of By, as JSON arrays.
 	unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error)
 	fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (int64, error)
+	// all rows of a table without slots; lockReferences lets one transaction at a time replace them.
+	all(ctx context.Context, tx *sql.Tx, t *tableInfo) ([]row, error)
+	// snapshot makes all reads of the transaction see one state.
+	snapshot(ctx context.Context, tx *sql.Tx) error
+	lockReferences(ctx context.Context, tx *sql.Tx) error
 	// bytes is the size of the database with its indexes.
 	bytes(ctx context.Context, db *sql.DB) (int64, error)
 }

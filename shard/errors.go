@@ -40,6 +40,8 @@ var (
 	ErrMigration = errors.New("shard: migrations do not agree")
 	// ErrUnassigned: the map is a directory and does not name the key.
 	ErrUnassigned = errors.New("shard: key is not assigned to a shard")
+	// ErrNoNode: no node number for ids: all are leased, or the lease ran out.
+	ErrNoNode = errors.New("shard: no node number")
 	// ErrRowCap: a scatter query would return more rows than allowed.
 	ErrRowCap = errors.New("shard: row cap exceeded")
 	// ErrClock: the clock is too far behind the last id given out.

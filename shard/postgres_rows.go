@@ -215,3 +215,29 @@ func (d postgres) setPlace(ctx context.Context, tx *sql.Tx, job, table, place st
 func (d postgres) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
 	return places{d.bind}.dropPlaces(ctx, tx, job)
 }
+
+func (postgres) all(ctx context.Context, tx *sql.Tx, t *tableInfo) (out []row, err error) {
+	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, jsonb_build_array(`+names(t.keys, func(s string) string { return "t." + s })+`)::text from `+t.Name+` t`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var r row
+		if err := rows.Scan(&r.json, &r.pk); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+func (postgres) lockReferences(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(7412)`)
+	return err
+}
+
+func (postgres) snapshot(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `set transaction isolation level repeatable read`)
+	return err
+}

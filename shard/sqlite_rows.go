@@ -234,3 +234,27 @@ func (d sqlite) setPlace(ctx context.Context, tx *sql.Tx, job, table, place stri
 func (d sqlite) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
 	return places{d.bind}.dropPlaces(ctx, tx, job)
 }
+
+func (sqlite) all(ctx context.Context, tx *sql.Tx, t *tableInfo) (out []row, err error) {
+	rows, err := tx.QueryContext(ctx, `select `+names(t.cols, func(c string) string { return "+" + c })+`, 0, json_array(`+names(t.keys, ident)+`) from `+t.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		r, err := t.scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// lockReferences: a write, since a transaction that began deferred has no lock yet.
+func (sqlite) lockReferences(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `update tk_mover set active = active where id = 1`)
+	return err
+}
+
+func (sqlite) snapshot(context.Context, *sql.Tx) error { return nil } // all are
