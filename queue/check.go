@@ -13,6 +13,8 @@ type Report struct {
 	// Messages are those that some group has not settled, or that wait for a first group; Dead of them are dead letters.
 	Messages int
 	Dead     int
+	// Groups as they would be after an Open: nothing is in flight.
+	Groups []GroupStats
 	// Damage lists every range of bytes that fails its checksum. Torn is how many bytes of the last batch do, because a crash cut its write
 	// off: it was never acknowledged, and the next Open drops it.
 	Damage []Damage
@@ -38,7 +40,7 @@ func Check(dir string) (Report, error) {
 		return rep, err
 	}
 	defer lock.Close()
-	e := &engine{dir: dir, files: readOnly{osFiles{dir}}, topics: map[string]*topicState{}, segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
+	e := &engine{dir: dir, start: time.Now(), files: readOnly{osFiles{dir}}, topics: map[string]*topicState{}, segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
 	e.topicMap.Store(&map[string]*topicState{})
 	e.o.Hooks = &Hooks{Corrupt: func(file string, offset, length int64, err error) {
 		rep.Damage = append(rep.Damage, Damage{file, offset, length, err.Error()})
@@ -68,6 +70,8 @@ func Check(dir string) (Report, error) {
 	for _, g := range e.groups {
 		if g != nil {
 			rep.Dead += len(g.dead)
+			l := e.lag(g)
+			rep.Groups = append(rep.Groups, GroupStats{Topic: g.topic.name, Group: g.name, Ready: int64(l.Ready), Delayed: int64(l.Delayed), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
 		}
 	}
 	return rep, nil

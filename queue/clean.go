@@ -289,11 +289,12 @@ func (g *groupState) find(seq uint64, v *copied) {
 	for p := range g.ready {
 		g.ready[p].each(look)
 	}
-	for _, q := range g.behind { // a redriven message may have taken its place at the head of its key
+	for _, q := range g.behind { // a redriven message may have taken its place
 		if q != nil {
 			q.each(look)
 		}
 	}
+	v.until = g.later[seq]
 }
 
 // topicOfLive reports whether any group, or a topic without groups, still wants the message; e.state is held.

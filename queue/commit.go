@@ -17,7 +17,8 @@ type batch struct {
 	arrived []arrival
 	copies  []copying
 	waiters []*waiter
-	people  int // producers in this batch, for the gathering of the next
+	after   []func() // called when it is on disk, before anything else is written
+	people  int      // producers in this batch, for the gathering of the next
 }
 
 // arrival is a published message of the batch, for the index, once it is durable.
@@ -80,6 +81,9 @@ func (e *engine) commits() {
 		}
 		err = e.failed
 		e.mu.Unlock()
+		for _, f := range b.after {
+			f()
+		}
 		for i, w := range b.waiters {
 			w.done <- err
 			b.waiters[i] = nil

@@ -190,7 +190,7 @@ func (e *engine) hand(g *groupState, max int) (refs []ref, tokens uint64, deadli
 			l := g.leases[r.seq]
 			g.unlease(l)
 			l.r.attempts--
-			g.queue(l.r, 0, 0)
+			g.back(l.r, 0, 0)
 			e.segments[r.segment].pins--
 		}
 		return nil, 0, 0, err
@@ -216,7 +216,7 @@ func (e *engine) expire(g *groupState, now int64) {
 		if g.exhausted(l.r.attempts) {
 			_, _ = e.bury(g, l.r, "max deliveries", false)
 		} else {
-			g.queue(l.r, 0, 0)
+			g.back(l.r, 0, now)
 		}
 	}
 }
@@ -235,10 +235,10 @@ func (e *engine) bury(g *groupState, r ref, reason string, wait bool) (*waiter, 
 		return appendString(b, reason)
 	})
 	if err != nil {
-		g.queue(r, 0, 0)
+		g.back(r, 0, 0)
 		return nil, err
 	}
-	g.dead = append(g.dead, deadRef{r, now, reason})
+	g.dead = append(g.dead, deadRef{r, g.heads[r.seq], now, reason})
 	g.leave(r.seq, now)
 	e.stats.dead.Add(1)
 	return w, nil
@@ -330,7 +330,7 @@ func (e *engine) read(g *groupState, refs []ref, token uint64, deadline int64) [
 			g.unlease(l)
 			_, _ = e.note(kindRelease, false, func(b []byte) []byte { return appendSeqs(b, g.id, []ref{r}) })
 			l.r.attempts--
-			g.queue(l.r, notBefore[i], time.Now().UnixNano())
+			g.back(l.r, notBefore[i], time.Now().UnixNano())
 		}
 	}
 	e.stats.ttl.Add(int64(len(expired)))
@@ -409,7 +409,11 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 		for _, r := range held {
 			g.unlease(g.leases[r.seq])
 			r.attempts--
-			g.queue(r, 0, 0)
+			now := time.Now().UnixNano()
+			if s.Delay > 0 {
+				e.noteUntil(g, r.seq, now+int64(s.Delay))
+			}
+			g.back(r, now+int64(s.Delay), now)
 		}
 	case Extend:
 		by := s.Delay
@@ -439,15 +443,20 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 			}
 			now := time.Now().UnixNano()
 			if delay > 0 {
-				_, _ = e.note(kindNack, false, func(b []byte) []byte {
-					b = binary.AppendUvarint(b, uint64(g.id))
-					b = binary.AppendUvarint(b, r.seq)
-					return binary.AppendUvarint(b, uint64(now+int64(delay)))
-				})
+				e.noteUntil(g, r.seq, now+int64(delay))
 			}
 			e.stats.retried.Add(1)
-			g.queue(r, now+int64(delay), now)
+			g.back(r, now+int64(delay), now)
 		}
 	}
 	return w, nil
+}
+
+// noteUntil writes down until when a message is delayed; e.state is held. Without it a crash would only shorten the delay.
+func (e *engine) noteUntil(g *groupState, seq uint64, until int64) {
+	_, _ = e.note(kindNack, false, func(b []byte) []byte {
+		b = binary.AppendUvarint(b, uint64(g.id))
+		b = binary.AppendUvarint(b, seq)
+		return binary.AppendUvarint(b, uint64(until))
+	})
 }

@@ -42,18 +42,19 @@ func (d *logGroup) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 }
 
 func (d *logGroup) Redrive(ctx context.Context, max int) (int, error) {
-	return d.clear(ctx, max, kindRedrive, func(r ref) {
-		r.attempts = 0
-		d.g.queue(r, 0, 0)
-	})
+	return d.clear(ctx, max, kindRedrive, func(dead []deadRef) { d.g.revive(dead, time.Now().UnixNano()) })
 }
 
 func (d *logGroup) PurgeDead(ctx context.Context, max int) (int, error) {
-	return d.clear(ctx, max, kindDone, func(r ref) { d.e.gone(d.g, r) })
+	return d.clear(ctx, max, kindDone, func(dead []deadRef) {
+		for i := range dead {
+			d.e.gone(d.g, dead[i].r)
+		}
+	})
 }
 
-// clear takes up to max dead letters out with one record, and does to each what the record says.
-func (d *logGroup) clear(ctx context.Context, max int, k kind, do func(ref)) (int, error) {
+// clear takes up to max dead letters out with one record, and does to them what the record says.
+func (d *logGroup) clear(ctx context.Context, max int, k kind, do func([]deadRef)) (int, error) {
 	e, g := d.e, d.g
 	e.state.Lock()
 	n := min(max, len(g.dead))
@@ -70,10 +71,9 @@ func (d *logGroup) clear(ctx context.Context, max int, k kind, do func(ref)) (in
 		e.state.Unlock()
 		return 0, err
 	}
+	cleared := g.dead[:n:n]
 	g.dead = append([]deadRef(nil), g.dead[n:]...)
-	for _, r := range refs {
-		do(r)
-	}
+	do(cleared)
 	e.state.Unlock()
 	return n, w.wait(ctx)
 }

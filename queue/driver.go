@@ -38,6 +38,10 @@ type GroupDriver interface {
 	Dead(ctx context.Context, max int) ([]DeadLetter, error)
 	// Redrive makes up to max dead letters deliverable again with fresh attempts, oldest first, and returns how many.
 	Redrive(ctx context.Context, max int) (int, error)
+	// Peek shows up to max messages that are not settled and not dead: first those that can be delivered now, in their order, then the others.
+	Peek(ctx context.Context, max int) ([]Waiting, error)
+	// Purge settles everything that is neither in flight nor dead, and returns how many messages that were.
+	Purge(ctx context.Context) (int, error)
 	// PurgeDead deletes up to max dead letters for good.
 	PurgeDead(ctx context.Context, max int) (int, error)
 }
@@ -49,14 +53,14 @@ const (
 	Ack     Verdict = iota // done
 	Nack                   // again, after Delay
 	Term                   // dead letter, because of Reason
-	Release                // again at once, attempt not counted
+	Release                // again, after Delay, attempt not counted
 	Extend                 // lease goes on for Delay
 )
 
 // Settlement is a verdict with its particulars.
 type Settlement struct {
 	Verdict Verdict
-	// Delay: for Nack until the next delivery (negative: the group's backoff), for Extend the new lease (0: the group's).
+	// Delay: for Nack and Release until the next delivery (negative, for Nack: the group's backoff), for Extend the new lease (0: the group's).
 	Delay time.Duration
 	// Reason is kept with a dead letter (Term, or Nack of the last attempt).
 	Reason string

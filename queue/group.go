@@ -88,13 +88,20 @@ func (g *Group) settle(ctx context.Context, ds []*Delivery, s Settlement) error 
 // Lag says how far the group is behind.
 func (g *Group) Lag(ctx context.Context) (Lag, error) { return g.driver.Lag(ctx) }
 
+// Peek shows up to max messages that are not settled and not dead, without taking them: first those that can be delivered now, in
+// their order, then the others.
+func (g *Group) Peek(ctx context.Context, max int) ([]Waiting, error) { return g.driver.Peek(ctx, max) }
+
+// Purge settles everything that is neither in flight nor dead, without delivering it, and returns how many messages that were.
+func (g *Group) Purge(ctx context.Context) (int, error) { return g.driver.Purge(ctx) }
+
 // Dead lists up to max dead letters, oldest first.
 func (g *Group) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 	return g.driver.Dead(ctx, max)
 }
 
 // Redrive gives up to max dead letters a new set of attempts, oldest first, and returns how many.
-// A redriven message with a Key does not wait for others of its key: its turn has passed.
+// A redriven message with a Key goes before the later ones of its key; it waits for one that is in flight.
 func (g *Group) Redrive(ctx context.Context, max int) (int, error) { return g.driver.Redrive(ctx, max) }
 
 // PurgeDead deletes up to max dead letters for good, and returns how many.

@@ -14,7 +14,10 @@ import (
 //	leased  -> gone (ack) | delayed (nack) | ready (release, lease expired) | dead (term, attempts used up)
 //	delayed -> ready (its time has come)
 //	behind  -> ready | delayed (the one before it is gone or dead)
-//	dead    -> ready (redrive) | gone (purge)
+//	dead    -> ready | behind (redrive) | gone (purge)
+//
+// Of each key one message is the head: the oldest that is not dead, or the one in flight. When an older one comes back (redrive) while the head
+// is in flight, it becomes the head as soon as that is over.
 type groupState struct {
 	id    uint32
 	topic *topicState
@@ -31,8 +34,9 @@ type groupState struct {
 	expiry  leaseHeap
 
 	heads  map[uint64]uint64    // key hash of each message that heads its key, by message
-	behind map[uint64]*refQueue // by key hash; present while a head exists
+	behind map[uint64]*refQueue // by key hash, in the order of numbers; present while a head exists
 	behinN int
+	later  map[uint64]int64 // until when those of behind are delayed that are
 
 	dead []deadRef
 
@@ -47,6 +51,7 @@ type groupState struct {
 
 type deadRef struct {
 	r      ref
+	key    uint64 // its hash, 0 for none
 	at     int64
 	reason string
 }
@@ -61,7 +66,7 @@ type topicState struct {
 func newGroupState(id uint32, t *topicState, name string, since uint64) *groupState {
 	o, _ := GroupOptions{}.withDefaults()
 	return &groupState{id: id, topic: t, name: name, since: since, o: o, leases: map[uint64]*lease{},
-		heads: map[uint64]uint64{}, behind: map[uint64]*refQueue{}, wake: make(chan struct{}, 1)}
+		heads: map[uint64]uint64{}, behind: map[uint64]*refQueue{}, later: map[uint64]int64{}, wake: make(chan struct{}, 1)}
 }
 
 // arrive takes in a message: new, recovered, or waiting for its first group.
@@ -75,6 +80,9 @@ func (g *groupState) arrive(r ref, key uint64, notBefore, now int64) {
 			}
 			q.push(r)
 			g.behinN++
+			if notBefore > now {
+				g.later[r.seq] = notBefore
+			}
 			return
 		}
 		g.behind[key] = nil
@@ -125,7 +133,100 @@ func (g *groupState) leave(seq uint64, now int64) {
 		g.behind[key] = nil
 	}
 	g.heads[r.seq] = key
-	g.queue(r, 0, now) // a delay of its own is checked when it is read
+	until := g.later[r.seq]
+	delete(g.later, r.seq)
+	g.queue(r, until, now)
+}
+
+// back takes a message that was in flight in again; an older one of its key that came back meanwhile goes first.
+func (g *groupState) back(r ref, until, now int64) {
+	if key, ok := g.heads[r.seq]; ok {
+		if q := g.behind[key]; q != nil && q.n > 0 {
+			if first, _ := q.peek(); first.seq < r.seq {
+				g.leave(r.seq, now)
+				g.wait(r, key, until, now)
+				return
+			}
+		}
+	}
+	g.queue(r, until, now)
+}
+
+// wait puts a message behind the head of its key.
+func (g *groupState) wait(r ref, key uint64, until, now int64) {
+	q := g.behind[key]
+	if q == nil {
+		q = &refQueue{}
+		g.behind[key] = q
+	}
+	q.insert(r)
+	g.behinN++
+	if until > now {
+		g.later[r.seq] = until
+	}
+}
+
+// revive makes dead messages deliverable again, each before the later ones of its key unless one is in flight.
+func (g *groupState) revive(dead []deadRef, now int64) {
+	heads := map[uint64]uint64{} // the heads of their keys, by key
+	for _, d := range dead {
+		if d.key != 0 {
+			heads[d.key] = 0
+		}
+	}
+	if len(heads) > 0 {
+		for seq, key := range g.heads {
+			if _, ok := heads[key]; ok {
+				heads[key] = seq
+			}
+		}
+	}
+	displaced := map[uint64]uint64{} // keys, by the head that has to make room
+	for _, d := range dead {
+		r := d.r
+		r.attempts = 0
+		head, keyed := heads[d.key]
+		switch {
+		case !keyed:
+			g.queue(r, 0, now)
+		case head == 0: // nobody of the key is here
+			g.behind[d.key], g.heads[r.seq], heads[d.key] = nil, d.key, r.seq
+			g.queue(r, 0, now)
+		case r.seq > head || g.leases[head] != nil:
+			g.wait(r, d.key, 0, now)
+		default: // the head was waiting itself
+			g.wait(r, d.key, 0, now)
+			displaced[head] = d.key
+		}
+	}
+	if len(displaced) == 0 {
+		return
+	}
+	var out []timed
+	take := func(at int64) func(ref) bool {
+		return func(r ref) bool {
+			_, gone := displaced[r.seq]
+			if gone {
+				out = append(out, timed{at, r})
+			}
+			return !gone
+		}
+	}
+	for p := range g.ready {
+		g.readyN -= g.ready[p].keep(take(0))
+	}
+	kept := g.delayed[:0]
+	for _, t := range g.delayed {
+		if take(t.at)(t.r) {
+			kept = append(kept, t)
+		}
+	}
+	g.delayed = kept
+	heap.Init(&g.delayed)
+	for _, t := range out {
+		g.leave(t.r.seq, now) // the oldest of the key, one of dead, is the head now
+		g.wait(t.r, displaced[t.r.seq], t.at, now)
+	}
 }
 
 // take pops the next message to deliver: the first of the highest priority, every eighth time the oldest of all.

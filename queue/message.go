@@ -110,6 +110,18 @@ func (d *Delivery) Extend(ctx context.Context, by time.Duration) error {
 	return d.group.settleOne(ctx, d, Settlement{Verdict: Extend, Delay: by})
 }
 
+// Waiting is a message as Peek shows it.
+type Waiting struct {
+	Message
+	Seq      uint64
+	Attempts int // deliveries so far
+	// State is "ready", "delayed", "behind" (another of its key) or "in flight".
+	State string
+	// Until is when a delayed one is due, and when the lease of one in flight ends; else the zero time.
+	Until     time.Time
+	Published time.Time
+}
+
 // DeadLetter is a message that was given up.
 type DeadLetter struct {
 	Message

@@ -20,6 +20,8 @@ type PoolOptions struct {
 	// StuckAfter stops extending the lease of a handler that has run so long, so that another worker gets the message. Default 10 leases
 	// (or Timeout plus one lease, when Timeout is set).
 	StuckAfter time.Duration
+	// Limits bound what each key may take of the pool. The zero value sets none.
+	Limits Limits
 	// Hooks observe the pool.
 	Hooks *PoolHooks
 }
@@ -39,6 +41,7 @@ type Pool struct {
 	o      PoolOptions
 	fetch  int           // messages that a worker takes at once
 	linger time.Duration // it waits so long for more
+	limits *limiter      // nil without limits
 
 	mu      sync.Mutex // guards what follows
 	want    int
@@ -49,7 +52,7 @@ type Pool struct {
 	stats   poolStats
 }
 
-type poolStats struct{ busy, succeeded, failed, panicked, unhandled, lost atomic.Int64 }
+type poolStats struct{ busy, succeeded, failed, panicked, unhandled, lost, limited atomic.Int64 }
 
 // NewPool starts a pool. Close or Shutdown must be called.
 func NewPool(g *Group, m *Mux, o PoolOptions) (*Pool, error) {
@@ -68,7 +71,13 @@ func NewPool(g *Group, m *Mux, o PoolOptions) (*Pool, error) {
 			o.StuckAfter = o.Timeout + g.Lease()
 		}
 	}
+	if err := o.Limits.check(); err != nil {
+		return nil, err
+	}
 	p := &Pool{group: g, mux: m, o: o, workers: map[*worker]struct{}{}}
+	if o.Limits.any() {
+		p.limits = newLimiter(o.Limits)
+	}
 	for _, r := range m.routes {
 		// Messages of kinds that are handled one by one are not held in a worker's hand while another worker is idle.
 		if r.max == 1 {
@@ -201,7 +210,7 @@ func (p *Pool) end(abort bool) {
 func (p *Pool) Stats() PoolStats {
 	s := &p.stats
 	return PoolStats{Workers: int64(p.Workers()), Busy: s.busy.Load(), Succeeded: s.succeeded.Load(), Failed: s.failed.Load(),
-		Panicked: s.panicked.Load(), Unhandled: s.unhandled.Load(), LeaseLost: s.lost.Load()}
+		Panicked: s.panicked.Load(), Unhandled: s.unhandled.Load(), LeaseLost: s.lost.Load(), Limited: s.limited.Load()}
 }
 
 // PoolStats are the counters of a pool.
@@ -213,6 +222,7 @@ type PoolStats struct {
 	Panicked  int64 `metric:"handler_panics_total,counter,Handler calls that panicked."`
 	Unhandled int64 `metric:"jobs_unhandled_total,counter,Jobs of a kind without handler."`
 	LeaseLost int64 `metric:"jobs_lease_lost_total,counter,Jobs that were done after their lease had ended."`
+	Limited   int64 `metric:"jobs_limited_total,counter,Deliveries given back because their key was over a limit."`
 }
 
 // pause is the wait after a failed fetch.

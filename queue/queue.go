@@ -83,6 +83,9 @@ func (q *Queue) Group(ctx context.Context, topic, name string, o GroupOptions) (
 	return &Group{driver: d, queue: q, topic: topic, name: name, options: o}, nil
 }
 
+// Driver is the engine below, for its own package's functions.
+func (q *Queue) Driver() Driver { return q.driver }
+
 // Caps says what the engine cannot do.
 func (q *Queue) Caps() Caps { return q.driver.Caps() }
 

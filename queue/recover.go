@@ -398,7 +398,7 @@ func (r *recovery) place(m ref, x routing, belongs func(*groupState) bool) {
 		if f := rg.fate[m.seq]; f != nil {
 			g.tried.add(m.seq)
 			if m.attempts = f.attempts; f.dead {
-				g.dead = append(g.dead, deadRef{m, f.diedAt, f.reason})
+				g.dead = append(g.dead, deadRef{m, hashKey(string(x.key)), f.diedAt, f.reason})
 				g.live.add(m.seq)
 				continue
 			}

@@ -24,9 +24,9 @@ const chunkRefs = 512
 
 func (q *refQueue) push(r ref) {
 	if k := len(q.chunks); k == 0 || len(q.chunks[k-1]) == cap(q.chunks[k-1]) {
-		size := chunkRefs
-		if k == 0 {
-			size = 16 // most queues are short
+		size := 4 // most queues are short: there is one for each busy key
+		if k > 0 {
+			size = min(2*cap(q.chunks[k-1]), chunkRefs)
 		}
 		q.chunks = append(q.chunks, make([]ref, 0, size))
 	}
@@ -56,6 +56,42 @@ func (q *refQueue) pop() (ref, bool) {
 		q.chunks, q.head = q.chunks[1:], 0
 	}
 	return r, true
+}
+
+// insert puts a ref at its place by number, in a queue that is in that order. It moves the others: it is for what comes back, not for
+// what comes.
+func (q *refQueue) insert(r ref) {
+	all := make([]ref, 0, q.n+1)
+	q.each(func(o *ref) {
+		if o.seq > r.seq && r.length != 0 {
+			all = append(all, r)
+			r.length = 0 // once
+		}
+		all = append(all, *o)
+	})
+	if r.length != 0 {
+		all = append(all, r)
+	}
+	*q = refQueue{}
+	for _, r := range all {
+		q.push(r)
+	}
+}
+
+// keep drops what f does not want, and returns how many that were.
+func (q *refQueue) keep(f func(ref) bool) (dropped int) {
+	kept := refQueue{}
+	q.each(func(r *ref) {
+		if f(*r) {
+			kept.push(*r)
+		} else {
+			dropped++
+		}
+	})
+	if dropped > 0 {
+		*q = kept
+	}
+	return dropped
 }
 
 // each calls f for every ref in order.

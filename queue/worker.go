@@ -59,9 +59,13 @@ func (w *worker) loop() {
 		if w.dead.Load() {
 			return
 		}
+		ds, keys := p.within(ds)
+		if len(ds) == 0 {
+			continue
+		}
 		w.busy.Store(true)
 		p.stats.busy.Add(1)
-		w.handle(ds)
+		w.handle(ds, keys)
 		p.stats.busy.Add(-1)
 		w.busy.Store(false)
 	}
@@ -86,7 +90,12 @@ func (w *worker) fill(ds []*Delivery) []*Delivery {
 }
 
 // handle runs the handlers of everything that was fetched, kind by kind in the order of arrival, and keeps the leases alive meanwhile.
-func (w *worker) handle(ds []*Delivery) {
+func (w *worker) handle(ds []*Delivery, keys []string) {
+	defer func() {
+		for _, k := range keys {
+			w.pool.limits.done(k)
+		}
+	}()
 	for _, d := range ds {
 		d.gate = &w.dead
 	}

@@ -1,4 +1,4 @@
-// Package queue measures the embedded queue beside its physical limit (a bare group-commit writer on the same disk), JetStream, bbolt and pebble:
+// Package queue measures the embedded queue beside its physical limit (a bare group-commit writer on the same disk), JetStream, bbolt, pebble, SQLite and PostgreSQL:
 // go test -bench . -count 5 ./queue
 //
 // Every publish waits until its message is durable, except for the contenders whose name says otherwise. The directory is that of
@@ -7,6 +7,7 @@ package queue
 
 import (
 	"context"
+	"database/sql"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -20,13 +21,17 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+	_ "modernc.org/sqlite"
 
+	"github.com/tierkit/tierkit/internal/testserver"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/queue/jetstream"
+	"github.com/tierkit/tierkit/queue/pgqueue"
 )
 
 // publisher is one engine; publish may be called by many producers at once.
@@ -36,7 +41,8 @@ var contenders = []struct {
 	name string
 	open publisher
 }{
-	{"limit", rawLog}, {"tierkit", embedded(queue.Options{})}, {"pebble", pebbleLog}, {"bbolt-batch", bboltBatch},
+	{"limit", rawLog}, {"tierkit", embedded(queue.Options{})}, {"pebble", pebbleLog}, {"bbolt-batch", bboltBatch}, {"sqlite", sqliteTable},
+	{"postgres-skip-locked", postgres},
 	{"jetstream-always", natsStream(true)}, {"jetstream-default-not-durable", natsStream(false)},
 }
 
@@ -104,6 +110,11 @@ func BenchmarkConsume(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer q.Close()
+			consume(b, q, c.batch)
+		})
+		b.Run(c.name+"/postgres-skip-locked", func(b *testing.B) {
+			q, end := openPostgres(b)
+			defer end()
 			consume(b, q, c.batch)
 		})
 	}
@@ -306,6 +317,54 @@ func bboltBatch(b *testing.B, dir string) (func([]byte) error, func()) {
 			return k.Put(binary.BigEndian.AppendUint64(nil, n), body)
 		})
 	}, func() { db.Close() }
+}
+
+// sqliteTable is what queues on SQLite do, such as goqite: a row and a commit per message.
+func sqliteTable(b *testing.B, dir string) (func([]byte) error, func()) {
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "q.db")+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(10000)")
+	if err != nil {
+		b.Fatal(err)
+	}
+	db.SetMaxOpenConns(1) // writers are one after the other in any case
+	if _, err := db.Exec(`create table q (id integer primary key, due integer not null default 0, tries integer not null default 0, body blob not null)`); err != nil {
+		b.Fatal(err)
+	}
+	insert, err := db.Prepare(`insert into q (body) values (?)`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return func(body []byte) error { _, err := insert.Exec(body); return err }, func() { db.Close() }
+}
+
+// postgres is queue/pgqueue on a server of its own, which keeps its promises.
+func postgres(b *testing.B, _ string) (func([]byte) error, func()) {
+	q, end := openPostgres(b)
+	ctx := b.Context()
+	return func(body []byte) error {
+		_, err := q.Publish(ctx, queue.Message{Topic: "t", Body: body})
+		return err
+	}, end
+}
+
+func openPostgres(b *testing.B) (*queue.Queue, func()) {
+	server := testserver.Postgres(b, testserver.PostgresOptions{Fsync: true}).Primary()
+	c, err := pgxpool.ParseConfig(server.DSN())
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.MaxConns = 64
+	pool, err := pgxpool.NewWithConfig(b.Context(), c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	q, err := pgqueue.Open(b.Context(), pool, pgqueue.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return q, func() {
+		q.Close()
+		pool.Close()
+	}
 }
 
 func serve(b *testing.B, dir string, always bool) (*nats.Conn, func()) {

@@ -227,6 +227,9 @@ func (g *group) settle(ctx context.Context, d *queue.Delivery, s queue.Settlemen
 			g.released[d.Seq]++
 		}
 		g.mu.Unlock()
+		if s.Delay > 0 {
+			return h.msg.NakWithDelay(s.Delay)
+		}
 		return h.msg.Nak()
 	case queue.Term:
 		return g.bury(ctx, h, s.Reason)
@@ -319,4 +322,53 @@ func (g *group) Redrive(ctx context.Context, max int) (int, error) {
 
 func (g *group) PurgeDead(ctx context.Context, max int) (int, error) {
 	return g.each(ctx, max, func(m *jetstream.RawStreamMsg) error { return g.dead.DeleteMsg(ctx, m.Sequence) })
+}
+
+// Peek shows messages that were never delivered: the server does not tell which of the others are acknowledged.
+func (g *group) Peek(ctx context.Context, max int) (out []queue.Waiting, err error) {
+	info, err := g.consumer.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("jetstream: peek: %w", err)
+	}
+	seq := info.Delivered.Stream + 1
+	for n := info.NumPending; n > 0 && len(out) < max; seq++ {
+		m, err := g.stream.GetMsg(ctx, seq)
+		if notFound(err) { // it was deleted
+			if s, serr := g.stream.Info(ctx); serr != nil || seq > s.State.LastSeq {
+				return out, serr
+			}
+			continue
+		}
+		if err != nil {
+			return out, fmt.Errorf("jetstream: peek: %w", err)
+		}
+		out = append(out, queue.Waiting{Message: decode(g.topic, m.Header, m.Data), Seq: m.Sequence, State: "ready", Published: m.Time})
+		n--
+	}
+	return out, nil
+}
+
+// Purge takes and acknowledges what was pending when it was called.
+func (g *group) Purge(ctx context.Context) (n int, err error) {
+	info, err := g.consumer.Info(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("jetstream: purge: %w", err)
+	}
+	for left := int(info.NumPending); left > 0; {
+		batch, err := g.consumer.FetchNoWait(min(left, 500))
+		if err != nil {
+			return n, fmt.Errorf("jetstream: purge: %w", err)
+		}
+		got := 0
+		for m := range batch.Messages() {
+			if err := m.DoubleAck(ctx); err != nil {
+				return n, fmt.Errorf("jetstream: purge: %w", err)
+			}
+			got++
+		}
+		if n, left = n+got, left-got; got == 0 { // others were faster
+			return n, batch.Error()
+		}
+	}
+	return n, nil
 }

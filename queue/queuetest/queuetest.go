@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) *queue.Queue) {
 		{"FetchWaits", fetchWaits},
 		{"ManyConsumers", manyConsumers},
 		{"Lag", lag},
+		{"PeekAndPurge", peekAndPurge},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
@@ -367,7 +368,19 @@ func keyOrder(t *testing.T, q *queue.Queue) {
 	a2 := fetch(t, g, 1)[0]
 	require.Equal(t, "a2", string(a2.Body))
 	require.NoError(t, a2.Term(bg(t), "given up"))
-	require.Equal(t, []string{"a3"}, bodies(fetch(t, g, 1)))
+	a3 := fetch(t, g, 1)[0]
+	require.Equal(t, "a3", string(a3.Body))
+	publish(t, q, queue.Message{Topic: "t", Key: "a", Body: []byte("a4")})
+	n, err := g.Redrive(bg(t), 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	none(t, g) // a3 is in flight
+	require.NoError(t, a3.Release(bg(t)))
+	for _, want := range []string{"a2", "a3", "a4"} {
+		d := fetch(t, g, 1)[0]
+		require.Equal(t, want, string(d.Body), "a redriven message has its place again")
+		require.NoError(t, d.Ack(bg(t)))
+	}
 }
 
 func fetchWaits(t *testing.T, q *queue.Queue) {
@@ -453,4 +466,32 @@ func lag(t *testing.T, q *queue.Queue) {
 	}, 5*time.Second, 10*time.Millisecond, "%+v", &l)
 	require.GreaterOrEqual(t, l.OldestAge, 20*time.Millisecond)
 	require.NoError(t, d.Ack(bg(t)))
+}
+
+func peekAndPurge(t *testing.T, q *queue.Queue) {
+	g := group(t, q, "t", queue.GroupOptions{})
+	for _, b := range []string{"a", "b", "c", "d"} {
+		publish(t, q, queue.Message{Topic: "t", Kind: "k", Header: map[string]string{"h": "1"}, Body: []byte(b)})
+	}
+	d := fetch(t, g, 1)[0]
+	ws, err := g.Peek(bg(t), 2)
+	require.NoError(t, err)
+	require.Len(t, ws, 2)
+	for i, w := range ws {
+		require.Equal(t, []string{"b", "c"}[i], string(w.Body))
+		require.Equal(t, "ready", w.State)
+		require.Equal(t, "k", w.Kind)
+		require.Equal(t, "1", w.Header["h"])
+		require.Zero(t, w.Attempts)
+		require.WithinDuration(t, time.Now(), w.Published, time.Minute)
+	}
+	again, err := g.Peek(bg(t), 2)
+	require.NoError(t, err)
+	require.Equal(t, ws, again, "looking changes nothing")
+	n, err := g.Purge(bg(t))
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	none(t, g)
+	require.NoError(t, d.Nack(bg(t), 0), "what is in flight is not purged")
+	require.Equal(t, []string{"a"}, bodies(fetch(t, g, 1)))
 }
