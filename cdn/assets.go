@@ -69,11 +69,7 @@ func NewAssets(fsys fs.FS, prefix string) (*Assets, error) {
 
 // pack makes the compressed forms of what compresses. One that saves less than a tenth is not worth its place.
 func (f *asset) pack() error {
-	text := strings.HasPrefix(f.kind, "text/")
-	for _, k := range []string{"javascript", "json", "xml", "svg", "wasm", "font/ttf", "font/otf"} {
-		text = text || strings.Contains(f.kind, k)
-	}
-	if !text || len(f.plain) < 256 {
+	if !compressible(f.kind) || len(f.plain) < 256 {
 		return nil
 	}
 	keep := func(coding string, b []byte) {
@@ -143,25 +139,11 @@ func (a *Assets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // choose picks the smallest form that the client takes (RFC 9110 section 12.5.3).
 func (f *asset) choose(lines []string) (best string) {
-	takes := map[string]bool{}
-	star := false
-	for _, line := range lines {
-		for item := range strings.SplitSeq(line, ",") {
-			coding, q, _ := strings.Cut(item, ";")
-			q = strings.ReplaceAll(q, " ", "")
-			ok := !(strings.HasPrefix(q, "q=0") && strings.Trim(q[3:], ".0") == "")
-			if coding = strings.ToLower(strings.TrimSpace(coding)); coding == "*" {
-				star = ok
-			} else {
-				takes[coding] = ok
-			}
-		}
-	}
+	takes := accepted(lines)
 	size := len(f.plain)
 	for _, coding := range []string{"br", "zstd", "gzip"} {
 		b, there := f.packed[coding]
-		ok, said := takes[coding]
-		if there && (ok || star && !said) && len(b) < size {
+		if there && takes(coding) && len(b) < size {
 			best, size = coding, len(b)
 		}
 	}

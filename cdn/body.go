@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -50,12 +51,15 @@ func bodyOf(chunks ...[]byte) *body {
 	return b
 }
 
-// memory is the bytes that the body takes there.
-func (b *body) memory() int64 {
-	if b.file != nil {
-		return 0
+// memory is the bytes that a complete body takes there: those of its chunks, which the allocator rounds up.
+func (b *body) memory() (n int64) {
+	if !b.complete.Load() {
+		return b.size()
 	}
-	return b.size()
+	for _, c := range b.chunks {
+		n += int64(cap(c))
+	}
+	return n
 }
 
 func (b *body) size() int64 {
@@ -86,16 +90,16 @@ func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep b
 		if len(free) == 0 {
 			if expect >= 0 {
 				b.mu.Lock()
-				left := expect - b.end
+				left, have := expect-b.end, b.end
 				b.mu.Unlock()
-				if left > 0 {
-					next = min(left, 1<<20)
+				if left > 0 { // large chunks are written faster; an origin that promises more than it sends gets no more than it sent
+					next = min(left, max(1<<20, have))
 				} else {
 					next = 1 // room to see the end
 				}
 			}
-			chunk := make([]byte, 0, next)
-			free = chunk[:cap(chunk)]
+			chunk := slices.Grow([]byte(nil), int(next)) // its capacity is what is really taken
+			free = chunk[:next]
 			b.mu.Lock()
 			b.chunks = append(b.chunks, chunk)
 			b.mu.Unlock()
@@ -137,7 +141,7 @@ func (b *body) finish(err error) {
 			b.chunks[n-1] = nil // the slot would hold its memory
 			b.chunks = b.chunks[:n-1]
 		case cap(last)-len(last) > len(last)/4: // keep no more than is used; readers hold the old one
-			b.chunks[n-1] = append(make([]byte, 0, len(last)), last...)
+			b.chunks[n-1] = append([]byte(nil), last...) // its capacity is what is really taken
 		}
 	}
 	if err == nil && !b.window {

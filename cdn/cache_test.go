@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,13 @@ import (
 	"github.com/tierkit/tierkit/internal/race"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("CDN_CRASH_DIR"); dir != "" {
+		fillUntilKilled(dir)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func newCache(t testing.TB, o Options) *Cache {
 	t.Helper()
@@ -213,7 +220,6 @@ func TestConditionalAndRange(t *testing.T) {
 			{[]string{"Range: bytes=a-b"}, 200, "0123456789", ""},
 			{[]string{"Range: bytes=99999999999999999999-"}, 416, "", "bytes */10"},
 			{[]string{"Range: items=1-2"}, 200, "0123456789", ""},
-			{[]string{"Range: bytes=0-1,3-4"}, 200, "0123456789", ""},
 			{[]string{"Range: bytes=2-4", `If-Range: "v1"`}, 206, "234", "bytes 2-4/10"},
 			{[]string{"Range: bytes=2-4", `If-Range: W/"v1"`}, 200, "0123456789", ""},
 			{[]string{"Range: bytes=2-4", `If-Range: "v2"`}, 200, "0123456789", ""},

@@ -24,8 +24,17 @@ func (s *service) deliver(o *object, outcome Outcome, note string) (abort bool) 
 		defer s.in.close()
 	}
 	c, h := s.e.c, s.w.Header()
+	packable := c.mayPack(o)
+	if packable {
+		if p := s.packed(o); p != nil {
+			o, packable = p, false
+		}
+	}
 	for k, v := range o.header {
 		h[k] = v
+	}
+	if packable {
+		h["Vary"] = withVary(o.header["Vary"])
 	}
 	switch outcome {
 	case Hit:
@@ -56,7 +65,17 @@ func (s *service) deliver(o *object, outcome Outcome, note string) (abort bool) 
 			}
 		}
 		if rg := r.Header["Range"]; len(rg) == 1 && r.Method == http.MethodGet && o.length >= 0 && ifRange(r.Header, o.header, o.etag) {
-			switch from, to, ok := parseRange(rg[0], o.length); {
+			from, to, ok := parseRange(rg[0], o.length)
+			if !ok && o.body.complete.Load() && strings.IndexByte(rg[0], ',') >= 0 {
+				var parts []byteRange
+				if parts, ok = parseRanges(rg[0], o.length); len(parts) > 1 && ok {
+					return s.multipart(o, parts)
+				}
+				if from = -1; len(parts) == 1 {
+					from, to = parts[0].from, parts[0].to
+				}
+			}
+			switch {
 			case ok && from < 0:
 				h["Content-Range"] = []string{"bytes */" + itoa(o.length)}
 				delete(h, "Content-Length")
@@ -109,7 +128,13 @@ func (s *service) begin(o *object, from int64) (first *object, ok bool) {
 	if errors.Is(err, errChanged) {
 		s.e.c.remove(o)
 	}
-	clear(s.w.Header())
+	h := s.w.Header()
+	for k := range o.header {
+		delete(h, k)
+	}
+	for _, k := range []string{"Age", "Cache-Status", "Content-Range", "Content-Length"} {
+		delete(h, k)
+	}
 	s.e.bypass(s.w, s.r, "fwd=bypass; detail=slice-failed")
 	return nil, false
 }
@@ -272,8 +297,8 @@ func ifRange(in, h http.Header, etag string) bool {
 	return ok1 && ok2 && want.Equal(have)
 }
 
-// parseRange reads a Range of one part (RFC 9110 section 14.1.2). ok false: to be ignored, which is always allowed, and
-// done with lists of parts too; from -1: not satisfiable.
+// parseRange reads a Range of one part (RFC 9110 section 14.1.2). ok false: to be ignored, which is always allowed; from -1:
+// not satisfiable.
 func parseRange(s string, length int64) (from, to int64, ok bool) {
 	if !hasPrefixFold(s, "bytes=") {
 		return 0, 0, false

@@ -3,7 +3,6 @@ package cdn
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -99,49 +98,6 @@ func (d *disk) recover() error {
 	}
 	d.fit()
 	return nil
-}
-
-// put indexes a record in place of an older one of the same variant. d.mu is held, or nobody else knows d.
-func (d *disk) put(r *diskRef) {
-	for _, old := range d.index[r.key] {
-		if old.selectors == r.selectors && slices.Equal(old.vary, r.vary) {
-			d.drop(old)
-			break
-		}
-	}
-	if len(d.index[r.key]) == 0 {
-		d.keys.add(r.key)
-	}
-	d.index[r.key] = append(d.index[r.key], r)
-	for _, t := range r.tags {
-		if d.tags[t] == nil {
-			d.tags[t] = map[*diskRef]struct{}{}
-		}
-		d.tags[t][r] = struct{}{}
-	}
-	d.bytes += r.size
-	d.count++
-}
-
-func (d *disk) drop(r *diskRef) {
-	refs := d.index[r.key]
-	i := slices.Index(refs, r)
-	if i < 0 {
-		return
-	}
-	d.bytes -= r.size
-	d.count--
-	for _, t := range r.tags {
-		if delete(d.tags[t], r); len(d.tags[t]) == 0 {
-			delete(d.tags, t)
-		}
-	}
-	if refs = slices.Delete(refs, i, i+1); len(refs) == 0 {
-		delete(d.index, r.key)
-		d.keys.remove(r.key)
-	} else {
-		d.index[r.key] = refs
-	}
 }
 
 // fit drops the oldest segments until the budget holds, the files' full size counted.
@@ -367,33 +323,6 @@ func (d *disk) purgeIndex(m Match) (n int, loaded []*object, err error) {
 		}
 	}
 	return n, loaded, nil
-}
-
-func (d *disk) matching(m Match) (out []*diskRef) {
-	if m.URL != "" {
-		out = slices.Clone(d.index[m.URL])
-		for _, key := range d.keys.prefixed(m.URL + "\x00") { // its slices
-			out = append(out, d.index[key]...)
-		}
-		return out
-	}
-	if m.Tag != "" {
-		return slices.Collect(maps.Keys(d.tags[m.Tag]))
-	}
-	for _, key := range d.keys.prefixed(m.Prefix) { // of all the prefix is empty
-		out = append(out, d.index[key]...)
-	}
-	return out
-}
-
-func (d *disk) purgeRefs(m Match) {
-	for _, r := range d.matching(m) {
-		if m.Soft {
-			r.soft = true
-		} else {
-			d.drop(r)
-		}
-	}
 }
 
 // dropKey is for invalidation by unsafe methods.

@@ -3,6 +3,7 @@ package cdn_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 
@@ -65,4 +66,47 @@ func ExampleCache_Proxy() {
 	edge.ServeHTTP(w, httptest.NewRequest("GET", "http://example.com/", nil))
 	fmt.Println(w.Body, "|", w.Header().Get("Cache-Status"))
 	// Output: from the origin | tierkit; fwd=uri-miss; fwd-status=200; stored
+}
+
+// A Go client goes to the origin when the edge is down.
+func ExampleNewFallback() {
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the origin") }))
+	defer origin.Close()
+	edge := httptest.NewServer(http.NotFoundHandler())
+	edge.Close() // dead
+	fallback, err := cdn.NewFallback(cdn.FallbackOptions{Edge: edge.URL, Origin: origin.URL})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	res, err := (&http.Client{Transport: fallback}).Get(edge.URL + "/photo.jpg")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer res.Body.Close()
+	b, _ := io.ReadAll(res.Body)
+	fmt.Printf("%s, %+v\n", b, fallback.Stats())
+	// Output: from the origin, {EdgeFailures:1 ToOrigin:1}
+}
+
+// What a bill counts.
+func ExampleCache_Hosts() {
+	c, err := cdn.New(cdn.Options{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=60")
+		fmt.Fprint(w, "0123456789")
+	}))
+	for range 3 {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://shop.example/", nil))
+	}
+	for _, host := range c.Hosts() {
+		fmt.Println(host.Host, host.Requests, "requests,", host.BytesOut, "bytes out,", host.BytesIn, "in")
+	}
+	// Output: shop.example 3 requests, 30 bytes out, 10 in
 }

@@ -51,3 +51,17 @@ func TestBudgetIsTheHeap(t *testing.T) {
 		})
 	}
 }
+
+// A hit without the connection.
+func BenchmarkHit(b *testing.B) {
+	c := newCache(b, Options{})
+	h := c.Handler(reply(200, strings.Repeat("x", 1024), "Cache-Control: max-age=3600", "Content-Type: text/plain", `ETag: "1"`))
+	r := httptest.NewRequest("GET", "http://a.example/some/path", nil)
+	w := &discard{h: http.Header{}}
+	h.ServeHTTP(w, r)
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.h)
+		h.ServeHTTP(w, r)
+	}
+}

@@ -37,6 +37,9 @@ type object struct {
 	onDisk atomic.Uint32
 	shown  atomic.Pointer[shown]
 
+	gz      atomic.Pointer[object] // its compressed form
+	packing atomic.Bool            // which is being made
+
 	state evict.State
 	size  int64
 	held  atomic.Bool // the policy holds it; changed under Cache.mu
@@ -61,7 +64,7 @@ func (o *object) Weight() int64 { return o.size }
 
 // overhead is about what an object costs beside its strings: the structures here, in the index and in the policy.
 // It is measured: see TestBudgetIsTheHeap.
-const overhead = 820
+const overhead = 844
 
 func (o *object) weigh() {
 	n := int64(overhead + len(o.key) + len(o.selectors))

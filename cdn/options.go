@@ -32,9 +32,11 @@ type Options struct {
 	StoreSetCookie       bool          // keep responses with Set-Cookie whenever RFC 9111 allows, cookie and all; default: only with public, s-maxage or CDN-Cache-Control, and the cookie goes to the first client alone
 	VaryLanguage         bool          // let a stored Content-Language answer for every Accept-Language that prefers it; for origins that choose by language alone
 	IgnoreRequest        bool          // ignore Cache-Control of requests, except no-store and only-if-cached
+	Compress             bool          // send text that the origin sends plain as gzip to those who take it; kept beside the plain form from its second request on
 	Tags                 []string      // response headers with surrogate keys, separated by spaces or commas, not passed on; nil: Surrogate-Key and Cache-Tag
 	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"
 	Key                  KeyFunc       // nil: KeyURL
+	Unkeyed              []string      // request fields that fills pass on although they are part of no key, out of those that are dropped otherwise: X-Forwarded-*, X-Original-*, methods in fields and their like; make the key tell them apart, or one client shapes what others get
 	MaxVariants          int           // per URL; 0: 64
 	MaxHostBytes         int64         // memory for the objects of one host, so that none crowds out the others; 0: no limit but MaxBytes
 	MaxFills             int           // fetches from one origin that wait for its answer at a time: after a purge of everything the others wait their turn, and stale objects that may be served are; 0: 256; negative: no limit
