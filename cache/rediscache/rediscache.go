@@ -35,7 +35,8 @@ type Options struct {
 	// Confirm is how long a first tier may serve without hearing from Redis, and so the longest that Delete and Set wait for a process that
 	// has died. Default 1 s, minimum 20 ms.
 	Confirm time.Duration
-	// Timeout bounds each operation, beside Confirm. Default 1 s.
+	// Timeout bounds each operation, beside Confirm, and each wait for an answer of the server. Default 1 s. Clients other than
+	// [redis.Client], such as those of a cluster, obey it only with their own option ContextTimeoutEnabled.
 	Timeout time.Duration
 }
 
@@ -94,6 +95,10 @@ func New(client redis.UniversalClient, o Options) (*Remote, error) {
 		return nil, fmt.Errorf("rediscache: Options.Confirm is %v, must be at least 20ms", o.Confirm)
 	case o.Timeout < time.Millisecond:
 		return nil, fmt.Errorf("rediscache: Options.Timeout is %v, must be at least 1ms", o.Timeout)
+	}
+	// A client without ContextTimeoutEnabled waits for its ReadTimeout however early a context ends: a frozen server would hold every read for seconds.
+	if c, ok := client.(*redis.Client); ok && !c.Options().ContextTimeoutEnabled {
+		client = c.WithTimeout(o.Timeout)
 	}
 	r := &Remote{client: client, o: o, id: rand.Text()[:16], start: time.Now(), watchers: map[int]watcher{}, waits: map[string]*wait{}}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -14,14 +14,11 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
 	"github.com/tierkit/tierkit/internal/testserver"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // both runs a test against the stand-in and against the real server.
 func both(t *testing.T, f func(t *testing.T, addr string)) {
@@ -236,7 +233,7 @@ func (h *history) write(k int, drop func(ctx context.Context, k int) error) erro
 
 func (h *history) read(k int, n *node) error {
 	floor := h.acked[k].Load()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	v, err := n.Load(ctx, k, func(context.Context, int) (int, error) {
 		v := h.source[k].Load()
