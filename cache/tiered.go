@@ -156,10 +156,11 @@ func (t *Tiered[K, V]) invalidate(key string) {
 // Load returns the entry from the nearest tier that has it, or loads it: once across all processes, as long as the remote works. When the
 // remote fails, it loads without storing.
 func (t *Tiered[K, V]) Load(ctx context.Context, k K, load func(context.Context, K) (V, error)) (V, error) {
+	// Trusted is asked before the entry is read: all changes acknowledged until now are then applied to what will be read. Asked afterwards, it
+	// could speak of a first tier that was emptied in between.
+	trusted := t.l2.Trusted()
 	s, hash := t.l1.locate(k)
 	v, found := t.l1.lookup(s, k, hash)
-	// Trusted is asked after the entry was read: an entry read while the tier was trusted is not older than the last acknowledged change.
-	trusted := t.l2.Trusted()
 	if trusted && found == present {
 		t.stats.l1.Add(1)
 		return v, nil
