@@ -14,6 +14,8 @@ var errEjected = errors.New("replica: node was ejected")
 type life struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// plain is ctx with the values of context.Background, made once: most statements run under that.
+	plain *lifeCtx
 }
 
 func newNode(n Node) *node {
@@ -24,7 +26,7 @@ func newNode(n Node) *node {
 
 func (n *node) revive() {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	n.life.Store(&life{ctx: ctx, cancel: cancel})
+	n.life.Store(&life{ctx: ctx, cancel: cancel, plain: &lifeCtx{Context: ctx, values: context.Background()}})
 }
 
 // eject ends the life of the node and begins the next one: connections opened from now on are of that.
@@ -47,6 +49,7 @@ func (n *node) eject() {
 func (n *node) retire() {
 	n.mu.Lock()
 	n.removed = true
+	n.gone.Store(true)
 	n.mu.Unlock()
 	n.discardIdle(0)
 	n.life.Load().cancel(errEjected)
@@ -70,6 +73,9 @@ type flight struct {
 
 // under returns a context that ends with parent or when the node is ejected. It lasts until the use ends.
 func (n *conn) under(parent context.Context, nd *node) context.Context {
+	if parent == context.Background() {
+		return nd.life.Load().plain
+	}
 	if parent.Done() == nil {
 		return &lifeCtx{Context: nd.life.Load().ctx, values: parent}
 	}

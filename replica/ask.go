@@ -11,7 +11,7 @@ import (
 
 // ask runs a query on a physical connection and returns all rows as text, NULL as "".
 func ask(ctx context.Context, c driver.Conn, query string) ([][]string, error) {
-	p := phys{conn: c}
+	p := newPhys(c)
 	rows, err := p.query(ctx, query, nil)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func ask1(ctx context.Context, c driver.Conn, n int, query string) ([]string, er
 
 // columnsOf returns the first row by column name; nil when there is none.
 func columnsOf(ctx context.Context, c driver.Conn, query string) (map[string]string, error) {
-	p := phys{conn: c}
+	p := newPhys(c)
 	rows, err := p.query(ctx, query, nil)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func columnsOf(ctx context.Context, c driver.Conn, query string) (map[string]str
 }
 
 func tell(ctx context.Context, c driver.Conn, statements ...string) error {
-	p := phys{conn: c}
+	p := newPhys(c)
 	for _, q := range statements {
 		if _, err := p.exec(ctx, q, nil); err != nil {
 			return fmt.Errorf("replica: %s: %w", q, err)

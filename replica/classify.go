@@ -3,6 +3,8 @@ package replica
 // grammar is what a dialect adds to the common rules.
 type grammar struct {
 	syntax syntax
+	// sequences: what reads a sequence need not look like a call (MariaDB).
+	sequences bool
 	// volatile reports whether a call of this function (lower case, last part of a qualified name) must run on the primary.
 	volatile func(name []byte) bool
 	// session reports whether a call of this function changes or reads state of the session.
@@ -93,6 +95,19 @@ func (g *grammar) classify(query string) Verdict {
 					}
 				}
 				l.i = mark
+			case "value": // MariaDB: next value for s, previous value for s
+				if g.sequences {
+					mark := l.i
+					n := l.next()
+					if n.kind == tokWord && string(lower(&buf, n.text)) == "for" {
+						return Verdict{ClassWrite, "sequence"}
+					}
+					l.i = mark
+				}
+			case "nextval", "currval": // Oracle's s.nextval, which MariaDB knows too
+				if g.sequences {
+					return Verdict{ClassWrite, "sequence"}
+				}
 			case "replace": // the statement of MySQL and SQLite; the function is a read
 				mark := l.i
 				n := l.next()
@@ -117,8 +132,8 @@ func (g *grammar) call(buf *[64]byte, name token) (Verdict, bool) {
 		return Verdict{}, false
 	}
 	w := lower(buf, name.text) // quoted names are folded too: too careful at worst
-	if w == nil {
-		return Verdict{}, false
+	if w == nil {              // longer than any name: servers cut it, and then it may be another
+		return Verdict{ClassWrite, "function with a very long name"}, true
 	}
 	if g.session != nil && g.session(w) {
 		return Verdict{ClassSession, "session function " + string(w)}, true

@@ -100,6 +100,17 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
+// What does not look like a call, and a name that servers cut to the length of another.
+func TestSequencesAndLongNames(t *testing.T) {
+	my, pg := MariaDB(), Postgres()
+	for _, q := range []string{"select next value for s", "select previous value for s", "SELECT 1, NEXT /* c */ VALUE FOR s", "select s.nextval", "select s.currval"} {
+		require.Equal(t, ClassWrite, my.Classify(q).Class, q)
+	}
+	require.Equal(t, ClassRead, my.Classify("select value from t").Class)
+	require.Equal(t, ClassRead, pg.Classify("select substring(value for 3) from t").Class)
+	require.Equal(t, ClassWrite, pg.Classify("select "+strings.Repeat("f", 70)+"(1)").Class)
+}
+
 func TestClassCacheIsBounded(t *testing.T) {
 	c := newClassCache(8)
 	for i := range 1000 {
@@ -140,4 +151,21 @@ func BenchmarkClassify(b *testing.B) {
 			c.get(q, 0)
 		}
 	})
+}
+
+// BenchmarkClassLookup is what a known statement costs: by its address, as constants are found, and by its text.
+func BenchmarkClassLookup(b *testing.B) {
+	const query = `SELECT id, name, email, created_at FROM users WHERE tenant = $1 AND id = $2 LIMIT 1`
+	c := newClassCache(4096)
+	c.put(&classEntry{query: query})
+	for name, q := range map[string]string{"constant": query, "built": strings.Clone(query)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if c.get(q, 0) == nil {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
 }

@@ -52,6 +52,20 @@
 // past that position, else it waits on one for at most Options.WaitBudget, else it goes to the primary. [Tokens] carries
 // the session from request to request in a signed cookie or header.
 //
+// # Roles and failover
+//
+// Probes tell roles, and nothing else does. The highest timeline that a primary or a standby reports is the cluster's: a primary on a lower one is a former
+// one and is neither written nor read, a standby that went on replaying its log is fenced too, and with two primaries on one timeline writes
+// are refused ([ErrSplitBrain]). A node that was added or comes back serves reads once it has what the primary had at that moment.
+//
+// Promotion is off unless [Options.Promotion] is set. It takes the lease, gives up if a majority of the standbys still hears from the primary
+// (then it is this process that is cut off), cuts replication on all standbys, promotes the one that received most, and points the others to it.
+//
+// # Servers
+//
+// Tested with PostgreSQL 15 through pgx and lib/pq, and with MariaDB 10.11; sqlx, gorm, bun and code in the manner of sqlc run on it unchanged. The dialect of
+// MySQL itself is written from its manual.
+//
 // # What a library cannot do
 //
 // It cannot fence a host: a primary that is cut off from the cluster but not from its clients goes on accepting their

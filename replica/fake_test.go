@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -38,6 +39,8 @@ type fakeWorld struct {
 	nodes []*fakeNode
 	// lag stops replication.
 	lag atomic.Bool
+	// heard is when the standbys last heard from their primary; 0: they do not.
+	heard atomic.Int64
 }
 
 var errFakeReadOnly = errors.New("fake: read-only")
@@ -96,6 +99,10 @@ func (w *fakeWorld) dialect() Dialect {
 			f.pos.Store(max(f.pos.Load(), f.received.Load()))
 			f.primary.Store(true)
 			return state(c), nil
+		},
+		Heard: func(context.Context, driver.Conn) (time.Duration, bool, error) {
+			at := w.heard.Load()
+			return time.Since(time.Unix(0, at)), at != 0, nil
 		},
 		Follow: func(ctx context.Context, c driver.Conn, p Node) error {
 			c.(*fakeConn).f.cut.Store(false)

@@ -27,7 +27,8 @@ type mysql struct{ grammar grammar }
 
 func mysqlGrammar() grammar {
 	return grammar{
-		syntax: syntax{backslash: true, hashComments: true, dashNeedsSpace: true, quotesAreString: true},
+		sequences: true,
+		syntax:    syntax{backslash: true, hashComments: true, dashNeedsSpace: true, quotesAreString: true},
 		session: func(name []byte) bool {
 			switch string(name) {
 			case "get_lock", "release_lock", "release_all_locks", "is_free_lock", "is_used_lock", "last_insert_id", "found_rows", "row_count",

@@ -15,10 +15,13 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 	if len(args) == 0 {
 		return args, nil
 	}
-	stChecker, _ := st.(driver.NamedValueChecker)
-	connChecker, _ := p.conn.(driver.NamedValueChecker)
-	//lint:ignore SA1019 old drivers have it
-	columns, _ := st.(driver.ColumnConverter)
+	var stChecker driver.NamedValueChecker
+	var columns driver.ColumnConverter //lint:ignore SA1019 old drivers have it
+	if st != nil {
+		stChecker, _ = st.(driver.NamedValueChecker)
+		columns, _ = st.(driver.ColumnConverter) //lint:ignore SA1019 the same
+	}
+	connChecker := p.checker
 	out := args[:0]
 	for i := range args {
 		nv := &args[i] // in place: a copy would escape
@@ -48,7 +51,7 @@ func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedVa
 }
 
 func (p *phys) query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if q, ok := p.conn.(driver.QueryerContext); ok {
+	if q := p.queryer; q != nil {
 		checked, err := p.check(nil, args)
 		if err != nil {
 			return nil, err
@@ -66,7 +69,7 @@ func (p *phys) query(ctx context.Context, query string, args []driver.NamedValue
 }
 
 func (p *phys) exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if e, ok := p.conn.(driver.ExecerContext); ok {
+	if e := p.execer; e != nil {
 		checked, err := p.check(nil, args)
 		if err != nil {
 			return nil, err

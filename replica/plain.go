@@ -27,6 +27,9 @@ type PlainHooks struct {
 	Cut     func(ctx context.Context, c driver.Conn) (NodeState, error)
 	Promote func(ctx context.Context, c driver.Conn) (NodeState, error)
 	Follow  func(ctx context.Context, c driver.Conn, primary Node) error
+	// Heard asks a standby how long ago it heard from its primary (false: it is not connected to one). With it, a process that is cut off from a
+	// living primary does not promote.
+	Heard func(ctx context.Context, c driver.Conn) (ago time.Duration, connected bool, err error)
 }
 
 // Plain is the dialect for drivers whose roles are fixed or come from hooks, such as SQLite nodes with their own log shipping.
@@ -114,6 +117,13 @@ type plainPromoter struct{ *plain }
 
 func (d *plainPromoter) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
 	return d.h.Cut(ctx, c)
+}
+
+func (d *plainPromoter) lastHeard(ctx context.Context, c driver.Conn) (time.Duration, bool, error) {
+	if d.h.Heard == nil {
+		return 0, false, nil
+	}
+	return d.h.Heard(ctx, c)
 }
 
 func (d *plainPromoter) Promote(ctx context.Context, c driver.Conn) (NodeState, error) {

@@ -22,6 +22,12 @@ type node struct {
 	life     atomic.Pointer[life]
 	tick     atomic.Uint32 // raised by the janitor every quarter of MaxIdleTime
 
+	// hot is one idle connection that changes hands without the lock: with one user at a time, all of them. A waiter raises waiters before
+	// it looks here, and who puts one here looks at waiters and gone afterwards, so that none is overlooked.
+	hot     atomic.Pointer[phys]
+	waiters atomic.Int32
+	gone    atomic.Bool // removed, for those without the lock
+
 	mu      sync.Mutex // guards what follows; never held during I/O
 	free    []*phys    // the last one is the warmest
 	total   int        // existing connections, those being opened included
@@ -39,7 +45,32 @@ type phys struct {
 	stmts map[string]driver.Stmt
 	// broken: must be closed when it is given back.
 	broken bool
+	// what the driver's connection can do, asked once; nil when it cannot
+	queryer   driver.QueryerContext
+	execer    driver.ExecerContext
+	checker   driver.NamedValueChecker
+	resetter  driver.SessionResetter
+	validator driver.Validator
 }
+
+func newPhys(c driver.Conn) *phys {
+	p := &phys{conn: c}
+	p.queryer, _ = c.(driver.QueryerContext)
+	p.execer, _ = c.(driver.ExecerContext)
+	p.checker, _ = c.(driver.NamedValueChecker)
+	p.resetter, _ = c.(driver.SessionResetter)
+	p.validator, _ = c.(driver.Validator)
+	return p
+}
+
+func (p *phys) reset(ctx context.Context) error {
+	if p.resetter == nil {
+		return nil
+	}
+	return p.resetter.ResetSession(ctx)
+}
+
+func (p *phys) valid() bool { return p.validator == nil || p.validator.IsValid() }
 
 // limits of every node's pool.
 type limits struct {
@@ -48,6 +79,16 @@ type limits struct {
 
 // borrow takes an idle connection or opens one, waiting for room under the cap.
 func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
+	if p := n.hot.Load(); p != nil && n.hot.CompareAndSwap(p, nil) {
+		if p.gen == n.gen.Load() && p.reset(ctx) == nil {
+			n.inFlight.Add(1)
+			return p, nil
+		}
+		n.drop(p)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		n.mu.Lock()
 		if n.removed {
@@ -66,14 +107,12 @@ func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
 				continue
 			}
 			n.mu.Unlock()
-			if r, ok := p.conn.(driver.SessionResetter); ok {
-				if err := r.ResetSession(ctx); err != nil {
-					n.drop(p)
-					if ctx.Err() != nil {
-						return nil, ctx.Err()
-					}
-					continue
+			if p.reset(ctx) != nil {
+				n.drop(p)
+				if ctx.Err() != nil {
+					return nil, ctx.Err()
 				}
+				continue
 			}
 			n.inFlight.Add(1)
 			return p, nil
@@ -85,7 +124,9 @@ func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
 		}
 		wait := make(chan *phys, 1)
 		n.waiting = append(n.waiting, wait)
+		n.waiters.Add(1)
 		n.mu.Unlock()
+		n.cool(lim)
 		select {
 		case p := <-wait:
 			if p == nil { // room for a new one, already counted
@@ -95,11 +136,9 @@ func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
 				n.drop(p)
 				continue
 			}
-			if r, ok := p.conn.(driver.SessionResetter); ok {
-				if err := r.ResetSession(ctx); err != nil {
-					n.drop(p)
-					continue
-				}
+			if p.reset(ctx) != nil {
+				n.drop(p)
+				continue
 			}
 			n.inFlight.Add(1)
 			return p, nil
@@ -107,6 +146,7 @@ func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
 			n.mu.Lock()
 			if i := slices.Index(n.waiting, wait); i >= 0 {
 				n.waiting = slices.Delete(n.waiting, i, i+1)
+				n.waiters.Add(-1)
 				n.mu.Unlock()
 			} else { // it was served at the same moment
 				n.mu.Unlock()
@@ -133,7 +173,9 @@ func (n *node) open(ctx context.Context, gen uint64) (*phys, error) {
 	}
 	n.opened.Add(1)
 	n.inFlight.Add(1)
-	return &phys{node: n, gen: gen, conn: c}, nil
+	p := newPhys(c)
+	p.node, p.gen = n, gen
+	return p, nil
 }
 
 // connectError: a connection could not be opened, so nothing was sent.
@@ -154,14 +196,30 @@ func (n *node) giveBack(p *phys, lim *limits) {
 		n.drop(p)
 		return
 	}
-	if v, ok := p.conn.(driver.Validator); ok && !v.IsValid() {
+	if !p.valid() {
 		n.drop(p)
 		return
 	}
 	if len(p.stmts) > maxStmts {
 		p.closeStmts()
 	}
+	if lim.maxIdle > 0 && n.hot.Load() == nil && n.waiters.Load() == 0 {
+		p.idle = n.tick.Load()
+		if n.hot.CompareAndSwap(nil, p) {
+			if n.waiters.Load() != 0 || n.gone.Load() {
+				n.cool(lim)
+			}
+			return
+		}
+	}
 	n.pass(p, lim)
+}
+
+// cool moves the hot connection to a waiter, or to the free list.
+func (n *node) cool(lim *limits) {
+	if p := n.hot.Swap(nil); p != nil {
+		n.pass(p, lim)
+	}
 }
 
 // pass hands a good connection to a waiter or to the free list.
@@ -170,11 +228,12 @@ func (n *node) pass(p *phys, lim *limits) {
 	if len(n.waiting) > 0 {
 		w := n.waiting[0]
 		n.waiting = slices.Delete(n.waiting, 0, 1)
+		n.waiters.Add(-1)
 		n.mu.Unlock()
 		w <- p
 		return
 	}
-	if n.removed || len(n.free) >= lim.maxIdle {
+	if n.removed || len(n.free) >= lim.maxIdle-1 { // one place is for the hot one
 		n.total--
 		n.mu.Unlock()
 		p.close()
@@ -196,6 +255,7 @@ func (n *node) room() {
 	if len(n.waiting) > 0 {
 		w := n.waiting[0]
 		n.waiting = slices.Delete(n.waiting, 0, 1)
+		n.waiters.Add(-1)
 		n.mu.Unlock()
 		w <- nil
 		return
@@ -207,13 +267,25 @@ func (n *node) room() {
 // discardIdle closes the connections that have been idle for ticks, or all when it is 0. It returns how many.
 func (n *node) discardIdle(ticks uint32) int {
 	n.mu.Lock()
-	keep := n.free[:0]
+	stale := func(p *phys) bool { return ticks == 0 || n.tick.Load()-p.idle >= ticks || p.gen != n.gen.Load() }
 	var old []*phys
-	for _, p := range n.free {
-		if ticks > 0 && n.tick.Load()-p.idle < ticks && p.gen == n.gen.Load() {
-			keep = append(keep, p)
-		} else {
+	if p := n.hot.Swap(nil); p != nil {
+		switch {
+		case len(n.waiting) > 0: // it waits for this one, which giveBack was about to notice
+			w := n.waiting[0]
+			n.waiting = slices.Delete(n.waiting, 0, 1)
+			n.waiters.Add(-1)
+			w <- p
+		case stale(p) || !n.hot.CompareAndSwap(nil, p):
 			old = append(old, p)
+		}
+	}
+	keep := n.free[:0]
+	for _, p := range n.free {
+		if stale(p) {
+			old = append(old, p)
+		} else {
+			keep = append(keep, p)
 		}
 	}
 	clear(n.free[len(keep):])
@@ -229,5 +301,8 @@ func (n *node) discardIdle(ticks uint32) int {
 func (n *node) counts() (inUse, idle int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.total - len(n.free), len(n.free)
+	idle = len(n.free) + hotCount(n)
+	return n.total - idle, idle
 }
+
+func hotCount(n *node) int { return btoi(n.hot.Load() != nil) }

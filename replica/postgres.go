@@ -188,6 +188,15 @@ func (d *postgres) Kind(err error) ErrorKind {
 	return k
 }
 
+func (d *postgres) lastHeard(ctx context.Context, c driver.Conn) (time.Duration, bool, error) {
+	rows, err := ask(ctx, c, `select extract(epoch from clock_timestamp() - last_msg_receipt_time)::float8 from pg_stat_wal_receiver where status = 'streaming'`)
+	if err != nil || len(rows) == 0 || rows[0][0] == "" {
+		return 0, false, err
+	}
+	ago, err := strconv.ParseFloat(rows[0][0], 64)
+	return time.Duration(ago * float64(time.Second)), err == nil, err
+}
+
 // Cut ends the WAL receiver. An empty primary_conninfo is kept over restarts, so a cut standby stays cut.
 func (d *postgres) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
 	if err := tell(ctx, c, `alter system set primary_conninfo = ''`, `select pg_reload_conf()`); err != nil {

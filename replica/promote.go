@@ -5,8 +5,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
@@ -53,7 +53,7 @@ func (c *Cluster) failover() {
 				return
 			}
 		}
-		if _, err := c.promote(c.ctx, ""); err == nil {
+		if _, err := c.promote(c.ctx, "", true); err == nil {
 			continue // lost() sees the new primary and ends
 		}
 		_ = backoff.Sleep(c.ctx, policy.Delay(attempt))
@@ -79,7 +79,7 @@ func (c *Cluster) Promote(ctx context.Context, to string) (PromotionReport, erro
 		c.promoting = false
 		c.mu.Unlock()
 	}()
-	return c.promote(ctx, to)
+	return c.promote(ctx, to, false)
 }
 
 // standby is a candidate of one promotion.
@@ -90,7 +90,7 @@ type standby struct {
 	err   error
 }
 
-func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, err error) {
+func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep PromotionReport, err error) {
 	opt := c.opts.Promotion
 	timeout := opt.Timeout
 	if timeout <= 0 {
@@ -143,6 +143,12 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 		}
 	}()
 
+	if automatic { // an operator knows what he sees
+		if err := c.alive(ctx, stands, rep.Detected, rep.From); err != nil {
+			return rep, err
+		}
+	}
+
 	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge nothing that
 	// needs a replica, and the positions are final.
 	c.cutAll(ctx, stands)
@@ -178,6 +184,8 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 		m.overlay = c.timeline + 1
 	}
 	c.forked = best.state.Received
+	sofar := rep
+	c.lastPromotion = &sofar // whoever sees the new primary sees why
 	c.recompute(m.began)
 	after := c.statusOf(m)
 	c.mu.Unlock()
@@ -196,6 +204,61 @@ func (c *Cluster) promote(ctx context.Context, to string) (rep PromotionReport, 
 	return rep, nil
 }
 
+const (
+	// hearMargin is for messages that were on their way when the primary was lost.
+	hearMargin = 200 * time.Millisecond
+	// hearWindow is how long a message proves that the primary lives. An idle PostgreSQL primary sends one every ten seconds or so, a busy one all the time.
+	hearWindow = 5 * time.Second
+)
+
+// alive refuses a promotion while a majority of the standbys that answer has heard from the primary lately, and after we lost it: then it lives, and it is
+// this process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
+func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Duration, primary string) error {
+	h, ok := c.dialect.(hearer)
+	if !ok || lost <= hearMargin {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(2*c.opts.ProbeTimeout, time.Second))
+	defer cancel()
+	var answers, heard atomic.Int32
+	var wg sync.WaitGroup
+	for _, s := range stands {
+		wg.Go(func() {
+			conn, err := s.m.admin().Connect(ctx)
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			asked := time.Now()
+			ago, ok, err := h.lastHeard(ctx, conn)
+			if err != nil {
+				return
+			}
+			answers.Add(1)
+			if ago += time.Since(asked); ok && ago < lost-hearMargin && ago < hearWindow {
+				heard.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if 2*heard.Load() > answers.Load() {
+		return fmt.Errorf("%w: %d of %d standbys hear from %s, which this process does not reach", ErrPromotion, heard.Load(), answers.Load(), primary)
+	}
+	return nil
+}
+
+// hearer is a dialect that can ask a standby how long ago it heard from its primary; not ok: it is not connected to one.
+type hearer interface {
+	lastHeard(ctx context.Context, c driver.Conn) (ago time.Duration, ok bool, err error)
+}
+
+func (m *member) admin() driver.Connector {
+	if m.Admin != nil {
+		return m.Admin
+	}
+	return m.Connector
+}
+
 func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
 	p, _ := promoter(c.dialect)
 	var wg sync.WaitGroup
@@ -204,11 +267,7 @@ func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
 			// A standby that does not answer must not hold up the others for long.
 			ctx, cancel := context.WithTimeout(ctx, max(4*c.opts.ProbeTimeout, 2*time.Second))
 			defer cancel()
-			connector := s.m.Admin
-			if connector == nil {
-				connector = s.m.Connector
-			}
-			conn, err := connector.Connect(ctx)
+			conn, err := s.m.admin().Connect(ctx)
 			if err != nil {
 				s.err = err
 				return
@@ -299,61 +358,4 @@ func (c *Cluster) followAll(ctx context.Context, stands []*standby, except *stan
 			rep.Repointed = append(rep.Repointed, s.m.Name)
 		}
 	}
-}
-
-// RecoveryPlan is what to do on the host of a lost or diverged node; it is printed, never run.
-type RecoveryPlan struct {
-	Node string
-	// Diverged is the position up to which the node and the present primary share their history.
-	Diverged Position
-	// LossBytes is how much the node is known to hold beyond that.
-	LossBytes int64
-	// Steps in order, commands for the database host's shell.
-	Steps []RecoveryStep
-}
-
-// RecoveryStep is one command with the reason for it.
-type RecoveryStep struct {
-	Why, Command string
-	// Fallback steps are for when the step before failed.
-	Fallback bool
-}
-
-// String prints the plan as a commented shell script.
-func (p RecoveryPlan) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Bring %s back as a replica. It holds %d bytes of log that the present primary does not have.\n# Run on its host as the database's user, with PGDATA, PGPORT and PATH set for it.\n", p.Node, p.LossBytes)
-	for _, s := range p.Steps {
-		mark := ""
-		if s.Fallback {
-			mark = "# "
-		}
-		fmt.Fprintf(&b, "\n# %s\n%s%s\n", s.Why, mark, s.Command)
-	}
-	return b.String()
-}
-
-// RecoveryPlan returns the steps that bring a former primary back as a replica: export what only it has, then rewind
-// it, else copy it anew. Printing is all it does. ErrUnknownNode when there is no such node.
-func (c *Cluster) RecoveryPlan(node string) (RecoveryPlan, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m := c.member(node)
-	if m == nil {
-		return RecoveryPlan{}, fmt.Errorf("%w: %s", ErrUnknownNode, node)
-	}
-	primary := c.topo.Load().primary
-	if primary == nil {
-		return RecoveryPlan{}, ErrNoPrimary
-	}
-	plan := RecoveryPlan{Node: node, Diverged: c.forked}
-	if m.state.Replayed.Offset > c.forked.Offset && !c.forked.IsZero() {
-		plan.LossBytes = int64(m.state.Replayed.Offset - c.forked.Offset)
-	}
-	if r, ok := c.dialect.(interface {
-		recoverySteps(node, primary Node, diverged Position) []RecoveryStep
-	}); ok {
-		plan.Steps = r.recoverySteps(m.Node, primary.Node, plan.Diverged)
-	}
-	return plan, nil
 }

@@ -59,6 +59,19 @@ func (c *Cluster) pickPrimary(ctx context.Context) (*node, error) {
 	return t.primary, nil
 }
 
+// pickAny is the usual case: no session, no wishes, a replica there. nil: look closer.
+func (c *Cluster) pickAny() *node {
+	t := c.topo.Load()
+	group := t.readable
+	if t.local > 0 {
+		group = group[:t.local]
+	}
+	if len(group) == 0 || !t.ready {
+		return nil
+	}
+	return two(group).node
+}
+
 // pick chooses where a read runs. avoid is a node that has just failed this very read.
 func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (target, error) {
 	t := c.topo.Load()

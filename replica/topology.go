@@ -50,6 +50,9 @@ type member struct {
 	failing   time.Time // first of the failed probes in a row
 	overlay   uint64    // timeline given by a promotion of ours, for dialects without timelines
 	replaced  bool      // Options.Replace was called for this absence
+	hadRole   bool      // was up at some time
+	joining   bool      // was added or came back, and has not caught up with joinAt
+	joinAt    Position
 	cancel    func()
 	done      chan struct{}
 }
@@ -133,18 +136,18 @@ func (c *Cluster) nodeChanged(n *node, before, after NodeStatus) {
 //	primary        another system id                          fenced: foreign
 //	primary        alone on the highest timeline              the primary
 //	primary        another one there too                      nothing: split brain, writes are refused
-//	replica        same system id                             a replica
+//	replica        on an older timeline, past the fork        fenced: it follows the former primary
+//	replica        same system id                             a replica, once it has caught up
 func (c *Cluster) recompute(now time.Time) {
 	old := c.topo.Load()
 	t := &topology{epoch: old.epoch, system: c.system, changed: make(chan struct{}), ready: old.ready}
 	for _, m := range c.members { // learn the system and the highest timeline first
-		if !m.up() {
-			continue
-		}
-		if c.system == "" && m.state.Role == RolePrimary {
+		if c.system == "" && m.up() && m.state.Role == RolePrimary {
 			c.system = m.state.Replayed.System
 		}
-		if m.state.Replayed.System == c.system && m.state.Role == RolePrimary {
+	}
+	for _, m := range c.members { // of standbys too: one that follows a new primary tells of it, though we may not see that one
+		if m.up() && m.state.Replayed.System == c.system && m.state.Role != RoleUnknown {
 			c.timeline = max(c.timeline, m.timeline())
 		}
 	}
@@ -160,13 +163,19 @@ func (c *Cluster) recompute(now time.Time) {
 				fenced = "foreign system id " + m.state.Replayed.System
 			case m.state.Role == RolePrimary && m.timeline() < c.timeline:
 				fenced = fmt.Sprintf("former primary on timeline %d, the cluster is on %d", m.timeline(), c.timeline)
+			case m.state.Role == RoleReplica && c.diverged(m):
+				fenced = fmt.Sprintf("follows a former primary: on timeline %d it is past the point where timeline %d began", m.timeline(), c.timeline)
 			}
 		}
 		if fenced != m.fenced {
 			m.fenced = fenced
 			m.gen.Add(1)
 		}
+		if m.probed && !m.up() && (m.hadRole || m.joining) { // what it missed it has to catch up with
+			m.joining, m.joinAt = true, Position{}
+		}
 		if m.up() {
+			m.hadRole = true
 			m.downSince, m.replaced = time.Time{}, false
 			if m.state.Role == RolePrimary && m.fenced == "" && !m.state.ReadOnly {
 				writers = append(writers, m)
@@ -203,6 +212,9 @@ func (c *Cluster) recompute(now time.Time) {
 		if !m.up() || m.state.Role != RoleReplica || m.fenced != "" || m.draining || m.Weight < 0 {
 			continue
 		}
+		if !c.caughtUp(m) {
+			continue
+		}
 		bytes, lag := c.lagOf(m)
 		if c.opts.MaxLag > 0 && lag > c.opts.MaxLag || c.opts.MaxLagBytes > 0 && bytes > c.opts.MaxLagBytes {
 			continue
@@ -227,6 +239,26 @@ func (c *Cluster) recompute(now time.Time) {
 	c.topo.Store(t)
 	close(old.changed)
 	c.afterChange(now)
+}
+
+// diverged: the standby has replayed what the present timeline does not have. The place of the fork is known to who made it.
+func (c *Cluster) diverged(m *member) bool {
+	t := m.state.Replayed.Timeline
+	return t != 0 && t < c.timeline && t == c.forked.Timeline && m.state.Replayed.Offset > c.forked.Offset
+}
+
+// caughtUp: a node that was added or came back serves reads once it has what the primary had when it was first seen again.
+func (c *Cluster) caughtUp(m *member) bool {
+	if !m.joining {
+		return true
+	}
+	if m.joinAt.IsZero() || m.joinAt.Timeline < c.timeline {
+		m.joinAt = c.lastPosition
+	}
+	if m.joinAt.IsZero() || c.dialect.Covers(m.state.Replayed, m.joinAt) {
+		m.joining = false
+	}
+	return !m.joining
 }
 
 // lagOf is how far a replica is behind the last known position of the primary. Age counts only while it is behind.

@@ -368,3 +368,38 @@ func TestRevokeOthersAndLoginFailed(t *testing.T) {
 	require.Equal(t, []string{"login ada", "login ada", "revoked ada", "login-failed eve", "unknown-session "}, events)
 	require.EqualValues(t, 5, s.Stats().Events)
 }
+
+// A blob that is copied under another user's key is refused.
+func TestSwappedRecordIsRefused(t *testing.T) {
+	mem := session.NewMemory()
+	swap := &swapping{Store: mem}
+	b := &browser{h: site(t, sessions(t, swap, session.Options{}))}
+	b.do("/login")
+	victim := b.cookies
+	mallory := &browser{h: b.h}
+	mallory.do("/count")
+	swap.from = swap.keys[0]
+	require.Equal(t, "//0", mallory.do("/get").Body.String())
+	swap.from = session.Key{}
+	require.Equal(t, "ada/Ada/0", (&browser{h: b.h, cookies: victim}).do("/get").Body.String())
+}
+
+type swapping struct {
+	session.Store
+	keys []session.Key
+	from session.Key
+}
+
+func (s *swapping) Create(ctx context.Context, k session.Key, r session.Record) error {
+	s.keys = append(s.keys, k)
+	return s.Store.Create(ctx, k, r)
+}
+
+func (s *swapping) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
+	r, err := s.Store.Load(ctx, k, now)
+	if err == nil && s.from != (session.Key{}) {
+		o, _ := s.Store.Load(ctx, s.from, now)
+		r.Data, r.User = o.Data, o.User
+	}
+	return r, err
+}

@@ -3,7 +3,6 @@ package session_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
@@ -125,17 +124,6 @@ func TestCookieIsSafeByDefault(t *testing.T) {
 	require.Equal(t, "//2", b.do("/get").Body.String())
 }
 
-// A public response does not carry the cookie into a shared cache.
-func TestPublicResponseWithCookie(t *testing.T) {
-	s := sessions(t, session.NewMemory(), session.Options{})
-	b := &browser{h: handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
-		w.Header().Set("Cache-Control", "public, max-age=60")
-		require.NoError(t, v.Update(r.Context(), func(v *visitor) error { v.N++; return nil }))
-	})}
-	b.do("/")
-	require.Equal(t, "private, no-store", b.last.Header.Get("Cache-Control"))
-}
-
 func TestLoginChangesTheIdWithoutGrace(t *testing.T) {
 	var events []string
 	s := sessions(t, session.NewMemory(), session.Options{Hooks: &session.Hooks{Event: func(_ context.Context, kind, user string) { events = append(events, kind+" "+user) }}})
@@ -253,134 +241,6 @@ func TestLogoutIsFinal(t *testing.T) {
 	close(proceed)
 	<-done
 	require.Equal(t, "//0", (&browser{h: b.h, cookies: map[string]string{"__Host-session": cookie}}).do("/get").Body.String())
-}
-
-// Over a real connection: Flush, 1xx and Hijack keep the cookie or refuse the write.
-func TestFlushHijackAndEarlyHints(t *testing.T) {
-	s := sessions(t, session.NewMemory(), session.Options{Insecure: true})
-	late := make(chan error, 2)
-	srv := httptest.NewServer(handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
-		count := func(v *visitor) error { v.N++; return nil }
-		switch r.URL.Path {
-		case "/flush":
-			require.NoError(t, v.Update(r.Context(), count))
-			require.NoError(t, http.NewResponseController(w).Flush())
-			require.NoError(t, v.Update(r.Context(), count), "the session exists: no cookie needed")
-		case "/toolate":
-			w.(http.Flusher).Flush()
-			late <- v.Update(r.Context(), count)
-		case "/hints":
-			w.WriteHeader(http.StatusEarlyHints)
-			require.NoError(t, v.Update(r.Context(), count))
-		case "/hijack":
-			c, _, err := http.NewResponseController(w).Hijack()
-			require.NoError(t, err)
-			late <- v.Update(r.Context(), count)
-			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-			c.Close()
-		}
-	}))
-	defer srv.Close()
-	get := func(path string) []*http.Cookie {
-		res, err := srv.Client().Get(srv.URL + path)
-		require.NoError(t, err)
-		_, _ = bufio.NewReader(res.Body).WriteTo(&strings.Builder{})
-		res.Body.Close()
-		return res.Cookies()
-	}
-	require.Len(t, get("/flush"), 1)
-	require.Len(t, get("/hints"), 1)
-	require.Empty(t, get("/toolate"))
-	require.ErrorIs(t, <-late, session.ErrHeaderSent)
-	require.Empty(t, get("/hijack"))
-	require.ErrorIs(t, <-late, session.ErrHeaderSent, "nobody would get the cookie")
-	srv.Client().CloseIdleConnections()
-}
-
-// broken fails or hangs.
-type broken struct {
-	session.Store
-	err  error
-	hang bool
-}
-
-func (b *broken) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
-	if b.hang {
-		<-ctx.Done()
-		return session.Record{}, ctx.Err()
-	}
-	if b.err != nil {
-		return session.Record{}, b.err
-	}
-	return b.Store.Load(ctx, k, now)
-}
-
-func (b *broken) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
-	if b.err != nil {
-		return b.err
-	}
-	return b.Store.Update(ctx, k, r, now)
-}
-
-func TestFailingStoreGivesOneCleanStatus(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := &broken{Store: session.NewMemory()}
-		b := &browser{h: site(t, sessions(t, store, session.Options{}))}
-		b.do("/login")
-		store.err = errors.New("connection refused")
-		w := b.do("/get")
-		require.Equal(t, 200, w.Code) // the site wrote before it looked at the error; its own business
-		w = b.do("/count")
-		require.Equal(t, 503, w.Code)
-		require.Contains(t, w.Body.String(), "unavailable")
-		require.NotContains(t, w.Body.String(), "body")
-		store.err, store.hang = nil, true
-		start := time.Now()
-		require.Equal(t, 503, b.do("/count").Code)
-		require.Equal(t, 2*time.Second, time.Since(start), "a hung store is bounded")
-		store.hang = false
-		require.Equal(t, "ada/Ada/0", b.do("/get").Body.String(), "and nothing is lost")
-
-		store.err = errors.New("down")
-		a := &browser{h: site(t, sessions(t, store, session.Options{OnFailure: session.Anonymous})), cookies: b.cookies}
-		require.Equal(t, "//0", a.do("/get").Body.String())
-		require.Equal(t, 503, a.do("/count").Code)
-	})
-}
-
-// A blob that is copied under another user's key is refused.
-func TestSwappedRecordIsRefused(t *testing.T) {
-	mem := session.NewMemory()
-	swap := &swapping{Store: mem}
-	b := &browser{h: site(t, sessions(t, swap, session.Options{}))}
-	b.do("/login")
-	victim := b.cookies
-	mallory := &browser{h: b.h}
-	mallory.do("/count")
-	swap.from = swap.keys[0]
-	require.Equal(t, "//0", mallory.do("/get").Body.String())
-	swap.from = session.Key{}
-	require.Equal(t, "ada/Ada/0", (&browser{h: b.h, cookies: victim}).do("/get").Body.String())
-}
-
-type swapping struct {
-	session.Store
-	keys []session.Key
-	from session.Key
-}
-
-func (s *swapping) Create(ctx context.Context, k session.Key, r session.Record) error {
-	s.keys = append(s.keys, k)
-	return s.Store.Create(ctx, k, r)
-}
-
-func (s *swapping) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
-	r, err := s.Store.Load(ctx, k, now)
-	if err == nil && s.from != (session.Key{}) {
-		o, _ := s.Store.Load(ctx, s.from, now)
-		r.Data, r.User = o.Data, o.User
-	}
-	return r, err
 }
 
 func TestListAndRevoke(t *testing.T) {

@@ -12,7 +12,6 @@ import (
 
 // run drives the stored phases to the end. What may pass is repeated with backoff; what will not ends the job.
 func (j *Job) run() error {
-	policy := backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
 	for failures := 0; ; {
 		finished, err := j.advance()
 		switch {
@@ -31,12 +30,14 @@ func (j *Job) run() error {
 		default:
 			failures++
 			j.note(func(p *Progress) { p.Err = err })
-			if e := backoff.Sleep(j.ctx, policy.Delay(failures)); e != nil {
+			if e := backoff.Sleep(j.ctx, runPolicy.Delay(failures)); e != nil {
 				return errors.Join(context.Cause(j.ctx), err)
 			}
 		}
 	}
 }
+
+var runPolicy = backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
 
 var errCrash = errors.New("shard: crash")
 

@@ -36,10 +36,10 @@ func (j *Job) cleanup(g *group) error {
 		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(j.ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(g.slots)); err != nil {
+		if err := d.forgetSlots(j.ctx, tx, g.slots); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ? or job like ?`), g.name, g.job+"/%"); err != nil {
+		if err := d.dropPlaces(j.ctx, tx, g.job+"/%"); err != nil {
 			return err
 		}
 		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
@@ -67,10 +67,7 @@ func (j *Job) wipe(g *group, sh *shardState) error {
 			}
 		}
 	}
-	return j.in(sh, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(j.ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(g.slots))
-		return err
-	})
+	return j.in(sh, func(tx *sql.Tx) error { return d.forgetSlots(j.ctx, tx, g.slots) })
 }
 
 // undo is the way back before the commit.
@@ -80,7 +77,7 @@ func (j *Job) undo(g *group) error {
 		return err
 	}
 	err := j.in(g.to, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(j.ctx, d.bind(`delete from tk_job where job = ?`), g.name); err != nil {
+		if err := d.dropPlaces(j.ctx, tx, g.name); err != nil {
 			return err
 		}
 		return d.setState(j.ctx, tx, g.slots, stateGone)
@@ -92,7 +89,7 @@ func (j *Job) undo(g *group) error {
 		return err
 	}
 	return j.in(g.from, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(j.ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(g.slots)); err != nil {
+		if err := d.forgetSlots(j.ctx, tx, g.slots); err != nil {
 			return err
 		}
 		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {

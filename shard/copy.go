@@ -17,19 +17,7 @@ func (j *Job) copy(g *group) error {
 	const end = "end"
 	for _, t := range g.tables {
 		place := ""
-		err := j.in(g.to, func(tx *sql.Tx) error {
-			rows, err := tx.QueryContext(j.ctx, d.bind(`select place from tk_job where job = ? and tbl = ?`), g.name, t.Name)
-			if err != nil {
-				return err
-			}
-			defer rows.Close()
-			for rows.Next() {
-				if err := rows.Scan(&place); err != nil {
-					return err
-				}
-			}
-			return rows.Err()
-		})
+		err := j.in(g.to, func(tx *sql.Tx) (err error) { place, err = d.place(j.ctx, tx, g.name, t.Name); return err })
 		if err != nil {
 			return err
 		}
@@ -53,8 +41,7 @@ func (j *Job) copy(g *group) error {
 				if err := d.upsert(j.ctx, tx, t, rows); err != nil {
 					return err
 				}
-				_, err := tx.ExecContext(j.ctx, d.bind(`insert into tk_job (job, tbl, place) values (?, ?, ?) on conflict (job, tbl) do update set place = excluded.place`), g.name, t.Name, next)
-				return err
+				return d.setPlace(j.ctx, tx, g.name, t.Name, next)
 			})
 			if err != nil {
 				return err

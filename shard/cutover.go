@@ -31,7 +31,22 @@ func (j *Job) handOver(g *group) error {
 	}
 	j.fencedAt = time.Now()
 	// Waits for writers in flight: they hold the slot rows shared until they commit.
-	if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateFenced) }); err != nil {
+	err := j.in(g.from, func(tx *sql.Tx) error {
+		if err := d.setState(j.ctx, tx, g.slots, stateFenced); err != nil {
+			return err
+		}
+		now, err := j.describe(tx) // a schema that changes rewrites rows and no trigger sees it
+		if err != nil {
+			return err
+		}
+		for i, t := range g.tables {
+			if !t.sameSchema(now[i]) {
+				return fmt.Errorf("%w: table %s on %s", ErrSchemaChanged, t.Name, g.from.ID)
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if err := j.enter(PhaseDrain); err != nil {

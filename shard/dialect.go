@@ -48,6 +48,8 @@ type Dialect interface {
 	// ErrMoverLost when this database has seen a higher token.
 	begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error)
 	commit(ctx context.Context, tx *sql.Tx) error
+	// columns is describe without the demands on the table.
+	columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
 	describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
 	// lockTables waits for writers that began before the guards were there.
 	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
@@ -64,6 +66,11 @@ type Dialect interface {
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
 	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
 	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
+	forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error // all entries of the slots
+	// place is how far the copy of a table came, "" at the start. dropPlaces takes a LIKE pattern.
+	place(ctx context.Context, tx *sql.Tx, job, table string) (string, error)
+	setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error
+	dropPlaces(ctx context.Context, tx *sql.Tx, job string) error
 	current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) ([]row, error) // those that exist
 	upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error
 	remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) error
@@ -71,6 +78,20 @@ type Dialect interface {
 	clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error)
 	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
 	slotList(slots []Slot) string
+
+	// addSlotColumn and its index, without keeping writers out for long; requireSlot makes it NOT NULL where that can be done online.
+	addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
+	requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) error
+	// unslotted reads rows without a slot: their keys and the columns of By, as JSON arrays.
+	unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error)
+	fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (int64, error)
+	// all rows of a table without slots; lockReferences lets one transaction at a time replace them.
+	all(ctx context.Context, tx *sql.Tx, t *tableInfo) ([]row, error)
+	// snapshot makes all reads of the transaction see one state.
+	snapshot(ctx context.Context, tx *sql.Tx) error
+	lockReferences(ctx context.Context, tx *sql.Tx) error
+	// bytes is the size of the database with its indexes.
+	bytes(ctx context.Context, db *sql.DB) (int64, error)
 }
 
 // dirtyKey is one entry of tk_dirty.
@@ -103,6 +124,30 @@ func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
 		seqs[i] = strconv.FormatInt(k.seq, 10)
 	}
 	_, err := tx.ExecContext(ctx, `delete from tk_dirty where seq in (`+strings.Join(seqs, ",")+`)`)
+	return err
+}
+
+// places are the statements about tk_job, alike in all dialects.
+type places struct{ bind func(string) string }
+
+func (p places) place(ctx context.Context, tx *sql.Tx, job, table string) (place string, err error) {
+	err = tx.QueryRowContext(ctx, p.bind(`select place from tk_job where job = ? and tbl = ?`), job, table).Scan(&place)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return place, err
+}
+
+func (p places) setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error {
+	_, err := tx.ExecContext(ctx, p.bind(`delete from tk_job where job = ? and tbl = ?`), job, table)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, p.bind(`insert into tk_job (job, tbl, place) values (?, ?, ?)`), job, table, place)
+	}
+	return err
+}
+
+func (p places) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+	_, err := tx.ExecContext(ctx, p.bind(`delete from tk_job where job like ?`), job)
 	return err
 }
 
@@ -192,6 +237,11 @@ func (t *tableInfo) findKeys() error {
 	if !slot {
 		return fmt.Errorf("%w: table %s has no column %s", ErrPreflight, t.Name, t.SlotColumn)
 	}
+	return t.findColumns()
+}
+
+// findColumns finds Key and By.
+func (t *tableInfo) findColumns() error {
 	find := func(want []string) (out []column, err error) {
 		for _, k := range want {
 			i := slices.IndexFunc(t.cols, func(c column) bool { return strings.EqualFold(c.name, k) })

@@ -15,6 +15,9 @@ func (c *Cluster) route(v *view, k Key) (*shardState, Slot, error) {
 	s := v.SlotOf(k)
 	i, ok := v.ownerIndex(s)
 	if !ok {
+		if v.st.Directory {
+			return nil, 0, fmt.Errorf("%w: %s", ErrUnassigned, k)
+		}
 		return nil, 0, fmt.Errorf("shard: slot %d has no owner", s)
 	}
 	sh := v.dbs[i]

@@ -34,6 +34,14 @@ var (
 	ErrMoving = errors.New("shard: a move is in progress")
 	// ErrNotHeld: the job cannot be completed or rolled back: it is not reversible, or not so far.
 	ErrNotHeld = errors.New("shard: the job is not reversible now")
+	// ErrNoRoom: no set of moves brings every shard under its limits; add a shard.
+	ErrNoRoom = errors.New("shard: there is not enough room on the shards")
+	// ErrMigration: a migration was changed after it had run, or the shards' schemas differ.
+	ErrMigration = errors.New("shard: migrations do not agree")
+	// ErrUnassigned: the map is a directory and does not name the key.
+	ErrUnassigned = errors.New("shard: key is not assigned to a shard")
+	// ErrNoNode: no node number for ids: all are leased, or the lease ran out.
+	ErrNoNode = errors.New("shard: no node number")
 	// ErrRowCap: a scatter query would return more rows than allowed.
 	ErrRowCap = errors.New("shard: row cap exceeded")
 	// ErrClock: the clock is too far behind the last id given out.

@@ -3,9 +3,11 @@ package shard_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -19,7 +21,7 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 	var out []shard.Shard
 	for i := range n {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+"?_txlock=immediate")
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+"?_txlock=immediate&_pragma=busy_timeout(10000)")
 		if err != nil {
 			panic(err)
 		}
@@ -36,7 +38,7 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 }
 
-var exampleOptions = shard.Options{Slots: 1024, Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
+var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, Lease: 100 * time.Millisecond, Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
 
 func addUsers(ctx context.Context, c *shard.Cluster, names ...string) {
 	for _, n := range names {
@@ -130,4 +132,149 @@ func ExampleIDs() {
 	fmt.Println(shard.SlotOfID(id), next > id)
 	// Output:
 	// 77 true
+}
+
+// A move that can be taken back until somebody is sure.
+func ExampleJob_Rollback() {
+	ctx := context.Background()
+	shards, done := exampleShards(2)
+	defer done()
+	c, _ := shard.New(ctx, shard.MemoryStore(), shards, exampleOptions)
+	defer c.Close()
+	addUsers(ctx, c, "alice", "bob", "carol", "dave")
+	plan, _ := c.Plan(ctx, shard.Change{Weights: map[shard.ID]float64{"db1": 1}})
+	job, err := c.Move(ctx, plan, shard.MoveOptions{Reversible: true})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(job.WaitHold(ctx), c.Map().Counts())
+	addUsers(ctx, c, "eve") // on the new shard, and on its way back
+	job, err = job.Rollback(ctx)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(job.Wait(ctx), c.Map().Counts())
+	n, _ := c.Aggregate(ctx, shard.AggregateQuery{Table: "users"})
+	fmt.Println(n.Count, "users")
+	// Output:
+	// <nil> map[db1:1024]
+	// <nil> map[db0:512 db1:512]
+	// 5 users
+}
+
+// Which slots should go where, now that a shard has too many rows?
+func ExampleCluster_Suggest() {
+	ctx := context.Background()
+	shards, done := exampleShards(2)
+	defer done()
+	c, _ := shard.New(ctx, shard.MemoryStore(), shards[:1], exampleOptions)
+	defer c.Close()
+	for i := range 100 {
+		addUsers(ctx, c, fmt.Sprint("user", i))
+	}
+	_, err := c.Suggest(ctx, shard.Limits{Rows: 90})
+	fmt.Println(errors.Is(err, shard.ErrNoRoom))
+	c.AddShard(shards[1])
+	plan, err := c.Suggest(ctx, shard.Limits{Rows: 90})
+	fmt.Println(plan.Rows, "rows to", plan.Moves[0].To, err)
+	// Output:
+	// true
+	// 28 rows to db1 <nil>
+}
+
+// One schema for all shards, and a look whether it is one.
+func ExampleCluster_Migrate() {
+	ctx := context.Background()
+	shards, done := exampleShards(2)
+	defer done()
+	c, _ := shard.New(ctx, shard.MemoryStore(), shards, exampleOptions)
+	defer c.Close()
+	err := c.Migrate(ctx, []shard.Migration{
+		{ID: "2026-01 mail", SQL: []string{`alter table users add column mail text`}},
+	})
+	fmt.Println(err)
+	shards[1].DB.Exec(`alter table users add column oops text`)
+	drift, _ := c.Drift(ctx)
+	for _, d := range drift {
+		fmt.Println("table", d.Table, "differs:", len(d.Variants), "variants")
+	}
+	// Output:
+	// <nil>
+	// table users differs: 2 variants
+}
+
+// Tables that exist already get their slots while the service runs.
+func ExampleCluster_FillSlots() {
+	ctx := context.Background()
+	shards, done := exampleShards(1)
+	defer done()
+	for i := range 10 {
+		shards[0].DB.Exec(`create table if not exists orders (id integer primary key)`)
+		shards[0].DB.Exec(`insert into orders values (?)`, i)
+	}
+	o := exampleOptions
+	o.Tables = []shard.Table{{Name: "orders", Key: []string{"id"}}}
+	c, err := shard.New(ctx, shard.MemoryStore(), shards, o)
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	rep, err := c.FillSlots(ctx, shard.FillOptions{})
+	fmt.Println(rep.Rows, rep.Misplaced, err)
+	// Output:
+	// 10 0 <nil>
+}
+
+// Products by category.
+func ExampleCluster_Assign() {
+	ctx := context.Background()
+	shards, done := exampleShards(2)
+	defer done()
+	o := exampleOptions
+	o.Directory = true
+	c, _ := shard.New(ctx, shard.MemoryStore(), shards, o)
+	defer c.Close()
+	c.Assign(ctx, shard.String("books"), "db1")
+	fmt.Println(c.Map().Owner(c.Slot(shard.String("books"))))
+	err := c.Do(ctx, shard.String("games"), func(context.Context, *sql.DB, shard.Slot) error { return nil })
+	fmt.Println(err)
+	// Output:
+	// db1
+	// shard: key is not assigned to a shard: games
+}
+
+// Orders by month: where are those of the last two?
+func ExampleMap_RangeSlots() {
+	ctx := context.Background()
+	shards, done := exampleShards(2)
+	defer done()
+	o := exampleOptions
+	o.RangeWidth = 30 // days
+	c, _ := shard.New(ctx, shard.MemoryStore(), shards, o)
+	defer c.Close()
+	fmt.Println(c.Map().RangeSlots(600, 659))
+	// Output:
+	// [20 21]
+}
+
+// A counter that one database cannot bear.
+func ExampleParts() {
+	fmt.Println(shard.Parts(shard.String("likes:star"), 3))
+	// Output:
+	// [likes:star#0 likes:star#1 likes:star#2]
+}
+
+func ExampleLeaseIDs() {
+	ctx := context.Background()
+	shards, done := exampleShards(1)
+	defer done()
+	ids, err := shard.LeaseIDs(ctx, shards[0].DB, shard.SQLite(), shard.LeaseOptions{})
+	if err != nil {
+		panic(err)
+	}
+	defer ids.Close()
+	id, _ := ids.Next(12)
+	fmt.Println(ids.Node(), shard.SlotOfID(id))
+	// Output:
+	// 0 12
 }

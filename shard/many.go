@@ -77,7 +77,7 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Con
 	return nil
 }
 
-// Each runs f on every shard, one after another in the map's order, and stops at the first error: for schema migrations.
+// Each runs f on every shard of the map, one after another in the map's order, and stops at the first error. For schema migrations see Migrate.
 func (c *Cluster) Each(ctx context.Context, f func(ctx context.Context, id ID, db *sql.DB) error) error {
 	for _, sh := range c.view.Load().dbs {
 		if err := f(ctx, sh.ID, sh.DB); err != nil {

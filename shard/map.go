@@ -13,7 +13,8 @@ import (
 type Map struct {
 	owner []uint16 // per hashed slot: index into shards, with the exception bit when a key of the slot is pinned
 	shift uint8    // 64 - log2 of the slots
-	mod   uint64   // slots when the map adopts id % n, else 0
+	mod   uint64   // slots when the map is not simply hashed, else 0
+	width int64    // of a range; 0: id % n
 	ids   []ID
 	st    *State
 	index map[ID]int
@@ -33,8 +34,8 @@ func newMap(st *State) (*Map, error) {
 		return nil, fmt.Errorf("shard: a map of %d shards", len(st.Shards))
 	}
 	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), ids: st.Shards, st: st, index: map[ID]int{}}
-	if st.Modulo > 0 {
-		m.mod = uint64(st.Slots)
+	if st.Modulo > 0 || st.RangeWidth > 0 {
+		m.mod, m.width = uint64(st.Slots), st.RangeWidth
 	}
 	for i, id := range st.Shards {
 		m.index[id] = i
@@ -44,8 +45,13 @@ func newMap(st *State) (*Map, error) {
 			return nil, fmt.Errorf("shard: slot %d belongs to shard %d of %d", s, o, len(st.Shards))
 		}
 	}
+	for s := range m.owner {
+		if st.Directory { // every key needs the second look
+			m.owner[s] |= exception
+		}
+	}
 	for pin := range st.Pins {
-		m.owner[m.hashed(pinHash(pin), pinNum(pin))] |= exception
+		m.owner[m.hashed(pinHash(pin), pinNum(pin), pin[0] == 'i')] |= exception
 	}
 	return m, nil
 }
@@ -71,7 +77,10 @@ func (m *Map) Slots() int { return len(m.owner) }
 // Epoch rises with each change.
 func (m *Map) Epoch() uint64 { return m.st.Epoch }
 
-func (m *Map) hashed(h, num uint64) Slot {
+func (m *Map) hashed(h, num uint64, integer bool) Slot {
+	if m.width != 0 && integer {
+		return m.rangeSlot(int64(num))
+	}
 	if m.mod != 0 {
 		if num != 0 {
 			return Slot(num % m.mod)
@@ -107,7 +116,7 @@ func (m *Map) SlotUint64(id uint64) Slot {
 
 // SlotOf any key, pinned ones included.
 func (m *Map) SlotOf(k Key) Slot {
-	s := m.hashed(k.hash(), k.num)
+	s := m.hashed(k.hash(), k.num, k.kind == keyInt)
 	if m.owner[s]&exception != 0 {
 		return m.pinned(k, s)
 	}
@@ -117,6 +126,9 @@ func (m *Map) SlotOf(k Key) Slot {
 func (m *Map) pinned(k Key, s Slot) Slot {
 	if p, ok := m.st.Pins[k.pin()]; ok {
 		return p
+	}
+	if m.st.Directory {
+		return -1
 	}
 	return s
 }

@@ -55,11 +55,10 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	if err != nil {
 		return nil, err
 	}
-	slot := Slot(st.Slots)
-	for _, p := range st.Pins {
-		slot = max(slot, p+1)
+	slot, old := st.freeSlot(), m.SlotOf(k)
+	if old < 0 {
+		return nil, fmt.Errorf("%w: %s", ErrUnassigned, k)
 	}
-	old := m.SlotOf(k)
 	pin := &PinState{Key: k.pin(), By: parts, From: m.Owner(old), Old: old, Slot: slot}
 	next := st.clone()
 	next.Epoch++

@@ -28,6 +28,13 @@ type Plan struct {
 	Rows int64
 }
 
+// sort by source and target, as groups are handed over.
+func (p *Plan) sort() {
+	slices.SortFunc(p.Moves, func(a, b SlotMove) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Slot, b.Slot))
+	})
+}
+
 // SlotMove is one slot's way.
 type SlotMove struct {
 	Slot Slot `json:"s"`
@@ -78,9 +85,7 @@ func (c *Cluster) Plan(ctx context.Context, ch Change) (Plan, error) {
 	default:
 		return Plan{}, errors.New("shard: Change needs either Weights, or Slots and To")
 	}
-	slices.SortFunc(p.Moves, func(a, b SlotMove) int {
-		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Slot, b.Slot))
-	})
+	p.sort()
 	if d := c.opts.Dialect; d != nil {
 		bySource := map[ID][]Slot{}
 		for _, m := range p.Moves {

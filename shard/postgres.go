@@ -18,6 +18,9 @@ import (
 // snapshot is older than the fence fails with 40001 instead of slipping past it. Rows of other slots pay for one bit test on INSERT, and on UPDATE and DELETE
 // only during moves. A row whose slot is NULL or does not exist is refused, TRUNCATE is while any slot is moving or elsewhere.
 //
+// The mover's transactions commit synchronously whatever the database's default is, so where standbys are synchronous a fence is on one before the
+// next step begins, and a standby that is promoted keeps it.
+//
 // The guards need plpgsql, and a mover that owns the tables. Writers need no rights on the state tables.
 func Postgres() Dialect { return postgres{} }
 
@@ -88,7 +91,8 @@ func (postgres) begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout
 		}
 	}
 	if err == nil {
-		_, err = tx.ExecContext(ctx, `select set_config('tk.mover', '1', true), set_config('lock_timeout', $1, true), set_config('timezone', 'UTC', true)`,
+		_, err = tx.ExecContext(ctx, `select set_config('tk.mover', '1', true), set_config('lock_timeout', $1, true), set_config('timezone', 'UTC', true),
+set_config('synchronous_commit', case when current_setting('synchronous_commit') in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true)`,
 			strconv.FormatInt(lockTimeout.Milliseconds(), 10))
 	}
 	if err != nil {
@@ -100,7 +104,7 @@ func (postgres) begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout
 
 func (postgres) commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
 
-func (postgres) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+func (postgres) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
 	info := &tableInfo{Table: t}
 	rows, err := tx.QueryContext(ctx, `select attname, format_type(atttypid, atttypmod), attgenerated <> '' from pg_attribute
 where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum`, t.Name)
@@ -123,6 +127,14 @@ where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by at
 	}
 	if len(info.cols) == 0 {
 		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
+	}
+	return info, nil
+}
+
+func (d postgres) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+	info, err := d.columns(ctx, tx, t)
+	if err != nil {
+		return nil, err
 	}
 	if err := info.findKeys(); err != nil {
 		return nil, err

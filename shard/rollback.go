@@ -44,6 +44,9 @@ func (j *Job) keepBoth(js *JobState) error {
 		if found > 0 {
 			n = 0
 		}
+		if err := j.crashPoint("mid hold"); err != nil {
+			return err
+		}
 		if err := backoff.Sleep(j.ctx, holdPolicy.Delay(n)); err != nil {
 			return err
 		}

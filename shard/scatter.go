@@ -19,6 +19,8 @@ type Query[T any] struct {
 	// SlotOf returns the slot of a row, so that rows that a move has copied but not yet handed over, or handed over but not yet
 	// cleaned up, are left out. nil: no row is left out, so ask only while no move is in progress.
 	SlotOf func(T) Slot
+	// Only asks the shards that own one of these slots, as RangeSlots gives them. nil: all. SlotOf is needed with it.
+	Only []Slot
 	// Less orders the merged result; every shard's rows must come in this order. nil: no order.
 	Less func(a, b T) bool
 	// Offset and Limit apply to the merged result. Limit 0: none.
@@ -44,6 +46,9 @@ const scatterRetries = 10
 func Scatter[T any](ctx context.Context, c *Cluster, q Query[T]) (Result[T], error) {
 	if q.Scan == nil {
 		return Result[T]{}, fmt.Errorf("shard: Query.Scan is nil")
+	}
+	if q.Only != nil && q.SlotOf == nil {
+		return Result[T]{}, fmt.Errorf("shard: Query.Only without SlotOf")
 	}
 	if q.Offset < 0 || q.Limit < 0 {
 		return Result[T]{}, fmt.Errorf("shard: Query.Offset or Limit is negative")
@@ -77,7 +82,21 @@ func scatterOnce[T any](ctx context.Context, c *Cluster, v *view, q Query[T]) (R
 	parts := make([][]T, len(v.dbs))
 	errs := make([]error, len(v.dbs))
 	var wg sync.WaitGroup
+	var only map[int]bool
+	if q.Only != nil {
+		only = map[int]bool{}
+		for _, s := range q.Only {
+			if o, ok := v.ownerIndex(s); ok {
+				only[o] = true
+			}
+		}
+	}
+	asked := 0
 	for i, sh := range v.dbs {
+		if only != nil && !only[i] {
+			continue
+		}
+		asked++
 		wg.Go(func() {
 			parts[i], errs[i] = askShard(ctx, v, i, sh, q)
 			if errs[i] != nil && !q.Partial {
@@ -92,7 +111,7 @@ func scatterOnce[T any](ctx context.Context, c *Cluster, v *view, q Query[T]) (R
 			failed[v.ids[i]] = err
 		}
 	}
-	if len(failed) > 0 && (!q.Partial || len(failed) == len(v.dbs)) {
+	if len(failed) > 0 && (!q.Partial || len(failed) == asked) {
 		return Result[T]{}, &PartialError{Failed: failed}
 	}
 	res := Result[T]{Epoch: v.Epoch()}

@@ -127,7 +127,7 @@ func (sqlite) commit(ctx context.Context, tx *sql.Tx) error {
 	return tx.Commit()
 }
 
-func (sqlite) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+func (sqlite) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
 	info := &tableInfo{Table: t}
 	rows, err := tx.QueryContext(ctx, `select name, upper(type) from pragma_table_info(?) order by cid`, t.Name)
 	if err != nil {
@@ -146,6 +146,14 @@ func (sqlite) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, er
 	}
 	if len(info.cols) == 0 {
 		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
+	}
+	return info, nil
+}
+
+func (d sqlite) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
+	info, err := d.columns(ctx, tx, t)
+	if err != nil {
+		return nil, err
 	}
 	if err := info.findKeys(); err != nil {
 		return nil, err

@@ -174,3 +174,87 @@ func (d sqlite) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slo
 	}
 	return res.RowsAffected()
 }
+
+func (sqlite) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error {
+	col := quote(t.SlotColumn)
+	if !t.hasSlot() {
+		if _, err := db.ExecContext(ctx, `alter table `+t.Name+` add column `+col+` integer`); err != nil {
+			return err
+		}
+	}
+	var indexed int
+	err := db.QueryRowContext(ctx, `select count(*) from pragma_index_list(?1) l join pragma_index_info(l.name) i on i.seqno = 0 and lower(i.name) = lower(?2)`, t.Name, t.SlotColumn).Scan(&indexed)
+	if err != nil || indexed > 0 {
+		return err
+	}
+	_, err = db.ExecContext(ctx, `create index if not exists `+quote("tk_slots_"+t.Name)+` on `+t.Name+` (`+col+`, `+names(t.keys, ident)+`)`)
+	return err
+}
+
+// requireSlot: SQLite cannot add NOT NULL to a column.
+func (sqlite) requireSlot(context.Context, *sql.DB, *tableInfo) error { return nil }
+
+func (sqlite) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
+	return readUnslotted(ctx, tx, t, `select json_array(`+names(t.keys, ident)+`), json_array(`+names(t.by, ident)+`)`, n)
+}
+
+func (d sqlite) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64, err error) {
+	col := quote(t.SlotColumn)
+	for i, pk := range pks {
+		res, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+d.key(t)+` and `+col+` is null`, pk, int(slots[i]))
+		if err != nil {
+			return total, err
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return total, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+func (sqlite) bytes(ctx context.Context, db *sql.DB) (n int64, err error) {
+	return n, db.QueryRowContext(ctx, `select page_count * page_size from pragma_page_count(), pragma_page_size()`).Scan(&n)
+}
+
+func (d sqlite) forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+	_, err := tx.ExecContext(ctx, `delete from tk_dirty where `+d.inSlots("slot", 1), d.slotList(slots))
+	return err
+}
+
+func (d sqlite) place(ctx context.Context, tx *sql.Tx, job, table string) (string, error) {
+	return places{d.bind}.place(ctx, tx, job, table)
+}
+
+func (d sqlite) setPlace(ctx context.Context, tx *sql.Tx, job, table, place string) error {
+	return places{d.bind}.setPlace(ctx, tx, job, table, place)
+}
+
+func (d sqlite) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+	return places{d.bind}.dropPlaces(ctx, tx, job)
+}
+
+func (sqlite) all(ctx context.Context, tx *sql.Tx, t *tableInfo) (out []row, err error) {
+	rows, err := tx.QueryContext(ctx, `select `+names(t.cols, func(c string) string { return "+" + c })+`, 0, json_array(`+names(t.keys, ident)+`) from `+t.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		r, err := t.scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// lockReferences: a write, since a transaction that began deferred has no lock yet.
+func (sqlite) lockReferences(ctx context.Context, tx *sql.Tx) error {
+	_, err := tx.ExecContext(ctx, `update tk_mover set active = active where id = 1`)
+	return err
+}
+
+func (sqlite) snapshot(context.Context, *sql.Tx) error { return nil } // all are

@@ -26,6 +26,10 @@ type State struct {
 	PinOwners   map[Slot]uint16 `json:"pin_owners,omitempty"`
 	// Modulo is set on a map that adopted a fleet sharded by id % Modulo.
 	Modulo int `json:"modulo,omitempty"`
+	// RangeWidth is set on a map that places integer keys by range.
+	RangeWidth int64 `json:"range_width,omitempty"`
+	// Directory is set on a map that places keys only where Assign or Pin put them.
+	Directory bool `json:"directory,omitempty"`
 	// Lease is the longest Options.Lease of the processes that ever opened the map.
 	Lease time.Duration `json:"lease"`
 	// Token is the highest mover token handed out.
@@ -103,12 +107,22 @@ func (s *State) setOwner(slot Slot, to ID) error {
 	return nil
 }
 
-// A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified.
+// A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified. Load sees every
+// CompareAndSwap that returned before it was called, or else the store is a Stale one. Package shardtest has the conformance suite.
 type MapStore interface {
 	// Load returns the state; ErrNoMap when there is none yet.
 	Load(ctx context.Context) (*State, error)
 	// CompareAndSwap stores next if the stored epoch is old (0: none stored), else ErrConflict. It must be durable when it returns nil.
 	CompareAndSwap(ctx context.Context, old uint64, next *State) error
+}
+
+// Stale is a MapStore whose Load may miss changes that are younger than Staleness. Options.Lease must be longer, and counts from that much earlier.
+type Stale interface{ Staleness() time.Duration }
+
+// Watcher is a MapStore that tells of changes, so that they are known sooner than after Options.Refresh. Watch calls changed after each, until ctx
+// ends or it fails; it is then called again.
+type Watcher interface {
+	Watch(ctx context.Context, changed func()) error
 }
 
 // epocher is a MapStore that can tell the epoch for less than a Load.

@@ -61,7 +61,7 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 		began := time.Now()
 		tx, err := sh.DB.BeginTx(ctx, o)
 		if err != nil {
-			return err
+			return again(err)
 		}
 		defer tx.Rollback()
 		var at slotRow

@@ -17,6 +17,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/tsenart/nap"
+	gormpg "gorm.io/driver/postgres"
+	"gorm.io/gorm"
+	"gorm.io/plugin/dbresolver"
 
 	"github.com/tierkit/tierkit/internal/testserver"
 	"github.com/tierkit/tierkit/replica"
@@ -86,6 +89,23 @@ func BenchmarkPostgresRead(b *testing.B) {
 		must(b, err)
 		defer db.Close()
 		read(b, db)
+	})
+	b.Run("point/gorm-dbresolver", func(b *testing.B) {
+		open := func(i int) gorm.Dialector { return gormpg.New(gormpg.Config{DSN: s.Nodes[i].DSN()}) }
+		db, err := gorm.Open(open(0), &gorm.Config{})
+		must(b, err)
+		must(b, db.Use(dbresolver.Register(dbresolver.Config{Replicas: []gorm.Dialector{open(1), open(2)}})))
+		var name string
+		i := 0
+		for b.Loop() {
+			i++
+			if err := db.Raw(q, i%10000+1).Scan(&name).Error; err != nil {
+				b.Fatal(err)
+			}
+		}
+		if pool, err := db.DB(); err == nil {
+			pool.Close()
+		}
 	})
 	b.Run("point/tierkit", func(b *testing.B) { read(b, pgCluster(b, s, replica.Options{}).DB()) })
 }

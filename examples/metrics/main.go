@@ -39,6 +39,10 @@ func run(n int) error {
 	if err := m.Register(metrics.Collect("shop_pool", func() poolStats { return poolStats{Workers: 4} })); err != nil {
 		return err
 	}
+	slo, err := m.SLO(metrics.SLO{Name: "available", Objective: 0.999, Read: web.Availability()})
+	if err != nil {
+		return err
+	}
 	users := metrics.NewUniques(nil)
 	logs := metrics.NewLogHandler(slog.NewTextHandler(io.Discard, nil), metrics.LogOptions{})
 	mux := http.NewServeMux()
@@ -77,6 +81,9 @@ func run(n int) error {
 	for _, g := range logs.Errors() {
 		fmt.Printf("error group %q: %d times\n", g.Message, g.Count)
 	}
+	st := slo.Status()
+	fmt.Printf("SLO %s: %.2f %% good, the error budget burns %.0f times too fast, alert: %s\n", st.Name, 100*st.Good, st.Burn1h, st.Alert)
+	fmt.Printf("%d rules for Prometheus\n", strings.Count(string(m.Rules()), "expr:"))
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	for line := range strings.Lines(rec.Body.String()) {

@@ -117,7 +117,12 @@ func (s *Store) Migrate(ctx context.Context) error {
 }
 
 // Cleanup deletes up to max expired records and returns how many. See RunCleanup.
-func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (int, error) {
+func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (n int, err error) {
+	err = again(ctx, func() error { n, err = s.cleanup(ctx, now, max); return err })
+	return n, err
+}
+
+func (s *Store) cleanup(ctx context.Context, now time.Time, max int) (int, error) {
 	res, err := s.db.ExecContext(ctx, s.q.cleanup, now.UnixMilli(), max)
 	if err != nil {
 		return 0, fmt.Errorf("sqlstore: cleanup: %w", err)
@@ -172,8 +177,7 @@ func scan(row scanner) (r session.Record, alias []byte, err error) {
 // maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
 const maxHops = 8
 
-// Load implements [session.Store].
-func (s *Store) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
+func (s *Store) load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
 	at := now.UnixMilli()
 	for range maxHops {
 		r, alias, err := scan(s.db.QueryRowContext(ctx, s.q.load, k[:], at))
@@ -213,8 +217,7 @@ func idleMS(r *session.Record) int64 {
 	return int64((r.Idle + time.Millisecond - 1) / time.Millisecond)
 }
 
-// Create implements [session.Store].
-func (s *Store) Create(ctx context.Context, k session.Key, r session.Record) error {
+func (s *Store) create(ctx context.Context, k session.Key, r session.Record) error {
 	insert := func() error {
 		_, err := s.db.ExecContext(ctx, s.q.insert, k[:], 1, r.User, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r),
 			r.Deadline().UnixMilli(), blob(r.Data))
@@ -239,8 +242,7 @@ func (s *Store) Create(ctx context.Context, k session.Key, r session.Record) err
 	return nil
 }
 
-// Update implements [session.Store].
-func (s *Store) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
+func (s *Store) update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
 	for range maxHops {
 		res, err := s.db.ExecContext(ctx, s.q.update, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r), r.Deadline().UnixMilli(),
 			blob(r.Data), k[:], r.Version, now.UnixMilli())
@@ -275,8 +277,7 @@ func (s *Store) why(ctx context.Context, q querier, k session.Key, now time.Time
 	return alias, session.ErrConflict
 }
 
-// Rotate implements [session.Store].
-func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) (err error) {
+func (s *Store) rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) (err error) {
 	if alias, _ := s.why(ctx, s.db, k, now); alias != nil {
 		k = session.Key(alias)
 	}
@@ -315,8 +316,7 @@ func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Recor
 	return nil
 }
 
-// Delete implements [session.Store].
-func (s *Store) Delete(ctx context.Context, k session.Key) error {
+func (s *Store) delete(ctx context.Context, k session.Key) error {
 	for range maxHops {
 		res, err := s.db.ExecContext(ctx, s.q.remove, k[:])
 		if err != nil {

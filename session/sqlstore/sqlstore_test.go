@@ -3,6 +3,7 @@ package sqlstore_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -94,3 +95,35 @@ func TestRunCleanup(t *testing.T) {
 	_, err := s.Load(t.Context(), live, time.Now())
 	require.NoError(t, err)
 }
+
+// A deadlock that the database resolved at our cost is not the request's failure; everything else is, at once.
+func TestUndoneStatementsAreRepeated(t *testing.T) {
+	deadlock, other := errors.New("sqlstore: touch: Error 1213 (40001): Deadlock found"), errors.New("Error 1062 (23000): Duplicate entry")
+	tries := 0
+	require.NoError(t, sqlstore.Again(t.Context(), func() error {
+		if tries++; tries < 4 {
+			return deadlock
+		}
+		return nil
+	}))
+	require.Equal(t, 4, tries)
+	tries = 0
+	require.Equal(t, deadlock, sqlstore.Again(t.Context(), func() error { tries++; return deadlock }))
+	require.Equal(t, 9, tries)
+	tries = 0
+	require.Equal(t, other, sqlstore.Again(t.Context(), func() error { tries++; return other }))
+	require.Equal(t, 1, tries)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Equal(t, deadlock, sqlstore.Again(ctx, func() error { return deadlock }))
+	for state, want := range map[string]bool{"40001": true, "40P01": true, "23505": false} {
+		tries = 0
+		require.Error(t, sqlstore.Again(t.Context(), func() error { tries++; return stateError(state) }))
+		require.Equal(t, want, tries > 1)
+	}
+}
+
+type stateError string
+
+func (e stateError) Error() string    { return "SQLSTATE " + string(e) }
+func (e stateError) SQLState() string { return string(e) }

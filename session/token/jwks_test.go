@@ -175,6 +175,8 @@ func TestKeySets(t *testing.T) {
 	rs := authority(t, token.Options{}, key("signs"), token.Key{ID: "rsa", Alg: token.RS256, Public: &priv.PublicKey}, edKey(t, "ed"), ecKey(t, "ec"))
 	set := string(rs.JWKS())
 	require.Equal(t, []string{"rsa RS256", "ed EdDSA", "ec ES256"}, keyNames(t, set))
+	off := strings.Replace(strings.Replace(strings.Replace(string(authority(t, token.Options{}, key("s"), ecKey(t, "off")).JWKS()), `"x"`, `"z"`, 1), `"y"`, `"x"`, 1), `"z"`, `"y"`, 1)
+	require.Error(t, token.CheckKeySet([]byte(off)), "not on the curve")
 	junk := `{"keys":[{"kty":"oct","kid":"o","k":"AAAA"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"EC","crv":"P-384","x":"AA"},{"kty":"RSA","n":"AQAB","e":"AQAB"},` +
 		`{"kty":"OKP","crv":"X25519","x":"AAAA"},{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"},` + strings.TrimPrefix(set, `{"keys":[`)
 	require.Len(t, keyNames(t, junk), 3)

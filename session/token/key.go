@@ -181,8 +181,6 @@ func (n *key) asymmetric(k Key) error {
 	return nil
 }
 
-func (k *key) canSign() bool { return k.alg <= HS512 || k.private != nil }
-
 // sign returns the signature of input for a domain, in base64.
 func (k *key) sign(d domain, input string) (string, error) {
 	if k.alg <= HS512 {

@@ -1,0 +1,111 @@
+package replica
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// write runs on the primary. It is repeated only when nothing was executed: a connection was refused, or the node said it is
+// no primary any more.
+func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session) error {
+	c := n.c
+	var deadline time.Time
+	for {
+		nd, err := c.pickPrimary(ctx)
+		if err != nil {
+			return err
+		}
+		used := n.under(ctx, nd)
+		p, err := n.hold(used, nd)
+		if err == nil {
+			if v.Class == ClassSession {
+				n.pin, n.stateful = p, true
+			}
+			if sess != nil {
+				sess.writing(c.opts.Name)
+			}
+			err = s.on(used, p)
+		}
+		if err == nil {
+			nd.writes.Add(1)
+			c.n.writes.Add(1)
+			if h := c.opts.Hooks; h != nil && h.Routed != nil {
+				h.Routed(ctx, Route{Node: nd.Name, Role: RolePrimary, Class: v.Class, Reason: v.Reason})
+			}
+			if p.gen != nd.gen.Load() { // the node was fenced meanwhile: a thawed primary acknowledges to nobody
+				return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, nd.Name)
+			}
+			if sess == nil || s.kind == opPrepare {
+				return nil
+			}
+			if s.isExec() {
+				n.capture(ctx, sess, p)
+			} else {
+				n.pending, n.pendingOn = sess, p
+			}
+			return nil
+		}
+		err = explain(ctx, used, nd, err)
+		switch n.judge(p, err) {
+		case KindRefused, KindReadOnly:
+			var again bool
+			n.pin = nil
+			if again, err = n.otherPrimary(ctx, nd, p, err, &deadline); again {
+				continue
+			}
+			return unbad(err)
+		case KindLost:
+			c.probeNow(nd)
+			if s.kind == opPing || s.kind == opPrepare {
+				return unbad(err)
+			}
+			return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
+		}
+		if sess != nil && p != nil && !p.broken && s.isExec() {
+			n.capture(ctx, sess, p) // nothing was written, but "unknown" must not stay
+		}
+		return err
+	}
+}
+
+// otherPrimary decides whether a statement that was not executed may be tried again, and waits until that makes sense: at
+// once on a new connection when only a pooled one was stale, else when the primary has been probed or replaced.
+func (n *conn) otherPrimary(ctx context.Context, failed *node, p *phys, cause error, deadline *time.Time) (bool, error) {
+	c := n.c
+	if deadline.IsZero() {
+		*deadline = time.Now().Add(max(c.opts.PrimaryWait, 0))
+		if p != nil && errors.Is(cause, driver.ErrBadConn) {
+			return true, nil
+		}
+	}
+	left := time.Until(*deadline)
+	if left <= 0 {
+		return false, cause
+	}
+	began := time.Now()
+	c.probeNow(failed)
+	_, err := c.waitTopology(ctx, left, func(t *topology) bool {
+		return t.primary != nil && (t.primary != failed || t.probed.After(began))
+	})
+	if err != nil {
+		return false, err
+	}
+	return time.Now().Before(*deadline), cause
+}
+
+// capture notes the position that covers what the session has just written.
+func (n *conn) capture(ctx context.Context, sess *Session, p *phys) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	pos, err := n.c.dialect.Capture(ctx, p.conn)
+	if err != nil || pos.IsZero() {
+		return // unknown: the session reads from the primary
+	}
+	if pos.System == "" {
+		pos.System = n.c.topo.Load().system
+	}
+	sess.wrotePosition(n.c.opts.Name, pos, n.c.dialect)
+}

@@ -1,0 +1,4 @@
+package sqlstore
+
+// Again shows the repetition to tests.
+var Again = again
