@@ -18,9 +18,15 @@ func eachPlace(t *testing.T, f func(t *testing.T, p *place)) {
 	t.Run("postgres", func(t *testing.T) { f(t, postgresPlace(t)) })
 }
 
+// everyPlace is for what depends on the database.
+func everyPlace(t *testing.T, f func(t *testing.T, p *place)) {
+	eachPlace(t, f)
+	t.Run("mariadb", func(t *testing.T) { f(t, mariadbPlace(t)) })
+}
+
 // Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read is stale.
 func TestReshardUnderTraffic(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(4, 2)
@@ -55,7 +61,7 @@ func TestReshardUnderTraffic(t *testing.T) {
 
 // The mover dies once before and after each of its steps, and is resumed by another one.
 func TestMoverCrashes(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -151,7 +157,7 @@ func slug(s string) string {
 }
 
 func TestAbort(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -178,7 +184,7 @@ func TestAbort(t *testing.T) {
 
 // A row that differs on the target, for whatever reason, stops the hand-over, and writers go on on the source.
 func TestVerificationStopsTheHandOver(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		var once atomic.Bool
@@ -290,7 +296,7 @@ func ids[T any](rows []T, f func(T) int64) (out []int64) {
 
 // Raw SQL that bypasses the router is refused where a slot does not live.
 func TestGuards(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 20)
 		require.NoError(t, w.c.Guard(t.Context()))
 		require.NoError(t, w.c.Guard(t.Context()))
@@ -327,7 +333,7 @@ func TestGuards(t *testing.T) {
 // A celebrity gets a slot and a shard of its own while it is written to and read, by processes that do not know of it yet; the mover
 // dies on the way.
 func TestPin(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 16, 100)
 		ctx := t.Context()
 		w.traffic(3, 1)

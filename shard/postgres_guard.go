@@ -234,3 +234,10 @@ func (d postgres) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old,
 	}
 	return nil
 }
+
+func (postgres) install(context.Context, *sql.DB, []*tableInfo) error { return nil }
+func (postgres) abort(tx *sql.Tx)                                     { _ = tx.Rollback() }
+func (postgres) quote(name string) string                             { return quote(name) }
+func (postgres) textKey() string                                      { return "text" }
+func (postgres) longText() string                                     { return "text" }
+func (postgres) ddlInTx() bool                                        { return true }
