@@ -106,13 +106,12 @@ func (d *simData) clone() *simData {
 }
 
 type simDB struct {
-	id      ID
-	s       *scheduler
-	data    *simData
-	seq     int64
-	version int
-	locks   map[string]map[*simTx]bool // true: exclusive
-	txs     int
+	id    ID
+	s     *scheduler
+	data  *simData
+	seq   int64
+	locks map[string]map[*simTx]bool // true: exclusive
+	txs   int
 }
 
 func newSimDB(id ID, s *scheduler) *simDB {
