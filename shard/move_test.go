@@ -14,14 +14,22 @@ import (
 )
 
 func eachPlace(t *testing.T, f func(t *testing.T, p *place)) {
-	t.Run("sqlite", func(t *testing.T) { f(t, sqlitePlace(t)) })
-	t.Run("postgres", func(t *testing.T) { f(t, postgresPlace(t)) })
+	onPlace(t, "sqlite", sqlitePlace, f)
+	onPlace(t, "postgres", postgresPlace, f)
+}
+
+// onPlace: the databases of one test at the same time, as much of it is waiting for leases.
+func onPlace(t *testing.T, name string, open func(testing.TB) *place, f func(t *testing.T, p *place)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		f(t, open(t))
+	})
 }
 
 // everyPlace is for what depends on the database.
 func everyPlace(t *testing.T, f func(t *testing.T, p *place)) {
 	eachPlace(t, f)
-	t.Run("mariadb", func(t *testing.T) { f(t, mariadbPlace(t)) })
+	onPlace(t, "mariadb", mariadbPlace, f)
 }
 
 // Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read is stale.
