@@ -1,6 +1,7 @@
 package cache_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log"
@@ -121,4 +122,33 @@ func ExampleNewBack() {
 	}
 	fmt.Println(counters.Close(ctx), writes)
 	// Output: <nil> 1
+}
+
+func ExampleTagged() {
+	pages, err := cache.NewTagged(cache.Options[string, string]{})
+	if err != nil {
+		panic(err)
+	}
+	defer pages.Close()
+	pages.Set("/", "all products", "product-7", "product-8")
+	pages.Set("/8", "product 8", "product-8")
+	pages.DeleteTag("product-7") // it was changed
+	_, home := pages.Get("/")
+	_, eight := pages.Get("/8")
+	fmt.Println(home, eight)
+	// Output: false true
+}
+
+func ExampleFresh() {
+	users, err := cache.NewFresh(cache.Options[string, string]{}, cmp.Compare[uint64])
+	if err != nil {
+		panic(err)
+	}
+	defer users.Close()
+	users.Changed("ada", 120) // a transaction wrote her row and committed at position 120
+	lagging := func(context.Context, string, uint64) (string, uint64, error) { return "old name", 117, nil }
+	name, _ := users.Load(context.Background(), "ada", 0, lagging)
+	_, kept := users.Get("ada", 0)
+	fmt.Println(name, kept)
+	// Output: old name false
 }

@@ -90,10 +90,10 @@ func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep b
 		if len(free) == 0 {
 			if expect >= 0 {
 				b.mu.Lock()
-				left := expect - b.end
+				left, have := expect-b.end, b.end
 				b.mu.Unlock()
-				if left > 0 {
-					next = min(left, 1<<20)
+				if left > 0 { // large chunks are written faster; an origin that promises more than it sends gets no more than it sent
+					next = min(left, max(1<<20, have))
 				} else {
 					next = 1 // room to see the end
 				}

@@ -13,9 +13,12 @@ import (
 
 // Cache stores responses. It is safe for concurrent use.
 type Cache struct {
-	o     Options
-	seed  maphash.Seed // keys are hashed with a secret, so that nobody can aim at one shard
-	loop  string       // this cache in CDN-Loop
+	o    Options
+	seed maphash.Seed // keys are hashed with a secret, so that nobody can aim at one shard
+	loop string       // this cache in CDN-Loop
+
+	unkeyed map[string]bool // Options.Unkeyed
+
 	index index
 	tags  tagIndex
 	disk  *disk // nil: off
@@ -47,6 +50,10 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{o: o, seed: maphash.MakeSeed(), policy: evict.New[*object](evict.S3TK, o.MaxBytes)}
 	c.loop = o.Name + "; id=" + randomID()
+	c.unkeyed = map[string]bool{}
+	for _, k := range o.Unkeyed {
+		c.unkeyed[http.CanonicalHeaderKey(k)] = true
+	}
 	c.index.init()
 	c.hosts.init(o.MaxHostBytes)
 	c.fetches.init()

@@ -128,7 +128,13 @@ func (s *service) begin(o *object, from int64) (first *object, ok bool) {
 	if errors.Is(err, errChanged) {
 		s.e.c.remove(o)
 	}
-	clear(s.w.Header())
+	h := s.w.Header()
+	for k := range o.header {
+		delete(h, k)
+	}
+	for _, k := range []string{"Age", "Cache-Status", "Content-Range", "Content-Length"} {
+		delete(h, k)
+	}
 	s.e.bypass(s.w, s.r, "fwd=bypass; detail=slice-failed")
 	return nil, false
 }

@@ -102,6 +102,9 @@ func (c *Cache) judge(o *object, request http.Header, asked, received time.Time)
 	if d.private {
 		return "private"
 	}
+	if blamesRequest(o.status, request) {
+		return "request-oversize"
+	}
 	if request["Authorization"] != nil && !d.public && !d.mustRevalidate && d.sMaxAge < 0 && !isTargeted {
 		return "authorization"
 	}

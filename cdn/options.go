@@ -36,6 +36,7 @@ type Options struct {
 	Tags                 []string      // response headers with surrogate keys, separated by spaces or commas, not passed on; nil: Surrogate-Key and Cache-Tag
 	Name                 string        // in Cache-Status and CDN-Loop, a token; empty: "tierkit"
 	Key                  KeyFunc       // nil: KeyURL
+	Unkeyed              []string      // request fields that fills pass on although they are part of no key, out of those that are dropped otherwise: X-Forwarded-*, X-Original-*, methods in fields and their like; make the key tell them apart, or one client shapes what others get
 	MaxVariants          int           // per URL; 0: 64
 	MaxHostBytes         int64         // memory for the objects of one host, so that none crowds out the others; 0: no limit but MaxBytes
 	MaxFills             int           // fetches from one origin that wait for its answer at a time: after a purge of everything the others wait their turn, and stale objects that may be served are; 0: 256; negative: no limit

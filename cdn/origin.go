@@ -88,7 +88,7 @@ func (p *proxy) prepare(r *http.Request) {
 	}
 	stripHop(h)
 	for k := range h {
-		if strings.HasPrefix(k, "X-Forwarded-") || strings.HasPrefix(k, "X-Original-") || strings.HasPrefix(k, "X-Rewrite-") || k == "Forwarded" || k == "X-Real-Ip" || k == "X-Host" {
+		if isForwarding(k) && !p.c.unkeyed[k] {
 			delete(h, k)
 		}
 	}
@@ -161,7 +161,14 @@ func (x *edge) fillRequest(ctx context.Context, r *http.Request, old *object) *h
 		}
 	}
 	if x.prepare != nil {
-		x.prepare(out)
+		x.prepare(out) // which says itself where the request came from
+		for k := range h {
+			if isOverride(k) && !x.c.unkeyed[k] {
+				delete(h, k)
+			}
+		}
+	} else {
+		x.c.dropUnkeyed(h)
 	}
 	return out
 }

@@ -13,12 +13,12 @@ import (
 // hostReader keeps the files of /proc open: reading one again costs half of opening it first. They stay open as long as the
 // process lives.
 type hostReader struct {
-	mu                                      sync.Mutex // guards the files' buffers
-	load, stat, meminfo, disks, net, limits procFile
-	pressure                                [3]procFile
-	cpuStat                                 procFile
-	groups                                  []cgroup
-	whole                                   map[string]bool // disk names that are neither partitions nor made of other disks
+	mu                              sync.Mutex // guards the files' buffers
+	load, stat, meminfo, disks, net procFile
+	pressure                        [3]procFile
+	cpuStat                         procFile
+	groups                          []cgroup
+	whole                           map[string]bool // disk names that are neither partitions nor made of other disks
 }
 
 // cgroup is one level of the hierarchy; each may limit what is below.

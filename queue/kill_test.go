@@ -59,6 +59,13 @@ func TestKilledProcess(t *testing.T) {
 	require.Greater(t, len(published), 100)
 	require.Greater(t, len(acked), 20)
 	q := open(t, dir, queue.Options{})
+	left := judge(t, q, published, acking, acked)
+	t.Logf("%d published, %d acknowledged, %d left", len(published), len(acked), left)
+}
+
+// judge holds a queue after a crash against what was acknowledged before: every message is there, or its consumer was about to settle it; none comes
+// twice or after its ack. It returns how many are left.
+func judge(t *testing.T, q *queue.Queue, published, acking, acked map[string]bool) int {
 	g := group(t, q, queue.GroupOptions{MaxDeliveries: -1})
 	l, err := g.Lag(t.Context())
 	require.NoError(t, err)
@@ -72,7 +79,7 @@ func TestKilledProcess(t *testing.T) {
 	for id := range published {
 		require.True(t, left[id] || acking[id], "lost: %s", id)
 	}
-	t.Logf("%d published, %d acknowledged, %d left", len(published), len(acked), len(left))
+	return len(left)
 }
 
 // child says what it has done, one line each, in one write.

@@ -93,7 +93,7 @@ func New(d Dialect, nodes []Node, o Options) (*Cluster, error) {
 				n.Role = RolePrimary
 			}
 		}
-		if err := c.Add(n); err != nil {
+		if err := c.add(n, false); err != nil {
 			_ = c.Close()
 			return nil, err
 		}

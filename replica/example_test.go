@@ -23,7 +23,7 @@ func (f sqliteFile) Driver() driver.Driver {
 }
 
 func (f sqliteFile) Connect(context.Context) (driver.Conn, error) {
-	return f.Driver().Open(string(f))
+	return f.Driver().Open("file:" + string(f) + "?_pragma=busy_timeout(5000)") // one file for both: they wait for each other
 }
 
 func exampleCluster(o replica.Options) (*replica.Cluster, func()) {

@@ -22,6 +22,7 @@ import (
 func TestPostgresFailover(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	replicated(t, s)
 	var reports []replica.PromotionReport
 	var mu sync.Mutex
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{
@@ -190,6 +191,7 @@ func TestPostgresReplicasKilled(t *testing.T) {
 func TestPostgresCutOffProcess(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	replicated(t, s)
 	var cutOff atomic.Bool
 	over := make(chan struct{})
 	defer close(over)

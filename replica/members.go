@@ -10,7 +10,9 @@ import (
 )
 
 // Add adds a node at run time. It serves reads once it was probed and has caught up.
-func (c *Cluster) Add(n Node) error {
+func (c *Cluster) Add(n Node) error { return c.add(n, true) }
+
+func (c *Cluster) add(n Node, joining bool) error {
 	if n.Name == "" {
 		return errors.New("replica: Node.Name is empty")
 	}
@@ -30,9 +32,10 @@ func (c *Cluster) Add(n Node) error {
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	m := &member{node: newNode(n), machine: health.NewMachine(health.Config{Rise: c.opts.Rise, Fall: c.opts.Fall}), cancel: cancel, done: make(chan struct{})}
-	m.joining = c.lastPrimary != nil // later than New
+	m.joining = joining
 	c.kicks[m.node] = make(chan struct{}, 1)
 	c.members = append(c.members[:len(c.members):len(c.members)], m)
+	c.recompute(time.Now()) // whoever reads from now on knows that there is a node to wait for
 	go c.probeLoop(ctx, m)
 	return nil
 }

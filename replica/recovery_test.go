@@ -32,7 +32,7 @@ func TestRecoveryPlan(t *testing.T) {
 	waitFor(t, "a probe has seen the position", func() bool { return c.Status().Nodes[0].Position.Offset >= uint64(written) })
 	s.Primary().Kill()
 	require.NoError(t, s.Nodes[1].Restart(ctx))
-	waitFor(t, "promotion", func() bool { return c.Status().Primary == "s1" })
+	waitFor(t, "promotion", func() bool { s := c.Status(); return s.Primary == "s1" && s.LastPromotion != nil })
 	rep := c.Status().LastPromotion
 	require.Positive(t, rep.LossBytes, "the loss is reported")
 	require.Zero(t, mustInt(t, s.Nodes[1].DB(), "select count(*) from t where id = 2"))

@@ -42,6 +42,7 @@ func (c *Cluster) waitTopology(ctx context.Context, d time.Duration, ok func(*to
 }
 
 func hasPrimary(t *topology) bool { return t.primary != nil }
+func hasReplica(t *topology) bool { return len(t.readable) > 0 || !t.unprobed }
 func isReady(t *topology) bool    { return t.ready }
 
 // pickPrimary waits for a primary.
@@ -83,6 +84,12 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 	}
 	if r.primary {
 		return c.toPrimary(ctx, "asked for by the context")
+	}
+	if len(t.readable) == 0 && t.unprobed { // at the start, the primary must not get all reads because its probe was answered first
+		var err error
+		if t, err = c.waitTopology(ctx, c.opts.ProbeTimeout, hasReplica); err != nil {
+			return target{}, err
+		}
 	}
 	var f floor
 	if s != nil {

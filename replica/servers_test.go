@@ -60,6 +60,19 @@ func mustExec(t testing.TB, db *sql.DB, q string, args ...any) {
 	require.NoError(t, err, q)
 }
 
+// replicated waits until all nodes have the table t.
+func replicated(t testing.TB, s *testserver.PostgresCluster) {
+	t.Helper()
+	waitFor(t, "all nodes have the table", func() bool {
+		for _, n := range s.Nodes {
+			if n.DB().QueryRow("select count(*) from t").Scan(new(int)) != nil {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // Every statement here was sent to the wrong node by one of the libraries in use; each must end up where it works.
 func TestPostgresRouting(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2})
@@ -125,7 +138,7 @@ func pgArray(dst *[]int64) any { return pq.Array(dst) }
 func TestPostgresReadYourWrites(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
-	time.Sleep(300 * time.Millisecond) // the apply delay
+	replicated(t, s)
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{})
 	stale, staleWithout := 0, 0
 	for i := range 150 {
@@ -170,6 +183,7 @@ func TestLibPQ(t *testing.T) {
 func TestPostgresPreparedAndPinned(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
+	replicated(t, s)
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
 	ins, err := c.DB().Prepare("insert into t values ($1)")
 	require.NoError(t, err)

@@ -103,7 +103,8 @@ type CookieOptions struct {
 
 // Middleware puts a session into each request's context, from the request's token when it has a valid one, and
 // sends a token back only after the request wrote something and only when the response is not marked
-// "Cache-Control: public", so that no shared cache stores one user's token.
+// "Cache-Control: public", so that no shared cache stores one user's token. Write before the response begins: what is written after its header
+// went out is in no token.
 func (t *Tokens) Middleware(o CookieOptions) func(http.Handler) http.Handler {
 	if o.Name == "" {
 		o.Name = "rw"

@@ -24,6 +24,7 @@ type topology struct {
 	epoch    uint64
 	changed  chan struct{} // closed when the next topology is in place
 	ready    bool          // every node was probed once, or a primary is known
+	unprobed bool          // a node was not probed yet: there may be a replica
 }
 
 // candidate is a replica as it was last probed.
@@ -230,6 +231,7 @@ func (c *Cluster) recompute(now time.Time) {
 		})
 	}
 	t.ready = t.ready || t.primary != nil || allProbed
+	t.unprobed = !allProbed
 	full := len(t.split) == 0 && t.primary != nil && len(t.readable) == len(c.members)-1
 	if full {
 		c.degradedSince = time.Time{}

@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -51,7 +50,7 @@ func BenchmarkRedisRead(b *testing.B) {
 			if err != nil {
 				b.Error(err)
 			}
-			io.WriteString(w, string(v[:3]))
+			_, _ = w.Write(v[:3])
 		}), "/", nil)
 	})
 }

@@ -1,10 +1,11 @@
 // Command cdn shows an edge cache at work: a stampede that the origin does not feel, waiters that read while the fill
-// runs, ranges and conditions, an origin that dies, purges by surrogate key, and a restart from disk.
+// runs, ranges and conditions, a film in slices, an edge that dies, an origin that dies, purges by surrogate key, and a restart from disk.
 //
 //	go run ./examples/cdn
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -40,7 +41,8 @@ func main() {
 }
 
 func run(clients int) error {
-	var asked atomic.Int64
+	var asked, sent atomic.Int64
+	film := bytes.Repeat([]byte("0123456789abcdef"), 2<<20) // 32 MiB
 	origin, stopOrigin, err := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
 		w.Header().Set("ETag", `"v1"`)
@@ -52,6 +54,12 @@ func run(clients int) error {
 				w.(http.Flusher).Flush()
 				time.Sleep(50 * time.Millisecond)
 			}
+		case r.URL.Path == "/film":
+			w.Header().Set("Cache-Control", "max-age=60")
+			if r.Header.Get("Range") != "" { // the first answer, with all of it, was broken off
+				w = &counted{w, &sent}
+			}
+			http.ServeContent(w, r, "film.mp4", time.Time{}, bytes.NewReader(film))
 		case r.Header.Get("If-None-Match") == `"v1"`:
 			w.Header().Set("Cache-Control", "max-age=1")
 			w.WriteHeader(http.StatusNotModified)
@@ -71,7 +79,7 @@ func run(clients int) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	options := cdn.Options{Disk: cdn.DiskOptions{Dir: dir}}
+	options := cdn.Options{MaxObject: 4 << 20, Disk: cdn.DiskOptions{Dir: dir}}
 	edge, err := newEdge(options, origin)
 	if err != nil {
 		return err
@@ -162,6 +170,39 @@ func run(clients int) error {
 		return err
 	}
 
+	fmt.Println("\nA film of 32 MiB, too large to be kept as a whole; the origin sends the slices that are wanted:")
+	if err := get("a part in the middle", "/film", "Range", "bytes=20000000-20000999"); err != nil {
+		return err
+	}
+	before := sent.Load()
+	if err := errors.Join(get("the same part", "/film", "Range", "bytes=20000000-20000999"), get("two parts nearby", "/film", "Range", "bytes=20000500-20000509,20400000-20400009")); err != nil {
+		return err
+	}
+	fmt.Printf("  the last two cost the origin %d bytes\n", sent.Load()-before)
+	if sent.Load() != before {
+		return errors.New("the slice was fetched twice")
+	}
+
+	fmt.Println("\nAnother edge dies, and its clients know a way:")
+	other, err := newEdge(cdn.Options{}, origin)
+	if err != nil {
+		return err
+	}
+	other.stop()
+	fallback, err := cdn.NewFallback(cdn.FallbackOptions{Edge: other.url, Origin: origin, Transport: transport})
+	if err != nil {
+		return err
+	}
+	res, err = (&http.Client{Transport: fallback}).Get(other.url + "/page")
+	if err := show("from the origin itself", res, err); err != nil {
+		return err
+	}
+
+	fmt.Println("\nWhat each host has had, for the bill:")
+	for _, h := range edge.cache.Hosts() {
+		fmt.Printf("  %-20s %5d requests, %8d bytes out, %8d from the origin\n", strings.SplitN(h.Host, ":", 2)[0], h.Requests, h.BytesOut, h.BytesIn)
+	}
+
 	fmt.Println("\nPurged by surrogate key, then the origin dies:")
 	n, err := edge.cache.Purge(context.Background(), cdn.Match{Tag: "author-7"})
 	if err != nil {
@@ -211,13 +252,27 @@ func newEdge(o cdn.Options, origin string) (*edgeNode, error) {
 	}
 	h, err := c.Proxy(origin, cdn.ProxyOptions{})
 	if err != nil {
+		c.Close()
 		return nil, err
 	}
 	url, stop, err := serve(h)
 	if err != nil {
+		c.Close()
 		return nil, err
 	}
 	return &edgeNode{c, url, func() { stop(); c.Close() }}, nil
+}
+
+// counted counts the bytes of answers.
+type counted struct {
+	http.ResponseWriter
+	n *atomic.Int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 func serve(h http.Handler) (url string, stop func(), err error) {

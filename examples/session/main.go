@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"flag"
@@ -192,6 +193,49 @@ func run(addr string) error {
 	fmt.Println("a stolen refresh token, used a second time:", err)
 	if !errors.Is(err, token.ErrReused) {
 		return errors.New("the reuse was not noticed")
+	}
+	return otherService(ctx, store)
+}
+
+// otherService verifies our tokens with public keys that it reads from us, until one is revoked.
+func otherService(ctx context.Context, store session.Store) error {
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return err
+	}
+	revocations, err := token.NewRevocations(ctx, store, token.RevocationOptions{})
+	if err != nil {
+		return err
+	}
+	defer revocations.Close()
+	authority, err := token.New([]token.Key{{ID: "2026-11-ed", Alg: token.EdDSA, Private: private}},
+		token.Options{Format: token.JWT, Issuer: "https://shop.example", Audience: "billing", Revocations: revocations})
+	if err != nil {
+		return err
+	}
+	keys := httptest.NewTLSServer(authority.JWKSHandler())
+	defer keys.Close()
+	billing, err := token.NewVerifier(keys.URL, token.VerifierOptions{Issuer: "https://shop.example", Audience: "billing", Client: keys.Client(), Revocations: revocations})
+	if err != nil {
+		return err
+	}
+	defer billing.Close()
+	signed, err := authority.Sign(token.Claims{Subject: "ada"})
+	if err != nil {
+		return err
+	}
+	claims, err := billing.Verify(ctx, signed)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("billing: token of %s, checked with the shop's public key\n", claims.Subject)
+	if err := revocations.Revoke(ctx, claims); err != nil {
+		return err
+	}
+	_, err = billing.Verify(ctx, signed)
+	fmt.Println("the same token, revoked:", err)
+	if !errors.Is(err, token.ErrRevoked) {
+		return errors.New("the revocation was not noticed")
 	}
 	return nil
 }

@@ -24,15 +24,19 @@ type Writer struct {
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
 	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
 	Before func(status int) int
-	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
-	Observer HeaderObserver
-
 	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
 	// back last, so counters that are striped by Lane are rarely shared between processors.
 	Lane uint32
+	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
+	Observer HeaderObserver
 
 	dropBody bool
 }
+
+var (
+	lanes atomic.Uint32
+	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
+)
 
 // HeaderObserver sees the header off.
 type HeaderObserver interface {
@@ -41,11 +45,6 @@ type HeaderObserver interface {
 	// HeaderGone runs when a handler has taken the connection over before any status: no header will go out.
 	HeaderGone()
 }
-
-var (
-	lanes atomic.Uint32
-	pool  = sync.Pool{New: func() any { return &Writer{Lane: lanes.Add(1)} }}
-)
 
 // Get returns a Writer around w from a pool; give it back with Put when the handler has returned.
 func Get(w http.ResponseWriter) *Writer {

@@ -66,8 +66,9 @@ func MariaDB(t testing.TB, o MariaDBOptions) *MariaDBCluster {
 			t.Fatal(err)
 		}
 	}
+	// A server that starts removes the temporary tables it finds in its tmpdir, those of the others in /tmp too: each has its own.
 	fill := func(dir string) error {
-		if err := run(ctx, dir, cred, install, "--no-defaults", "--datadir="+dir, "--auth-root-authentication-method=normal", "--skip-test-db"); err != nil {
+		if err := run(ctx, dir, cred, install, "--no-defaults", "--datadir="+dir, "--tmpdir="+dir, "--auth-root-authentication-method=normal", "--skip-test-db"); err != nil {
 			return err
 		}
 		path := filepath.Join(dir, "tierkit-init.sql")
@@ -83,7 +84,7 @@ func MariaDB(t testing.TB, o MariaDBOptions) *MariaDBCluster {
 		fail(mariaTemplate.copyTo(dir, cred, fill))
 		n := &MariaDBNode{Name: "m" + strconv.Itoa(i)}
 		n.Process.name, n.dir, n.cred, n.port = "mariadbd", dir, cred, freePort()
-		n.argv = append([]string{server, "--no-defaults", "--datadir=" + dir, "--port=" + strconv.Itoa(n.port), "--bind-address=127.0.0.1",
+		n.argv = append([]string{server, "--no-defaults", "--datadir=" + dir, "--tmpdir=" + dir, "--port=" + strconv.Itoa(n.port), "--bind-address=127.0.0.1",
 			"--socket=mysqld.sock", "--pid-file=mysqld.pid", "--server-id=" + strconv.Itoa(i+1), "--log-bin=bin", "--log-slave-updates",
 			"--gtid-strict-mode=1", "--skip-name-resolve", "--skip-slave-start=0", "--innodb-flush-log-at-trx-commit=2", "--sync-binlog=0",
 			"--innodb-buffer-pool-size=32M", "--performance-schema=0", "--slave-net-timeout=10", "--init-file=tierkit-init.sql", "--master-retry-count=0"}, o.Args...)

@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/tierkit/tierkit/internal/backoff"
 	table "github.com/tierkit/tierkit/internal/outbox"
 	"github.com/tierkit/tierkit/queue"
 )
@@ -48,9 +47,8 @@ type Options struct {
 type Outbox struct {
 	db    *sql.DB
 	q     *queue.Queue
-	o     Options
 	table *table.Table
-	wake  chan struct{}
+	relay *table.Relay
 }
 
 // New returns an outbox; it does not touch the database, see [Outbox.Migrate].
@@ -61,23 +59,13 @@ func New(db *sql.DB, q *queue.Queue, o Options) (*Outbox, error) {
 	if o.Table == "" {
 		o.Table = "queue_outbox"
 	}
-	if o.Interval == 0 {
-		o.Interval = time.Second
-	}
-	if o.Interval < 0 {
-		return nil, fmt.Errorf("outbox: Options.Interval is %v", o.Interval)
-	}
-	if o.Batch == 0 {
-		o.Batch = 100
-	}
-	if o.Batch < 1 || o.Batch > 1000 {
-		return nil, fmt.Errorf("outbox: Options.Batch is %d, must be 1 to 1000", o.Batch)
-	}
 	t, err := table.New(o.Table, table.Dialect(o.Dialect))
 	if err != nil {
 		return nil, err
 	}
-	return &Outbox{db: db, q: q, o: o, table: t, wake: make(chan struct{}, 1)}, nil
+	b := &Outbox{db: db, q: q, table: t}
+	b.relay, err = table.NewRelay(db, t, o.Interval, o.Batch, b.publish)
+	return b, err
 }
 
 // Migrate creates the table. Safe to call from every server at every start.
@@ -102,23 +90,10 @@ func (b *Outbox) Enqueue(ctx context.Context, tx table.Execer, msgs ...queue.Mes
 }
 
 // Wake tells the relay of this process, after a commit, not to wait for its interval.
-func (b *Outbox) Wake() {
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
-}
+func (b *Outbox) Wake() { b.relay.Wake() }
 
 // Relay moves what has been committed, and returns how many messages.
-func (b *Outbox) Relay(ctx context.Context) (moved int, err error) {
-	for {
-		n, err := b.table.Drain(ctx, b.db, b.o.Batch, b.publish)
-		moved += n
-		if err != nil || n < b.o.Batch {
-			return moved, err
-		}
-	}
-}
+func (b *Outbox) Relay(ctx context.Context) (moved int, err error) { return b.relay.Once(ctx) }
 
 func (b *Outbox) publish(ctx context.Context, rows []table.Row) error {
 	for _, r := range rows {
@@ -134,38 +109,9 @@ func (b *Outbox) publish(ctx context.Context, rows []table.Row) error {
 }
 
 // Run relays until ctx ends, and then returns nil. Errors are reported (report may be nil) and tried again.
-func (b *Outbox) Run(ctx context.Context, report func(error)) error {
-	failures := 0
-	for {
-		_, err := b.Relay(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		wait := b.o.Interval
-		if err != nil {
-			if report != nil {
-				report(err)
-			}
-			wait = backoff.Policy{Base: 50 * time.Millisecond, Max: 10 * time.Second}.Delay(failures)
-			failures++
-		} else {
-			failures = 0
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-t.C:
-		case <-b.wake:
-		}
-		t.Stop()
-	}
-}
+func (b *Outbox) Run(ctx context.Context, report func(error)) error { return b.relay.Run(ctx, report) }
 
 // Backlog is how many messages wait in the table, and for how long the oldest.
 func (b *Outbox) Backlog(ctx context.Context) (n int, oldest time.Duration, err error) {
-	n, at, err := b.table.Backlog(ctx, b.db)
-	if n > 0 {
-		oldest = time.Since(at)
-	}
-	return n, oldest, err
+	return b.relay.Backlog(ctx)
 }

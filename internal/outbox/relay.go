@@ -1,0 +1,97 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
+)
+
+// Relay hands on what transactions have committed to a table. It is safe for concurrent use; any number of processes may relay one table.
+type Relay struct {
+	table    *Table
+	db       *sql.DB
+	interval time.Duration
+	batch    int
+	deliver  func(context.Context, []Row) error
+	wake     chan struct{}
+}
+
+// NewRelay takes the options of the packages above: an interval of 0 means 1 s, a batch of 0 means 100.
+func NewRelay(db *sql.DB, t *Table, interval time.Duration, batch int, deliver func(context.Context, []Row) error) (*Relay, error) {
+	if db == nil {
+		return nil, errors.New("outbox: the database is nil")
+	}
+	if interval == 0 {
+		interval = time.Second
+	}
+	if interval < 0 {
+		return nil, fmt.Errorf("outbox: Options.Interval is %v", interval)
+	}
+	if batch == 0 {
+		batch = 100
+	}
+	if batch < 1 || batch > 1000 {
+		return nil, fmt.Errorf("outbox: Options.Batch is %d, must be 1 to 1000", batch)
+	}
+	return &Relay{table: t, db: db, interval: interval, batch: batch, deliver: deliver, wake: make(chan struct{}, 1)}, nil
+}
+
+// Wake tells the relay of this process not to wait for its interval.
+func (r *Relay) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Once hands on what is there, and returns how many rows.
+func (r *Relay) Once(ctx context.Context) (moved int, err error) {
+	for {
+		n, err := r.table.Drain(ctx, r.db, r.batch, r.deliver)
+		moved += n
+		if err != nil || n < r.batch {
+			return moved, err
+		}
+	}
+}
+
+// Run relays until ctx ends, and then returns nil. Errors are reported (report may be nil) and tried again.
+func (r *Relay) Run(ctx context.Context, report func(error)) error {
+	failures := 0
+	for {
+		_, err := r.Once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		wait := r.interval
+		if err != nil {
+			if report != nil {
+				report(err)
+			}
+			wait = backoff.Policy{Base: 50 * time.Millisecond, Max: 10 * time.Second}.Delay(failures)
+			failures++
+		} else {
+			failures = 0
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-t.C:
+		case <-r.wake:
+		}
+		t.Stop()
+	}
+}
+
+// Backlog is how many rows wait in the table, and for how long the oldest.
+func (r *Relay) Backlog(ctx context.Context) (n int, oldest time.Duration, err error) {
+	n, at, err := r.table.Backlog(ctx, r.db)
+	if n > 0 {
+		oldest = time.Since(at)
+	}
+	return n, oldest, err
+}
