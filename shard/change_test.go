@@ -13,7 +13,7 @@ import (
 
 // Changes that are more than a new value: of the primary key, of the slot, of the schema.
 func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 60)
 		ctx := t.Context()
 		var here []int // even keys of s0

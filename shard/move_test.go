@@ -14,13 +14,27 @@ import (
 )
 
 func eachPlace(t *testing.T, f func(t *testing.T, p *place)) {
-	t.Run("sqlite", func(t *testing.T) { f(t, sqlitePlace(t)) })
-	t.Run("postgres", func(t *testing.T) { f(t, postgresPlace(t)) })
+	onPlace(t, "sqlite", sqlitePlace, f)
+	onPlace(t, "postgres", postgresPlace, f)
+}
+
+// onPlace: the databases of one test at the same time, as much of it is waiting for leases.
+func onPlace(t *testing.T, name string, open func(testing.TB) *place, f func(t *testing.T, p *place)) {
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		f(t, open(t))
+	})
+}
+
+// everyPlace is for what depends on the database.
+func everyPlace(t *testing.T, f func(t *testing.T, p *place)) {
+	eachPlace(t, f)
+	onPlace(t, "mariadb", mariadbPlace, f)
 }
 
 // Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read is stale.
 func TestReshardUnderTraffic(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(4, 2)
@@ -55,7 +69,7 @@ func TestReshardUnderTraffic(t *testing.T) {
 
 // The mover dies once before and after each of its steps, and is resumed by another one.
 func TestMoverCrashes(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -151,7 +165,7 @@ func slug(s string) string {
 }
 
 func TestAbort(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -178,7 +192,7 @@ func TestAbort(t *testing.T) {
 
 // A row that differs on the target, for whatever reason, stops the hand-over, and writers go on on the source.
 func TestVerificationStopsTheHandOver(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		var once atomic.Bool
@@ -290,7 +304,7 @@ func ids[T any](rows []T, f func(T) int64) (out []int64) {
 
 // Raw SQL that bypasses the router is refused where a slot does not live.
 func TestGuards(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 20)
 		require.NoError(t, w.c.Guard(t.Context()))
 		require.NoError(t, w.c.Guard(t.Context()))
@@ -327,7 +341,7 @@ func TestGuards(t *testing.T) {
 // A celebrity gets a slot and a shard of its own while it is written to and read, by processes that do not know of it yet; the mover
 // dies on the way.
 func TestPin(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 16, 100)
 		ctx := t.Context()
 		w.traffic(3, 1)

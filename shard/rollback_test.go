@@ -9,7 +9,7 @@ import (
 
 // All slots were handed over and written to on the new owner; then the job is taken back while clients go on.
 func TestRollback(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		before := w.c.Map()
