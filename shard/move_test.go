@@ -111,7 +111,11 @@ func TestMoverCrashes(t *testing.T) {
 // A mover that freezes between reading a row and writing it wakes up when another one has finished its work.
 func TestZombieMover(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		for _, at := range []string{"mid copy", "mid drain", "before fence", "before gone"} {
+		at := []string{"mid copy", "mid drain", "before fence", "before gone"}
+		if p.d.Name() == "sqlite" {
+			at = at[1:3] // the simulation has the other steps
+		}
+		for _, at := range at {
 			t.Run(at, func(t *testing.T) {
 				w := newWorld(t, renamed(p, slug(at)), 2, 64, 80)
 				ctx := t.Context()
