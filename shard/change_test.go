@@ -166,7 +166,7 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 			ask(name)
 			return nil
 		}
-		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 11, Chunk: 10, Reversible: true, step: step})
+		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 22, Chunk: 25, Reversible: true, step: step})
 		require.NoError(t, err)
 		require.NoError(t, j.WaitHold(ctx))
 		require.NoError(t, j.Pause())
