@@ -1,9 +1,10 @@
 package cdn
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -40,10 +41,18 @@ func fillUntilKilled(dir string) {
 		fmt.Fprint(w, crashContent(r.URL.Path, v))
 	}))
 	for {
-		for start := time.Now(); time.Since(start) < 60*time.Millisecond; time.Sleep(time.Millisecond) { // the writer comes along
+		fill := func() {
 			for i := range 40 {
 				h.ServeHTTP(&discard{h: http.Header{}}, httptest.NewRequest("GET", fmt.Sprint("http://a.example/", i*i), nil))
 			}
+			time.Sleep(time.Millisecond) // the writer comes along
+		}
+		for c.Stats().DiskObjects < 20 {
+			fill()
+		}
+		fmt.Println("filled")
+		for range 20 {
+			fill()
 		}
 		mu.Lock()
 		version++
@@ -62,19 +71,28 @@ func TestKilledWhileItFills(t *testing.T) {
 	dir := t.TempDir()
 	served := 0
 	for round := range 6 {
-		var out bytes.Buffer
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "CDN_CRASH_DIR="+dir)
-		cmd.Stdout = &out
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
-		time.Sleep(time.Duration(300+round*77) * time.Millisecond) // any moment will do
-		require.NoError(t, cmd.Process.Kill())
-		cmd.Wait()
-		lines := strings.Fields(out.String())
-		last := 0
-		if len(lines) > 0 {
-			fmt.Sscan(lines[len(lines)-1], &last)
+		stuck := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		last, filled := 0, 0
+		lines := bufio.NewScanner(out)
+		for filled <= round && lines.Scan() {
+			if lines.Text() == "filled" {
+				filled++
+			} else {
+				fmt.Sscan(lines.Text(), &last)
+			}
 		}
+		require.True(t, stuck.Stop(), "the process does not fill its cache")
+		time.Sleep(time.Duration(rand.IntN(15+round%2*60)) * time.Millisecond) // any moment will do
+		require.NoError(t, cmd.Process.Kill())
+		for lines.Scan() { // what it told until it died
+			fmt.Sscan(lines.Text(), &last)
+		}
+		cmd.Wait()
 		c, err := New(Options{MaxBytes: 8 << 20, Disk: DiskOptions{Dir: dir, MaxBytes: 32 << 20, InPlace: 16 << 10}})
 		require.NoError(t, err)
 		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Cache-Control", "no-store") }))

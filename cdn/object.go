@@ -56,7 +56,7 @@ func (o *object) EvictState() *evict.State { return &o.state }
 
 // Fingerprint is a hash of the key and the variant.
 func (o *object) Fingerprint() uint32 {
-	return uint32(o.hash>>32) ^ uint32(len(o.selectors)*0x9e3779b1)
+	return uint32(o.hash>>32) ^ uint32(len(o.selectors))*0x9e3779b1
 }
 
 // Weight is the bytes that the object takes.

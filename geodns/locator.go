@@ -2,6 +2,7 @@ package geodns
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -102,6 +103,20 @@ func NewReloading(l Locator) *Reloading {
 
 // Set replaces the locator at once.
 func (r *Reloading) Set(l Locator) { r.now.Store(&l) }
+
+// Load replaces the locator with what open returns, such as a database file that was written anew. On an error the old one
+// goes on serving.
+func (r *Reloading) Load(open func() (Locator, error)) error {
+	l, err := open()
+	if err == nil && l == nil {
+		err = errors.New("geodns: Reloading.Load: no locator")
+	}
+	if err != nil {
+		return err
+	}
+	r.Set(l)
+	return nil
+}
 
 // Locate implements [Locator].
 func (r *Reloading) Locate(addr netip.Addr) (Location, netip.Prefix) {

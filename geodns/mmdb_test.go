@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/maxmind/mmdbwriter"
@@ -47,4 +48,17 @@ func TestOpenMMDB(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("not a database"), 0o600))
 	_, err = OpenMMDB(path)
 	require.Error(t, err)
+}
+
+func TestReloadKeepsTheOldOnError(t *testing.T) {
+	r := NewReloading(table(t))
+	before, _ := r.Locate(ip("10.2.0.1"))
+	require.Equal(t, "DE", before.Country)
+	require.Error(t, r.Load(func() (Locator, error) { return OpenMMDB(t.TempDir() + "/none.mmdb") }))
+	require.ErrorContains(t, r.Load(func() (Locator, error) { return nil, nil }), "no locator")
+	now, _ := r.Locate(ip("10.2.0.1"))
+	require.Equal(t, before, now)
+	require.NoError(t, r.Load(func() (Locator, error) { return ReadCSV(strings.NewReader("10.2.0.0/16,NA,US,38,-90\n")) }))
+	now, _ = r.Locate(ip("10.2.0.1"))
+	require.Equal(t, "US", now.Country)
 }

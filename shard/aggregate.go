@@ -45,7 +45,7 @@ func (c *Cluster) Aggregate(ctx context.Context, q AggregateQuery) (Aggregate, e
 	if q.Expr == "" {
 		q.Expr = "1"
 	}
-	slot := quote(t.SlotColumn)
+	slot := c.opts.Dialect.quote(t.SlotColumn)
 	text := fmt.Sprintf("select %s, count(%s), coalesce(sum(%s), 0), coalesce(min(%s), 0), coalesce(max(%s), 0) from %s", slot, q.Expr, q.Expr, q.Expr, q.Expr, t.Name)
 	if q.Where != "" {
 		text += " where " + q.Where

@@ -13,7 +13,7 @@ import (
 
 // Changes that are more than a new value: of the primary key, of the slot, of the schema.
 func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 60)
 		ctx := t.Context()
 		var here []int // even keys of s0
@@ -166,7 +166,7 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 			ask(name)
 			return nil
 		}
-		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 11, Chunk: 10, Reversible: true, step: step})
+		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 22, Chunk: 25, Reversible: true, step: step})
 		require.NoError(t, err)
 		require.NoError(t, j.WaitHold(ctx))
 		require.NoError(t, j.Pause())

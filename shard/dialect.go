@@ -40,6 +40,10 @@ type Dialect interface {
 
 	// bind rewrites ? placeholders.
 	bind(query string) string
+	quote(name string) string
+	textKey() string  // a type of text that can be a primary key
+	longText() string // one without a bound
+	ddlInTx() bool    // changes of the schema are part of transactions
 	// slotState is what the shard says of a key's slot; by are the key's parts, which matter if keys of the slot are pinned.
 	slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (slotRow, error)
 	// prepare creates the state tables and a row for each slot.
@@ -48,6 +52,9 @@ type Dialect interface {
 	// ErrMoverLost when this database has seen a higher token.
 	begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error)
 	commit(ctx context.Context, tx *sql.Tx) error
+	abort(tx *sql.Tx) // instead of commit
+	// install makes guards outside of a transaction, before slots change their states, where guards cannot make them in one.
+	install(ctx context.Context, db *sql.DB, tables []*tableInfo) error
 	// columns is describe without the demands on the table.
 	columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
 	describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)

@@ -12,12 +12,12 @@ import (
 )
 
 func TestReferences(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 16, 0)
 		ctx := t.Context()
 		refs := []Reference{{Name: "countries", Key: []string{"code"}}, {Name: "prices", Key: []string{"code", "item"}}}
 		for _, sh := range w.shards {
-			for _, q := range []string{`create table countries (code text primary key, name text)`, `create table prices (code text references countries (code), item int, cents int, primary key (code, item))`} {
+			for _, q := range []string{`create table countries (code varchar(20) primary key, name text)`, `create table prices (code varchar(20) references countries (code), item int, cents int, primary key (code, item))`} {
 				_, err := sh.DB.Exec(q)
 				require.NoError(t, err)
 			}
@@ -96,7 +96,7 @@ func TestAutoPin(t *testing.T) {
 }
 
 func TestLeasedIDs(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		db := p.open("leases")
 		ctx := t.Context()
 		o := LeaseOptions{NodeBits: 1, TTL: 2 * time.Second}

@@ -19,7 +19,8 @@ type Migration struct {
 	ID string
 	// SQL are its statements.
 	SQL []string
-	// NoTx runs the statements without a transaction, as CREATE INDEX CONCURRENTLY wants it; they must be safe to repeat.
+	// NoTx runs the statements without a transaction, as CREATE INDEX CONCURRENTLY wants it; they must be safe to repeat. MariaDB has no
+	// transactions for DDL: there it is always so.
 	NoTx bool
 }
 
@@ -71,7 +72,7 @@ func (c *Cluster) known() []*shardState {
 
 func (c *Cluster) migrate(ctx context.Context, sh *shardState, m Migration) error {
 	d := c.opts.Dialect
-	if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id text primary key, sum text not null, at text not null)`); err != nil {
+	if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
 		return err
 	}
 	tx, err := sh.DB.BeginTx(ctx, nil)
@@ -89,7 +90,7 @@ func (c *Cluster) migrate(ctx context.Context, sh *shardState, m Migration) erro
 	case !errors.Is(err, sql.ErrNoRows):
 		return err
 	}
-	if m.NoTx {
+	if m.NoTx || !d.ddlInTx() {
 		if err := tx.Rollback(); err != nil {
 			return err
 		}
@@ -151,7 +152,7 @@ func (c *Cluster) Drift(ctx context.Context) ([]Drift, error) {
 	done := map[string]map[ID]bool{}
 	for _, sh := range shards {
 		err := func() error {
-			if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id text primary key, sum text not null, at text not null)`); err != nil {
+			if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
 				return err
 			}
 			tx, err := sh.DB.BeginTx(ctx, nil)

@@ -52,9 +52,9 @@ func (c *Cluster) prepareShard(ctx context.Context, s *shardState) error {
 func (c *Cluster) Guard(ctx context.Context) error {
 	j := &Job{c: c, opts: MoveOptions{LockTimeout: 200 * time.Millisecond}, ctx: ctx, token: c.view.Load().st.Token}
 	for _, sh := range c.view.Load().dbs {
-		err := j.in(sh, func(tx *sql.Tx) error {
-			infos, err := j.describe(tx)
-			if err != nil {
+		var infos []*tableInfo
+		err := j.in(sh, func(tx *sql.Tx) (err error) {
+			if infos, err = j.describe(tx); err != nil {
 				return err
 			}
 			d := c.opts.Dialect
@@ -63,6 +63,9 @@ func (c *Cluster) Guard(ctx context.Context) error {
 			}
 			return d.guards(ctx, tx, infos)
 		})
+		if err == nil {
+			err = c.opts.Dialect.install(ctx, sh.DB, infos)
+		}
 		if err != nil {
 			return fmt.Errorf("shard: guard %s: %w", sh.ID, err)
 		}
@@ -79,11 +82,13 @@ func (j *Job) in(sh *shardState, f func(tx *sql.Tx) error) error {
 			if err != nil {
 				return err
 			}
-			defer tx.Rollback()
-			if err := f(tx); err != nil {
-				return err
+			if err = f(tx); err == nil {
+				err = d.commit(j.ctx, tx)
 			}
-			return d.commit(j.ctx, tx)
+			if err != nil {
+				d.abort(tx)
+			}
+			return err
 		}()
 		if err == nil || !d.IsRetryable(err) || n >= 50 {
 			return err
@@ -145,6 +150,11 @@ func (j *Job) prepare(g *group) error {
 	}
 	if err := j.load(g, ErrPreflight); err != nil {
 		return err
+	}
+	for _, sh := range []*shardState{g.from, g.to} {
+		if err := d.install(j.ctx, sh.DB, g.tables); err != nil {
+			return err
+		}
 	}
 	err := j.in(g.to, func(tx *sql.Tx) error {
 		if err := d.setState(j.ctx, tx, g.slots, stateImporting); err != nil {

@@ -88,6 +88,13 @@ func (j *Job) pin(p *PinState) error {
 	if err != nil {
 		return err
 	}
+	var infos []*tableInfo
+	if err := j.in(sh, func(tx *sql.Tx) (err error) { infos, err = j.describe(tx); return err }); err != nil {
+		return err
+	}
+	if err := d.install(j.ctx, sh.DB, infos); err != nil {
+		return err
+	}
 	return j.in(sh, func(tx *sql.Tx) error {
 		infos, err := j.describe(tx)
 		if err != nil {

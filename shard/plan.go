@@ -98,7 +98,7 @@ func (c *Cluster) Plan(ctx context.Context, ch Change) (Plan, error) {
 			}
 			for _, t := range c.opts.Tables {
 				var n int64
-				q := `select count(*) from ` + t.Name + ` where ` + d.inSlots(quote(t.SlotColumn), 1)
+				q := `select count(*) from ` + t.Name + ` where ` + d.inSlots(d.quote(t.SlotColumn), 1)
 				if err := sh.DB.QueryRowContext(ctx, q, d.slotList(slots)).Scan(&n); err != nil {
 					return Plan{}, fmt.Errorf("shard: count %s on %s: %w", t.Name, id, err)
 				}

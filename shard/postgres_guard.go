@@ -121,21 +121,30 @@ end if;
 		open := func(r string) string {
 			return fmt.Sprintf(`(case when %s.%s between 0 and %d then get_bit('\x%s'::bytea, %s.%s) = 0 else false end)`, r, slot, 8*len(bits)-1, hex.EncodeToString(bits), r, slot)
 		}
-		var have []string
-		rows, err := tx.QueryContext(ctx, `select tgname from pg_trigger where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
+		var have, drop []string
+		rows, err := tx.QueryContext(ctx, `select tgname, proname = 'tk_guard' from pg_trigger join pg_proc p on p.oid = tgfoid where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
 		if err != nil {
 			return err
 		}
 		for rows.Next() {
 			var name string
-			if err := rows.Scan(&name); err != nil {
+			var old bool // of a build that had one function for all tables
+			if err := rows.Scan(&name, &old); err != nil {
 				_ = rows.Close()
 				return err
 			}
-			have = append(have, name)
+			if have = append(have, name); old {
+				drop = append(drop, name)
+			}
 		}
 		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 			return err
+		}
+		for _, name := range drop {
+			if _, err := tx.ExecContext(ctx, `drop trigger `+name+` on `+t.Name); err != nil {
+				return err
+			}
+			have = slices.DeleteFunc(have, func(h string) bool { return h == name })
 		}
 		const mover = ` or current_setting('tk.mover', true) = '1'`
 		for _, g := range []struct{ name, event, body string }{
@@ -234,3 +243,10 @@ func (d postgres) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old,
 	}
 	return nil
 }
+
+func (postgres) install(context.Context, *sql.DB, []*tableInfo) error { return nil }
+func (postgres) abort(tx *sql.Tx)                                     { _ = tx.Rollback() }
+func (postgres) quote(name string) string                             { return quote(name) }
+func (postgres) textKey() string                                      { return "text" }
+func (postgres) longText() string                                     { return "text" }
+func (postgres) ddlInTx() bool                                        { return true }

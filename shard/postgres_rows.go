@@ -165,11 +165,11 @@ func (postgres) requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) error
 }
 
 func (d postgres) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
-	return readUnslotted(ctx, tx, t, `select jsonb_build_array(`+names(t.keys, ident)+`)::text, jsonb_build_array(`+names(t.by, ident)+`)::text`, n)
+	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select jsonb_build_array(`+names(t.keys, ident)+`)::text, jsonb_build_array(`+names(t.by, ident)+`)::text`, n)
 }
 
-func readUnslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, sel string, n int) (pks, by []string, err error) {
-	rows, err := tx.QueryContext(ctx, sel+` from `+t.Name+` where `+quote(t.SlotColumn)+` is null limit `+strconv.Itoa(n))
+func readUnslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, sel string, n int) (pks, by []string, err error) {
+	rows, err := tx.QueryContext(ctx, sel+` from `+t.Name+` where `+slot+` is null limit `+strconv.Itoa(n))
 	if err != nil {
 		return nil, nil, err
 	}

@@ -91,6 +91,9 @@ func (d simDialect) begin(ctx context.Context, db *sql.DB, token uint64, timeout
 	return tx, nil
 }
 
+func (simDialect) abort(tx *sql.Tx)                                     { _ = tx.Rollback() }
+func (simDialect) install(context.Context, *sql.DB, []*tableInfo) error { return nil }
+
 func (d simDialect) commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
 
 func (d simDialect) describe(context.Context, *sql.Tx, Table) (*tableInfo, error) {

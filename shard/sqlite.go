@@ -236,3 +236,10 @@ func (d sqlite) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, s
 	}
 	return nil
 }
+
+func (sqlite) install(context.Context, *sql.DB, []*tableInfo) error { return nil }
+func (sqlite) abort(tx *sql.Tx)                                     { _ = tx.Rollback() }
+func (sqlite) quote(name string) string                             { return quote(name) }
+func (sqlite) textKey() string                                      { return "text" }
+func (sqlite) longText() string                                     { return "text" }
+func (sqlite) ddlInTx() bool                                        { return true }

@@ -195,7 +195,7 @@ func (sqlite) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
 func (sqlite) requireSlot(context.Context, *sql.DB, *tableInfo) error { return nil }
 
 func (sqlite) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
-	return readUnslotted(ctx, tx, t, `select json_array(`+names(t.keys, ident)+`), json_array(`+names(t.by, ident)+`)`, n)
+	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select json_array(`+names(t.keys, ident)+`), json_array(`+names(t.by, ident)+`)`, n)
 }
 
 func (d sqlite) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64, err error) {

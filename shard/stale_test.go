@@ -110,7 +110,7 @@ func TestHeldDoInTheMoversProcess(t *testing.T) {
 
 // Of another process the mover knows nothing. After the lease it goes on, and the Do learns that its outcome is not known.
 func TestHeldDoInAFrozenProcess(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 40)
 		frozen := w.process(0)
 		begun := make(chan struct{})

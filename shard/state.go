@@ -187,9 +187,9 @@ func (s *sqlStore) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	_, err := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state text not null)`)
+	_, err := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`)
 	if err != nil { // another process may have made it at the same moment
-		if _, again := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state text not null)`); again != nil {
+		if _, again := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); again != nil {
 			return fmt.Errorf("shard: create tk_map: %w", err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	_ "github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
@@ -36,6 +37,15 @@ func TestMapStores(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { _ = db.Close() })
 			return shard.SQLStore(db, shard.Postgres())
+		})
+	})
+	t.Run("mariadb", func(t *testing.T) {
+		s := testserver.MariaDB(t, testserver.MariaDBOptions{})
+		shardtest.MapStore(t, func(t *testing.T) shard.MapStore {
+			db, err := sql.Open("mysql", s.Primary().AdminDSN())
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = db.Close() })
+			return shard.SQLStore(db, shard.MariaDB())
 		})
 	})
 }

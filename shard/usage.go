@@ -47,7 +47,7 @@ func (c *Cluster) Usage(ctx context.Context) ([]Usage, error) {
 				return nil
 			}
 			for _, t := range c.opts.Tables {
-				if err := countSlots(ctx, sh, t, u.slots); err != nil {
+				if err := countSlots(ctx, d, sh, t, u.slots); err != nil {
 					return err
 				}
 			}
@@ -69,8 +69,8 @@ func (c *Cluster) Usage(ctx context.Context) ([]Usage, error) {
 	return out, nil
 }
 
-func countSlots(ctx context.Context, sh *shardState, t Table, into map[Slot]int64) error {
-	col := quote(t.SlotColumn)
+func countSlots(ctx context.Context, d Dialect, sh *shardState, t Table, into map[Slot]int64) error {
+	col := d.quote(t.SlotColumn)
 	rows, err := sh.DB.QueryContext(ctx, `select `+col+`, count(*) from `+t.Name+` where `+col+` is not null group by 1`)
 	if err != nil {
 		return err

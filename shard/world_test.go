@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	_ "github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -59,6 +61,23 @@ func postgresPlace(t testing.TB) *place {
 			_, err := s.Primary().DB().Exec("create database " + name)
 			require.NoError(t, err)
 			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
+			require.NoError(t, err)
+			db.SetMaxOpenConns(16)
+			db.SetMaxIdleConns(16)
+			t.Cleanup(func() { _ = db.Close() })
+			return db
+		}}
+}
+
+func mariadbPlace(t testing.TB) *place {
+	s := testserver.MariaDB(t, testserver.MariaDBOptions{})
+	return &place{d: MariaDB(),
+		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at datetime(6), note text, key (slot, id))`,
+			`create table u (a varchar(50), b int, slot int not null, x blob, primary key (a, b), key (slot, a, b))`},
+		open: func(name string) *sql.DB {
+			_, err := s.Primary().DB().Exec("create database " + name)
+			require.NoError(t, err)
+			db, err := sql.Open("mysql", strings.Replace(s.Primary().AdminDSN(), "/test?", "/"+name+"?", 1))
 			require.NoError(t, err)
 			db.SetMaxOpenConns(16)
 			db.SetMaxIdleConns(16)
@@ -217,7 +236,7 @@ func (w *world) get(c *Cluster, id int, got *int64, other *int) error {
 func (w *world) traffic(writers, readers int) {
 	w.stop = make(chan struct{})
 	levels := []sql.IsolationLevel{sql.LevelDefault}
-	if w.p.d.Name() == "postgres" {
+	if w.p.d.Name() != "sqlite" {
 		levels = append(levels, sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable)
 	}
 	second := w.process(0)

@@ -101,6 +101,7 @@ func contenders(b *testing.B, dir string) (all []contender) {
 	add("static/limit", "", ours("limit"))
 	add("static/echo", "", ours("echo"))
 	add("static/tierkit", "10.0.0.7", ours("tierkit"))
+	add("static/tierkit-reload", "10.0.0.7", ours("tierkit-reload"))
 	add("static/miekg", "10.0.0.7", ours("miekg"))
 	var zone strings.Builder
 	zone.WriteString("$ORIGIN example.test.\n$TTL 3600\n@ IN SOA ns1 hostmaster 1 3600 600 604800 60\n@ IN NS ns1\nns1 IN A 127.0.0.1\ngeo 30 IN A 192.0.2.9\n")

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -20,7 +21,7 @@ import (
 func serve(role, addr string) {
 	runtime.GOMAXPROCS(1)
 	switch role {
-	case "tierkit":
+	case "tierkit", "tierkit-reload":
 		r, err := geodns.NewRouter(geodns.RouterOptions{Locator: countries.Table(), DCs: []geodns.DC{
 			{Name: "us", Lat: 39, Lon: -77, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
 			{Name: "eu", Lat: 53, Lon: -6, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.2")}},
@@ -33,8 +34,15 @@ func serve(role, addr string) {
 		for i := range hosts {
 			check(z.Add(fmt.Sprintf("h%d IN A 10.0.%d.%d", i, i/256, i%256)))
 		}
-		_, err = geodns.Listen(addr, []*geodns.Zone{z}, geodns.ServerOptions{Sockets: 1})
+		s, err := geodns.Listen(addr, []*geodns.Zone{z}, geodns.ServerOptions{Sockets: 1})
 		check(err)
+		if role == "tierkit-reload" { // a thousand times in the two seconds of a round
+			go func() {
+				for range time.Tick(2 * time.Millisecond) {
+					check(s.Update([]*geodns.Zone{z}))
+				}
+			}()
+		}
 	case "miekg":
 		answers := map[string]dns.RR{}
 		for i := range hosts {

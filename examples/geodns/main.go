@@ -131,6 +131,11 @@ func run(serve string) error {
 		time.Sleep(5 * time.Millisecond)
 	}
 
+	fmt.Println("\nWhere Munich goes when its centre can't be reached, one after the other:")
+	for _, d := range router.RouteAll(netip.MustParseAddr("129.187.254.1"), 3) {
+		fmt.Printf("  %s %v\n", d.DC, d.Addrs)
+	}
+
 	fmt.Println("\nThe same router for HTTP, at the centre in Virginia:")
 	here, err := router.Redirect("us-east", map[string]string{"eu-west": "https://eu.example.test", "ap-south": "https://ap.example.test"},
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "served here") }))
@@ -144,6 +149,22 @@ func run(serve string) error {
 		here.ServeHTTP(w, q)
 		fmt.Printf("  %-13s %d %s%s\n", u.place, w.Code, w.Header().Get("Location"), strings.TrimSpace(strings.Split(w.Body.String(), "<")[0]))
 	}
+	fmt.Println("\nAfter a deployment, all centres are asked the same:")
+	var targets []geodns.VerifyTarget
+	for dc, version := range map[string]string{"us-east": "7", "eu-west": "7", "ap-south": "6"} {
+		centre := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Version", version)
+			fmt.Fprint(w, "hello")
+		}))
+		defer centre.Close()
+		targets = append(targets, geodns.VerifyTarget{Name: dc, URL: centre.URL})
+	}
+	report, err := geodns.Verify(context.Background(), targets, []geodns.VerifyRequest{{Path: "/"}}, geodns.VerifyOptions{})
+	if err != nil {
+		return err
+	}
+	fmt.Println(" ", report.Err())
+
 	st := servers[0].Stats()
 	fmt.Printf("\n%d questions to the first server, %d with a client subnet.\n", st.Queries, st.ECS)
 	return nil

@@ -24,8 +24,8 @@ func Command(t testing.TB, name, install string) string {
 }
 
 // NPM returns a node_modules folder with packages ("name@version") of npm's registry. They are fetched once, into the user's
-// cache folder; their install scripts are not run. Without node and npm, or when they can't be fetched, the test is skipped,
-// or fails when servers are required.
+// cache folder; their install scripts are not run. Without node and npm the test is skipped, or fails when servers are required. It is
+// skipped in any case when the registry does not give them: that is nothing this machine could install.
 func NPM(t testing.TB, packages ...string) string {
 	t.Helper()
 	npm := Command(t, "npm", "apt install npm")
@@ -56,8 +56,7 @@ func NPM(t testing.TB, packages ...string) string {
 	cmd := exec.CommandContext(ctx, npm, append([]string{"install", "--ignore-scripts", "--no-audit", "--no-fund"}, packages...)...)
 	cmd.Dir = tmp
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Logf("%v\n%s", err, out)
-		missing(t, "npm packages "+strings.Join(packages, " "), "npm install "+strings.Join(packages, " "))
+		t.Skipf("testserver: npm's registry did not give %s: %v\n%s", strings.Join(packages, " "), err, out)
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		if _, statErr := os.Stat(modules); statErr != nil { // else another process was first
