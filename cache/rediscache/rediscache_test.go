@@ -358,3 +358,39 @@ func TestOptionsNameTheField(t *testing.T) {
 		require.ErrorContains(t, err, field)
 	}
 }
+
+// More keys than one script takes, in one call: what is there, what is leased to this call, and what another holds the lease of.
+func TestFetchManyInParts(t *testing.T) {
+	both(t, func(t *testing.T, addr string) {
+		a, b := newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})
+		var keys []string
+		for k := range 1234 {
+			keys = append(keys, fmt.Sprint(k))
+			if k%3 == 0 {
+				got, err := a.remote.Fetch(t.Context(), keys[k])
+				require.NoError(t, err)
+				if k%2 == 0 {
+					_, err = a.remote.Fill(t.Context(), keys[k], got.Lease, []byte(keys[k]), time.Minute)
+					require.NoError(t, err)
+				}
+			}
+		}
+		got, err := b.remote.FetchMany(t.Context(), keys)
+		require.NoError(t, err)
+		require.Len(t, got, len(keys))
+		for k, f := range got {
+			switch {
+			case k%6 == 0:
+				require.Equal(t, keys[k], string(f.Value))
+				require.Positive(t, f.TTL)
+			case k%3 == 0:
+				require.Equal(t, cache.Fetched{}, f)
+			default:
+				require.Nil(t, f.Value)
+				ok, err := b.remote.Fill(t.Context(), keys[k], f.Lease, []byte("x"), time.Minute)
+				require.NoError(t, err)
+				require.True(t, ok, "each key has its own lease")
+			}
+		}
+	})
+}
