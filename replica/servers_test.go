@@ -47,7 +47,7 @@ func open(t testing.TB, d replica.Dialect, nodes []replica.Node, o replica.Optio
 
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("not in time: " + what)
 		}
@@ -214,6 +214,11 @@ func TestPostgresPreparedAndPinned(t *testing.T) {
 	})
 
 	s.Primary().Kill()
+	defer func() {
+		if t.Failed() {
+			t.Logf("last error %v; %+v", err, c.Status())
+		}
+	}()
 	waitFor(t, "prepared statements work on the new primary", func() bool { _, err = ins.Exec(2); return err == nil })
 	var n int
 	require.NoError(t, get.QueryRowContext(replica.Primary(t.Context()), 0).Scan(&n))
