@@ -3,6 +3,7 @@ package metrics
 import (
 	"database/sql"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,7 +144,7 @@ func (w *walker) fields(v reflect.Value, p *plan) {
 		if w.page != nil {
 			w.family(f).sampleBytes(w.text, n)
 		} else {
-			x := newSeries(f.name, f.help, f.kind, w.names...)
+			x := newSeries(f.name, f.help, f.kind, slices.Clone(w.names)...) // the metric keeps them, and is read later
 			w.metrics <- x.metric(n, w.values...)
 		}
 	}
