@@ -53,21 +53,24 @@ function showLogs() {
   }));
 }
 
+// Who is at a record by keyboard keeps it: the table stands still until the focus leaves it.
+const reading = () => $("logs").contains(document.activeElement);
+
 async function search() {
   const q = new URLSearchParams({ limit: 100 });
   for (const name of ["text", "level", "server", "id", "last"]) if ($(name).value) q.set(name, $(name).value);
   const r = await fetch("logs?" + q, { cache: "no-store" });
   if (!r.ok) throw new Error(r.status);
-  const active = document.activeElement && document.activeElement.dataset.id;
-  logs = await r.json();
+  const found = await r.json();
+  if (reading()) return;
+  logs = found;
   showLogs();
-  if (active) { const again = $("logs").querySelector(`[data-id="${CSS.escape(active)}"]`); if (again) again.focus(); }
 }
 
 $("log-search").addEventListener("submit", (e) => { e.preventDefault(); search(); });
 for (const name of ["text", "id"]) $(name).addEventListener("input", () => search());
 for (const name of ["level", "server", "last"]) $(name).addEventListener("change", () => search());
-$("logs").addEventListener("click", (e) => { if (e.target.dataset.id) { $("id").value = e.target.dataset.id; $("last").value = ""; search(); $("id").focus(); } });
+$("logs").addEventListener("click", (e) => { if (e.target.dataset.id) { $("id").value = e.target.dataset.id; $("last").value = ""; $("id").focus(); search(); } });
 $("level-set").addEventListener("change", () => fetch("level", { method: "POST", body: new URLSearchParams({ level: $("level-set").value }) }));
 
 async function poll() {
@@ -75,7 +78,7 @@ async function poll() {
     const r = await fetch("data", { cache: "no-store" });
     if (!r.ok) throw new Error(r.status);
     show(await r.json());
-    if (last.logs) await search();
+    if (last.logs && !reading()) await search();
     setTimeout(poll, last.interval_ms);
   } catch (e) {
     $("status").className = "lost";
