@@ -75,7 +75,10 @@ func (s *zoneSet) resolve(r *reply, client netip.Addr) {
 	if z != nil && q.typ == typeDS && apex == 0 && q.length > 1 { // RFC 4035 section 3.1.4.1: what the parent knows
 		skip := 1 + int(q.name[0])
 		if p, at := s.find(q.name[skip:q.length]); p != nil {
-			z, apex = p, at+skip
+			// A parent that does not delegate to the child would deny that it exists.
+			if _, cut, cutAt := p.lookup(q.name[:q.length], at+skip); cut != nil && cutAt == 0 {
+				z, apex = p, at+skip
+			}
 		}
 	}
 	if z == nil {
