@@ -205,7 +205,7 @@ func (r *Ring) Sign(purpose string, msg []byte) string {
 func (r *Ring) Verify(purpose, signed string) ([]byte, error) {
 	id, rest, ok := strings.Cut(signed, ".")
 	body, tag, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 {
+	if !ok || !ok2 || strings.ContainsAny(rest, "\r\n") { // which base64 would skip
 		return nil, ErrBadSignature
 	}
 	enc := base64.RawURLEncoding.Strict() // one spelling per value
