@@ -252,6 +252,15 @@ func TestOptionsAndCaps(t *testing.T) {
 	require.ErrorContains(t, err, `Header["x"]`)
 	g, err := q.Group(t.Context(), "", "all kinds", queue.GroupOptions{})
 	require.NoError(t, err)
+	for _, id := range []string{" again", "", " "} { // whatever an id looks like, its message is stored
+		r, err := q.Publish(t.Context(), queue.Message{ID: id, Body: []byte("x")})
+		require.NoError(t, err)
+		require.False(t, r.Duplicate)
+		ds, err := g.Fetch(t.Context(), 1)
+		require.NoError(t, err)
+		require.Equal(t, id, ds[0].ID)
+		require.NoError(t, ds[0].Ack(t.Context()))
+	}
 	header := map[string]string{`a"b\c{},`: "", "": `NULL`, "ü": "\n"}
 	_, err = q.Publish(t.Context(), queue.Message{Header: header})
 	require.NoError(t, err)

@@ -28,10 +28,15 @@ func (d *driver) Publish(ctx context.Context, msgs []queue.Message, receipts []q
 // creation of a group, which takes it alone, sees either a message or is seen by it. A key's puts the publishers of the key in a row, so that the order
 // of numbers is the order of commits: else a consumer might have a later one in its hands when an earlier one appears.
 func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, receipts []queue.Receipt) error {
-	n := len(msgs)
-	topics, kinds, ids, keys, dedupe := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	priorities, notBefore, ttls, headers, bodies := make([]int16, n), make([]*time.Time, n), make([]int64, n), make([]string, n), make([][]byte, n)
+	var rows struct {
+		topics, kinds, ids, keys, dedupe, headers []string
+		priorities                                []int16
+		notBefore                                 []*time.Time
+		ttls                                      []int64
+		bodies                                    [][]byte
+	}
 	var topicLocks, keyLocks []int64
+	var kept []int // the messages behind the rows: the second of an ID in one batch has none
 	type name struct{ topic, id string }
 	first := map[name]bool{}
 	for i := range msgs {
@@ -44,39 +49,37 @@ func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, r
 				return fmt.Errorf("pgqueue: a message's Topic, Kind, ID or Key %q is not text that PostgreSQL can store", s)
 			}
 		}
-		topics[i], kinds[i], ids[i], keys[i], priorities[i], ttls[i], bodies[i] = m.Topic, m.Kind, m.ID, m.Key, int16(m.Priority), m.TTL.Microseconds(), m.Body
-		if m.TTL > 0 && ttls[i] == 0 {
-			ttls[i] = 1
-		}
-		if bodies[i] == nil {
-			bodies[i] = []byte{}
-		}
-		if !m.NotBefore.IsZero() {
-			notBefore[i] = &m.NotBefore
-		}
-		var err error
-		if headers[i], err = headerText(m.Header); err != nil {
+		header, err := headerText(m.Header)
+		if err != nil {
 			return err
 		}
+		receipts[i] = queue.Receipt{Duplicate: true} // until the server says otherwise
+		dedupe := ""
 		if m.ID != "" && d.o.DedupeWindow > 0 {
-			if k := (name{m.Topic, m.ID}); first[k] { // a second one in this batch
-				topics[i] = ""
-				dedupe[i] = " again"
-				receipts[i] = queue.Receipt{Duplicate: true}
+			k := name{m.Topic, m.ID}
+			if first[k] {
 				continue
-			} else {
-				first[k], dedupe[i] = true, m.ID
 			}
+			first[k], dedupe = true, m.ID
 		}
+		ttl, body := m.TTL.Microseconds(), m.Body
+		if m.TTL > 0 && ttl == 0 {
+			ttl = 1
+		}
+		if body == nil {
+			body = []byte{}
+		}
+		var notBefore *time.Time
+		if !m.NotBefore.IsZero() {
+			notBefore = &m.NotBefore
+		}
+		rows.topics, rows.kinds, rows.ids, rows.keys = append(rows.topics, m.Topic), append(rows.kinds, m.Kind), append(rows.ids, m.ID), append(rows.keys, m.Key)
+		rows.dedupe, rows.headers, rows.priorities = append(rows.dedupe, dedupe), append(rows.headers, header), append(rows.priorities, int16(m.Priority))
+		rows.notBefore, rows.ttls, rows.bodies = append(rows.notBefore, notBefore), append(rows.ttls, ttl), append(rows.bodies, body)
+		kept = append(kept, i)
 		topicLocks = append(topicLocks, d.lockOf("topic", m.Topic))
 		if m.Key != "" {
 			keyLocks = append(keyLocks, d.lockOf("key", m.Topic+"\x00"+m.Key))
-		}
-	}
-	keep := make([]int, 0, n)
-	for i := range msgs {
-		if dedupe[i] != " again" {
-			keep = append(keep, i)
 		}
 	}
 	slices.Sort(topicLocks) // one order, or two publishers might wait for one another
@@ -86,56 +89,36 @@ func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, r
 	if len(keyLocks) > 0 {
 		b.Queue(d.sql.lockKeys, slices.Compact(keyLocks))
 	}
-	b.Queue(d.sql.publish, pick(topics, keep), pick(kinds, keep), pick(ids, keep), pick(keys, keep), pick(priorities, keep), pick(notBefore, keep), pick(ttls, keep),
-		pick(headers, keep), pick(bodies, keep), pick(dedupe, keep), max(d.o.DedupeWindow, 0), time.Now())
+	b.Queue(d.sql.publish, rows.topics, rows.kinds, rows.ids, rows.keys, rows.priorities, rows.notBefore, rows.ttls, rows.headers, rows.bodies, rows.dedupe,
+		max(d.o.DedupeWindow, 0), time.Now())
 	res := to.SendBatch(ctx, b)
 	for range b.Len() - 1 {
 		if _, err := res.Exec(); err != nil {
 			return errors.Join(wrap("publish", err), res.Close())
 		}
 	}
-	for _, i := range keep {
-		receipts[i] = queue.Receipt{Duplicate: true}
-	}
-	rows, err := res.Query()
+	answer, err := res.Query()
 	if err != nil {
 		return errors.Join(wrap("publish", err), res.Close())
 	}
 	stored := 0
-	for rows.Next() {
+	for answer.Next() {
 		var ord, seq int64
-		if err := rows.Scan(&ord, &seq); err != nil {
+		if err := answer.Scan(&ord, &seq); err != nil {
 			return errors.Join(wrap("publish", err), res.Close())
 		}
-		receipts[keep[ord-1]] = queue.Receipt{Seq: uint64(seq)}
+		receipts[kept[ord-1]] = queue.Receipt{Seq: uint64(seq)}
 		stored++
 	}
-	if err := errors.Join(rows.Err(), res.Close()); err != nil { // the commit is in Close
+	if err := errors.Join(answer.Err(), res.Close()); err != nil { // the commit is in Close
 		return wrap("publish", err)
 	}
 	d.published.Add(int64(stored))
-	d.duplicates.Add(int64(n - stored))
-	d.mu.Lock()
-	for i := range topics {
-		d.told[msgs[i].Topic] = true
-	}
-	d.mu.Unlock()
-	select {
-	case d.tell <- struct{}{}:
-	default:
+	d.duplicates.Add(int64(len(msgs) - stored))
+	for _, t := range slices.Compact(rows.topics) {
+		d.announce(t)
 	}
 	return nil
-}
-
-func pick[T any](all []T, keep []int) []T {
-	if len(all) == len(keep) {
-		return all
-	}
-	out := make([]T, len(keep))
-	for i, k := range keep {
-		out[i] = all[k]
-	}
-	return out
 }
 
 // Enqueue publishes messages in a transaction of the caller's, on the same database: they appear when it commits, and not at all when it
