@@ -1,15 +1,29 @@
 package evict
 
-// s3tk: new entries enter a FIFO window of a tenth of the capacity. One that was visited at least twice by the time it
-// leaves the window moves to the main CLOCK; the others leave a fingerprint in the ghost list. An entry whose
-// fingerprint is found there goes to main at once: it was asked for again soon after we had given up on it.
+// s3tk: new entries enter a FIFO window. One that was visited at least twice by the time it leaves the window moves to the main CLOCK; the others leave a
+// fingerprint in the ghost list. An entry whose fingerprint is found there goes to main at once: it was asked for again soon after we had given up
+// on it.
+//
+// The window's size follows what a little more of it would have brought. An entry that comes back soon after it left the window would have been a hit with a
+// window that is a twentieth of the capacity larger; one that comes back soon after it left main would have been a hit with a main queue that is larger by as
+// much. Each of the former makes the window an entry larger, each of the latter makes it an entry smaller, until both bring the same (the idea of
+// ARC, Megiddo and Modha, FAST 2003, at the margin). Traffic that repeats soon gets a large window, loops and scans a small one. All of this is seen in
+// misses: a hit still does nothing but set its bits.
 type s3tk[N Node] struct {
-	window ring[N]
-	main   clock[N]
-	ghosts ghost
-	target int64 // weight the window may hold
-	room   int64 // weight main may hold before it counts as full
+	window   ring[N]
+	main     clock[N]
+	ghosts   ghost
+	capacity int64
+	target   int64 // weight the window may hold
 }
+
+// Shares of the capacity for the window: at first, at least and at most. The hit ratios of the traces depend little on them.
+const (
+	windowFirst = 20 // one in
+	windowLeast = 50 // one in
+	windowMost  = 80 // percent
+	nearBy      = 20 // a ghost is near for so much of its life: one in
+)
 
 func newS3TK[N Node](capacity int64) *s3tk[N] {
 	p := &s3tk[N]{}
@@ -18,13 +32,31 @@ func newS3TK[N Node](capacity int64) *s3tk[N] {
 }
 
 func (p *s3tk[N]) SetCapacity(weight int64) {
-	p.target = max(1, weight/10)
-	p.room = max(1, weight-p.target)
+	if p.capacity > 0 {
+		p.target = int64(float64(p.target) / float64(p.capacity) * float64(weight))
+	} else {
+		p.target = weight / windowFirst
+	}
+	p.capacity = weight
+	p.resize(0)
+}
+
+func (p *s3tk[N]) resize(by int64) {
+	p.target = max(1, p.capacity/windowLeast, min(p.target+by, p.capacity*windowMost/100))
 }
 
 func (p *s3tk[N]) Add(n N) {
-	if p.ghosts.take(n.Fingerprint()) {
+	from, near := p.ghosts.take(n.Fingerprint())
+	switch {
+	case from == ofWindow:
+		if near {
+			p.resize(n.Weight())
+		}
 		p.main.add(n)
+		return
+	case from == ofMain:
+		p.resize(-n.Weight())
+		p.window.push(n, 1) // its time in main counts as a visit
 		return
 	}
 	p.window.push(n, 0)
@@ -35,30 +67,37 @@ func (p *s3tk[N]) Touch(n N) { n.EvictState().Visit() }
 func (p *s3tk[N]) Evict() (N, bool) {
 	for {
 		if p.window.sum <= p.target {
-			if n, ok := p.main.evict(); ok {
+			if n, ok := p.evictMain(); ok {
 				return n, true
 			}
 		}
 		n, ok := p.window.pop()
 		if !ok {
-			return p.main.evict()
+			return p.evictMain()
 		}
 		visits := n.EvictState().visits()
 		switch {
-		case p.main.sum+n.Weight() <= p.room || p.main.nodes == 0 && p.window.nodes > 0:
+		case p.main.sum+n.Weight() <= p.capacity-p.target || p.main.nodes == 0 && p.window.nodes > 0:
 			p.main.add(n) // warm-up: an unfilled main takes everything
 		case visits > 1:
-			v, _ := p.main.evict()
+			v, ok := p.evictMain()
 			p.main.add(n)
-			var zero N
-			if v != zero {
+			if ok {
 				return v, true
 			}
 		default:
-			p.ghosts.add(n.Fingerprint(), p.Len()+1)
+			p.ghosts.add(n.Fingerprint(), ofWindow, p.Len()+1)
 			return n, true
 		}
 	}
+}
+
+func (p *s3tk[N]) evictMain() (N, bool) {
+	n, ok := p.main.evict()
+	if ok {
+		p.ghosts.add(n.Fingerprint(), ofMain, p.Len()+1)
+	}
+	return n, ok
 }
 
 func (p *s3tk[N]) Remove(n N) {
@@ -79,70 +118,3 @@ func (p *s3tk[N]) Replace(old, new N) {
 
 func (p *s3tk[N]) Len() int      { return p.window.nodes + p.main.nodes }
 func (p *s3tk[N]) Weight() int64 { return p.window.sum + p.main.sum }
-
-// ghost remembers about as many evicted fingerprints as there are entries, in four bytes each: a set-associative table of
-// 16-bit tags and 16-bit stamps, where a stamp counts evictions in units of 1/1024 of the capacity. A false
-// recollection (about 4 in 65,536) only lets one entry into main early.
-type ghost struct {
-	slots []uint32 // tag<<16 | stamp, 0 = empty; ways per set
-	mask  uint32
-	life  int // evictions that a fingerprint is remembered for
-	added int
-}
-
-const ways = 4
-
-func (g *ghost) add(fp uint32, entries int) {
-	if need := entries; need > len(g.slots) || need < len(g.slots)/8 {
-		size := ways
-		for size < need {
-			size <<= 1
-		}
-		if size != len(g.slots) {
-			g.slots, g.mask = make([]uint32, size), uint32(size/ways-1)
-		}
-	}
-	g.life = entries
-	g.added++
-	now := g.stamp()
-	set := g.set(fp)
-	oldest, age := 0, uint16(0)
-	for i, s := range set {
-		if s == 0 {
-			oldest = i
-			break
-		}
-		if a := now - uint16(s); a >= age {
-			oldest, age = i, a
-		}
-	}
-	e := fp&^0xffff | uint32(now)
-	if e == 0 {
-		e = 1 << 16
-	}
-	set[oldest] = e
-}
-
-// take reports whether fp is remembered, and forgets it.
-func (g *ghost) take(fp uint32) bool {
-	if g.slots == nil {
-		return false
-	}
-	set, now := g.set(fp), g.stamp()
-	for i, s := range set {
-		if s != 0 && s>>16 == fp>>16 && int(now-uint16(s)) <= g.life/g.unit() {
-			set[i] = 0
-			return true
-		}
-	}
-	return false
-}
-
-func (g *ghost) unit() int     { return max(1, g.life>>10) }
-func (g *ghost) stamp() uint16 { return uint16(g.added / g.unit()) }
-
-// set picks the set by the low half of the fingerprint, spread by a multiplication; the tag is the high half.
-func (g *ghost) set(fp uint32) []uint32 {
-	i := int((fp*0x9E3779B1)>>7&g.mask) * ways
-	return g.slots[i : i+ways : i+ways]
-}
