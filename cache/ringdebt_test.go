@@ -82,6 +82,7 @@ func TestRingPaysItsDebts(t *testing.T) {
 		r, err := cache.NewRing(cache.RingOptions{Servers: map[string]cache.Remote{"a": server}, Gutter: newMemory()})
 		require.NoError(t, err)
 		defer r.Close()
+		time.Sleep(time.Second) // it was seen to be well
 		for i := range 100 {
 			require.NoError(t, r.Set(ctx, fmt.Sprint(i), []byte("old"), time.Minute))
 		}
