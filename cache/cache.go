@@ -155,8 +155,18 @@ func (c *Cache[K, V]) glance() int64 {
 
 // Get returns a fresh entry.
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
+	// The clock is read first where it will be needed: processors wait for all loads before they read their counter, but not the other way round.
+	var now int64
+	if c.o.TTL > 0 {
+		now = c.glance()
+	}
 	s, hash := c.locate(k)
-	n := c.touch(s, k, hash)
+	var n *node[K, V]
+	if c.locking {
+		n = c.touch(s, k, hash)
+	} else if n = s.table.Load().find(k, hash); n != nil {
+		n.state.Visit()
+	}
 	if n == nil {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
@@ -165,7 +175,10 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	if v, ok = c.peek(n, c.glance()); !ok {
+	if now == 0 {
+		now = c.glance()
+	}
+	if v, ok = c.peek(n, now); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}
