@@ -281,7 +281,7 @@ var reuse = []Case{
 		return nil
 	}},
 	{"stale-post", "an origin that had closed an idle connection before the next POST came: it is noticed, no POST fails", func(t *trial) error {
-		closed := make(chan struct{}, 1)
+		closed := make(chan struct{}, 2*t.Posts) // nobody waits for the word after a failure
 		failed, twice, err := t.posts(t.Posts/5, func(e *Exchange, n int) bool {
 			e.ok("ok") // without Connection: close
 			if n%2 == 0 {
@@ -356,7 +356,11 @@ func (t *trial) posts(count int, script func(e *Exchange, n int) bool, pace <-ch
 			}
 			failed++
 		} else if pace != nil {
-			<-pace
+			select {
+			case <-pace:
+			case <-time.After(t.Wait):
+				return 0, 0, errors.New("an answer that the origin did not give")
+			}
 		}
 		if err != nil || a.Close {
 			c.Close()
