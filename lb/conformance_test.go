@@ -1,6 +1,8 @@
 package lb
 
 import (
+	"net"
+	"net/http"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,4 +40,27 @@ func TestHandlerConforms(t *testing.T) {
 	}, map[string]string{
 		"length-and-chunks": "net/http keeps the connection and hides the length from handlers: only Front closes it",
 	})
+}
+
+// serveFront starts a front and returns its address.
+func serveFront(t testing.TB, b *Balancer, o FrontOptions) (*Front, string) {
+	t.Helper()
+	f, err := NewFront(b, o)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(l) }()
+	t.Cleanup(func() {
+		f.Close()
+		require.ErrorIs(t, <-done, http.ErrServerClosed)
+	})
+	return f, l.Addr().String()
+}
+
+func TestFrontConforms(t *testing.T) {
+	conform(t, func(t *testing.T, b *Balancer) string {
+		_, addr := serveFront(t, b, FrontOptions{})
+		return addr
+	}, nil)
 }

@@ -222,10 +222,15 @@ var hops = []Case{
 		if a.StatusCode != 200 {
 			return fmt.Errorf("status %d", a.StatusCode)
 		}
-		if got, want := <-seen, t.path+"?a=%2F&b=%20;c site.example:8080"; got != want {
-			return fmt.Errorf("%q, want %q", got, want)
+		select {
+		case got := <-seen:
+			if want := t.path + "?a=%2F&b=%20;c site.example:8080"; got != want {
+				return fmt.Errorf("%q, want %q", got, want)
+			}
+			return nil
+		default:
+			return errors.New("the request did not reach the origin")
 		}
-		return nil
 	}},
 }
 

@@ -213,6 +213,9 @@ var streams = []Case{
 	{"flush-sse", "an event arrives at once on a connection without a length", func(t *trial) error {
 		return t.flushed("Content-Type: text/event-stream\r\nConnection: close\r\n", "hello", "")
 	}},
+	{"flush-inside-chunk", "so does one behind which the next chunk has begun", func(t *trial) error {
+		return t.flushed("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n5\r\n", "world\r\n0\r\n\r\n")
+	}},
 	{"cancel", "a client that leaves ends its request at the origin", func(t *trial) error {
 		return t.left(func(e *Exchange) {})
 	}},

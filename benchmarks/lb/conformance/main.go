@@ -17,7 +17,7 @@ import (
 	"github.com/tierkit/tierkit/internal/proxytest"
 )
 
-var defaults = []string{"tierkit", "nginx", "haproxy", "caddy", "oxy", "stock"}
+var defaults = []string{"tierkit", "tierkit-front", "nginx", "haproxy", "caddy", "oxy", "stock"}
 
 func main() {
 	contender.Main()
@@ -87,10 +87,12 @@ func table(names []string, posts int) (map[string][]error, error) {
 			return nil, err
 		}
 		for _, c := range proxytest.Cases() {
+			fmt.Fprintf(os.Stderr, "\r%s: %-40s", n, c.Name)
 			out[n] = append(out[n], proxytest.Run(c, p.Addr, o, proxytest.Options{Posts: posts, Wait: 5 * time.Second}))
 		}
 		p.Stop()
 		o.Close()
 	}
+	fmt.Fprintf(os.Stderr, "\r%60s\r", "")
 	return out, nil
 }

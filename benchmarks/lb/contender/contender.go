@@ -35,6 +35,7 @@ func All() []Contender {
 		{Name: "caddy", run: caddy},
 		{Name: "haproxy-tcp", TCP: true, run: haproxy(1, "tcp")}, {Name: "haproxy-tcp-all", TCP: true, run: haproxy(0, "tcp")},
 		{Name: "tierkit-tcp", TCP: true, run: own("tierkit-tcp")},
+		{Name: "tierkit-front", run: own("tierkit-front")},
 	}
 	for role := range handlers {
 		all = append(all, Contender{Name: role, run: own(role)})

@@ -3,6 +3,7 @@ package contender
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +104,10 @@ listen l
 }
 
 func caddy(dir, listen, backend string) (*exec.Cmd, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, err
+	}
 	return configured("caddy", dir, "Caddyfile", fmt.Sprintf(`{
  admin off
  auto_https off
@@ -110,14 +115,15 @@ func caddy(dir, listen, backend string) (*exec.Cmd, error) {
   level ERROR
  }
 }
-http://%s {
+http://:%s {
+ bind %s
  reverse_proxy %s {
   transport http {
    keepalive_idle_conns_per_host 256
   }
  }
 }
-`, listen, backend), "run", "--config", "Caddyfile", "--adapter", "caddyfile")
+`, port, host, backend), "run", "--config", "Caddyfile", "--adapter", "caddyfile")
 }
 
 // own runs this program again in another role, see [Main].

@@ -96,6 +96,20 @@ func play(role, listen, backend string) error {
 		}
 		defer b.Close()
 		return b.ServeTCP(ctx, l)
+	case "tierkit-front":
+		b, err := lb.New([]lb.Endpoint{{Addr: backend}}, lb.Options{})
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		f, err := lb.NewFront(b, lb.FrontOptions{})
+		if err != nil {
+			return err
+		}
+		context.AfterFunc(ctx, func() { f.Close() })
+		if err := f.Serve(l); err != nil && err != http.ErrServerClosed {
+			return err
+		}
 	default:
 		h, err := handlers[role](&url.URL{Scheme: "http", Host: backend})
 		if err != nil {
