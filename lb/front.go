@@ -32,6 +32,7 @@ type Front struct {
 
 	requests, passed, refused, expired atomic.Uint64
 	now                                atomic.Uint32 // sweeps so far: the clock of all limits
+	draining                           atomic.Bool   // closing, for those who do not take the lock
 
 	mu      sync.Mutex // guards what follows
 	conns   map[*frontConn]struct{}
@@ -113,20 +114,23 @@ func (f *Front) Serve(l net.Listener) error {
 			}
 			return err
 		}
-		if _, ours := c.(*tls.Conn); ours || !f.b.plain() {
-			f.wg.Go(func() { f.hand(1, c) })
-			continue
-		}
-		f.mu.Lock()
-		if f.closing {
-			f.mu.Unlock()
-			c.Close()
-			continue
-		}
+		f.accepted(c)
+	}
+}
+
+func (f *Front) accepted(c net.Conn) {
+	_, secure := c.(*tls.Conn)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closing:
+		c.Close()
+	case secure || !f.b.plain():
+		f.wg.Go(func() { f.hand(1, c) })
+	default:
 		fc := newFrontConn(f, c)
 		f.conns[fc] = struct{}{}
 		f.wg.Go(fc.serve)
-		f.mu.Unlock()
 	}
 }
 
@@ -198,6 +202,7 @@ func (f *Front) shut() {
 		return
 	}
 	f.closing = true
+	f.draining.Store(true) // before the states are looked at, as read looks at it after it has changed its own
 	for l := range f.listens {
 		l.Close()
 	}
@@ -244,6 +249,14 @@ func (f *Front) Stats() FrontStats {
 	n := len(f.conns)
 	f.mu.Unlock()
 	return FrontStats{Connections: n, Requests: f.requests.Load(), HandedOver: f.passed.Load(), Refused: f.refused.Load(), Expired: f.expired.Load()}
+}
+
+func (f *Front) logf(format string, args ...any) {
+	if f.o.ErrorLog != nil {
+		f.o.ErrorLog.Printf(format, args...)
+		return
+	}
+	log.Printf(format, args...)
 }
 
 // handover is a listener of connections that were accepted before.

@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // frontConn is one client connection of a [Front]: its goroutine reads a request, forwards it, and then reads the next.
@@ -37,7 +39,10 @@ type frontConn struct {
 	last  bool
 }
 
-const frontBuffer = 4 << 10
+const (
+	frontBuffer = 4 << 10
+	lingering   = 500 * time.Millisecond
+)
 
 func newFrontConn(f *Front, nc net.Conn) *frontConn {
 	c := &frontConn{Conn: nc, f: f, raw: rawOf(nc)}
@@ -57,6 +62,7 @@ func (c *frontConn) leave() {
 
 func (c *frontConn) serve() {
 	defer c.f.gone(c)
+	defer c.caught()
 	o := &c.f.b.o
 	c.peer = peerOf(c.RemoteAddr().String()) // waits for a PROXY header, where there must be one
 	c.trusted = trustedPeer(o, c.peer)
@@ -86,6 +92,19 @@ func (c *frontConn) serve() {
 		}
 		if cap(c.out) > 64<<10 {
 			c.out = nil
+		}
+	}
+}
+
+// caught ends the connection, not the process, when a function of the options panics, as net/http does.
+func (c *frontConn) caught() {
+	if v := recover(); v != nil {
+		c.Close()
+		if up := c.up.Load(); up != nil {
+			up.Close()
+		}
+		if v != http.ErrAbortHandler {
+			c.f.logf("lb: front: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
 		}
 	}
 }
@@ -183,11 +202,7 @@ func (c *frontConn) fill(want int) bool {
 	return true
 }
 
-func (c *frontConn) closing() bool {
-	c.f.mu.Lock()
-	defer c.f.mu.Unlock()
-	return c.f.closing
-}
+func (c *frontConn) closing() bool { return c.f.draining.Load() }
 
 // refuse answers what is no proper request; nothing after it can be trusted.
 func (c *frontConn) refuse(status int) verdict {
@@ -204,8 +219,8 @@ func (c *frontConn) refuse(status int) verdict {
 func (c *frontConn) linger() {
 	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		var sink [4 << 10]byte
+		c.SetReadDeadline(time.Now().Add(lingering))
 		for range 64 {
-			c.state.enter(phaseRelaying, c.now())
 			if _, err := c.Conn.Read(sink[:]); err != nil {
 				break
 			}

@@ -244,6 +244,9 @@ func (c *frontConn) answer(up *conn, be *Backend, head []byte, status int, old, 
 		c.out = append(c.out, "Connection: close\r\n"...)
 	}
 	c.out = append(c.out, '\r', '\n')
+	if err := c.relaying(); err != nil {
+		return false, false, err
+	}
 	out.started = true
 	switch {
 	case bare:
