@@ -3,6 +3,8 @@ package lb
 import (
 	"bufio"
 	"bytes"
+	"flag"
+	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"reflect"
@@ -39,64 +41,67 @@ func FuzzFront(f *testing.F) {
 		f.Add([]byte(s), true)
 		f.Add([]byte(s), false)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, trusted bool) {
-		end, bad := endOfHead(in, 0)
-		for cut := 1; cut < len(in) && !bad; cut += 7 { // wherever a read ends, the head does not
-			if e, b := endOfHead(in[:cut], 0); b {
-				bad = true
-			} else if e > 0 && e != end {
-				t.Fatalf("head of %q ends at %d, or at %d", in, end, e)
-			}
+	f.Fuzz(agree)
+}
+
+// agree is what must hold for any bytes.
+func agree(t *testing.T, in []byte, trusted bool) {
+	end, bad := endOfHead(in, 0)
+	for cut := 1; cut < len(in) && !bad; cut += 7 { // wherever a read ends, the head does not
+		if e, b := endOfHead(in[:cut], 0); b {
+			bad = true
+		} else if e > 0 && e != end {
+			t.Fatalf("head of %q ends at %d, or at %d", in, end, e)
 		}
-		if bad || end == 0 {
-			return
-		}
-		var h requestHead
-		if h.parse(in[:end], trusted) != verdictOurs {
-			return
-		}
-		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
-		if err != nil {
-			t.Fatalf("we take what net/http refuses (%v): %q", err, in)
-		}
-		method, line := string(in[h.method.from:h.method.to]), string(in[:h.line])
-		if r.Method != method || line != method+" "+r.RequestURI+" HTTP/1.1\r\n" || r.Host != string(in[h.host.from:h.host.to]) {
-			t.Fatalf("%q %q, net/http: %s %q %q", line, in[h.host.from:h.host.to], r.Method, r.RequestURI, r.Host)
-		}
-		if len(r.TransferEncoding) > 0 || r.ContentLength != h.length {
-			t.Fatalf("length %d, net/http: %d %v: %q", h.length, r.ContentLength, r.TransferEncoding, in)
-		}
-		if r.Close != h.close {
-			t.Fatalf("close %v, net/http: %v: %q", h.close, r.Close, in)
-		}
-		if want := idempotent(r); want != h.again {
-			t.Fatalf("idempotent %v, by the handler's rule %v: %q", h.again, want, in)
-		}
-		// What goes to the backend is what the handler would send.
-		peer := netip.MustParseAddr("192.0.2.1")
-		c := &frontConn{head: h, raw1: in[:end], peer: peer, trusted: trusted}
-		sent, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.appendHead(nil))))
-		if err != nil {
-			t.Fatalf("we write what net/http refuses (%v): %q", err, in)
-		}
-		r.RemoteAddr = "192.0.2.1:1234"
-		x := &exchange{r: r, trusted: trusted, body: bodyNone}
-		if h.length > 0 {
-			x.body = bodyKept
-		}
-		want, err := x.appendHead(nil)
-		if err != nil {
-			t.Fatalf("the handler refuses (%v): %q", err, in)
-		}
-		handled, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(want)))
-		if err != nil {
-			t.Fatalf("%v: %q", err, want)
-		}
-		if sent.Method != handled.Method || sent.RequestURI != handled.RequestURI || sent.Host != handled.Host || sent.ContentLength != handled.ContentLength ||
-			!reflect.DeepEqual(trimmedFields(sent.Header), trimmedFields(handled.Header)) {
-			t.Fatalf("%q\nfront:\n%q\nhandler:\n%q", in, c.appendHead(nil), want)
-		}
-	})
+	}
+	if bad || end == 0 {
+		return
+	}
+	var h requestHead
+	if h.parse(in[:end], trusted) != verdictOurs {
+		return
+	}
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
+	if err != nil {
+		t.Fatalf("we take what net/http refuses (%v): %q", err, in)
+	}
+	method, line := string(in[h.method.from:h.method.to]), string(in[:h.line])
+	if r.Method != method || line != method+" "+r.RequestURI+" HTTP/1.1\r\n" || r.Host != string(in[h.host.from:h.host.to]) {
+		t.Fatalf("%q %q, net/http: %s %q %q", line, in[h.host.from:h.host.to], r.Method, r.RequestURI, r.Host)
+	}
+	if len(r.TransferEncoding) > 0 || r.ContentLength != h.length {
+		t.Fatalf("length %d, net/http: %d %v: %q", h.length, r.ContentLength, r.TransferEncoding, in)
+	}
+	if r.Close != h.close {
+		t.Fatalf("close %v, net/http: %v: %q", h.close, r.Close, in)
+	}
+	if want := idempotent(r); want != h.again {
+		t.Fatalf("idempotent %v, by the handler's rule %v: %q", h.again, want, in)
+	}
+	// What goes to the backend is what the handler would send.
+	peer := netip.MustParseAddr("192.0.2.1")
+	c := &frontConn{head: h, raw1: in[:end], peer: peer, trusted: trusted}
+	sent, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.appendHead(nil))))
+	if err != nil {
+		t.Fatalf("we write what net/http refuses (%v): %q", err, in)
+	}
+	r.RemoteAddr = "192.0.2.1:1234"
+	x := &exchange{r: r, trusted: trusted, body: bodyNone}
+	if h.length > 0 {
+		x.body = bodyKept
+	}
+	want, err := x.appendHead(nil)
+	if err != nil {
+		t.Fatalf("the handler refuses (%v): %q", err, in)
+	}
+	handled, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(want)))
+	if err != nil {
+		t.Fatalf("%v: %q", err, want)
+	}
+	if sent.Method != handled.Method || sent.RequestURI != handled.RequestURI || sent.Host != handled.Host || sent.ContentLength != handled.ContentLength ||
+		!reflect.DeepEqual(trimmedFields(sent.Header), trimmedFields(handled.Header)) {
+		t.Fatalf("%q\nfront:\n%q\nhandler:\n%q", in, c.appendHead(nil), want)
+	}
 }
 
 func trimmedFields(h http.Header) http.Header {
@@ -108,6 +113,58 @@ func trimmedFields(h http.Header) http.Header {
 		slices.Sort(out[k])
 	}
 	return out
+}
+
+var frontTrials = flag.Int("front.trials", 20_000, "heads made up by TestFrontAgreesWithNetHTTP")
+
+// TestFrontAgreesWithNetHTTP makes up heads of the pieces that matter, in and out of their places: blind mutation finds
+// few heads that a parser gets far with.
+func TestFrontAgreesWithNetHTTP(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	one := func(of ...string) string { // mostly the first, so that one thing is wrong at a time
+		if r.IntN(8) > 0 {
+			return of[0]
+		}
+		return of[r.IntN(len(of))]
+	}
+	names := []string{"Host", "host", "Content-Length", "content-length", "Transfer-Encoding", "TRANSFER-ENCODING", "Connection", "Upgrade", "Expect", "TE", "Te", "Trailer",
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "X-Real-IP", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization",
+		"Proxy-Authenticate", "HTTP2-Settings", "Idempotency-Key", "X-Idempotency-Key", "X-A", "A", "x_y", "Content_Length", "Content-Length ", " Content-Length", "", "X\x00", "É",
+		"X-Forwarded-", "X-Forwarded-X", "Pragma", "Cache-Control", "Authorization", "Cookie"}
+	values := []string{"a", "b", "a.example", "", "5", "05", "+5", "-5", "5, 5", "0x5", "5 ", "\t5", "9999999999999999999", "chunked", "Chunked", "identity", "chunked, chunked", "gzip, chunked", "close",
+		"keep-alive", "Close", "close, X-A", "Upgrade", "X-A", "trailers", "100-continue", "a.example", "a.example:80", "[::1]:80", "a b", "a/b", "a,b", "192.0.2.7", "\x00", "\x7f", "é", "a\rb", "a\nb", "\x0b"}
+	ours := 0
+	for range *frontTrials {
+		var b strings.Builder
+		b.WriteString(one("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "get", "CONNECT", "G T", "", "X-", "GET\t"))
+		b.WriteString(one(" ", " ", " ", " ", "  ", "\t", ""))
+		for range 1 + r.IntN(3) {
+			b.WriteString(one("/", "/a", "/a", "?b=c", "%20", "%2F", "%zz", "%", "*", "http://h/", "//", "#f", ";", ":", "@", "\"", "é", "\x01", "..", "[", "^", "|", "\\", "{", "' '"))
+		}
+		b.WriteString(one(" HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/1.2", " http/1.1", "", " HTTP/1.1 "))
+		b.WriteString(one("\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n"))
+		if r.IntN(4) > 0 {
+			b.WriteString("Host: a\r\n")
+		}
+		for range r.IntN(4) {
+			b.WriteString(names[r.IntN(len(names))])
+			b.WriteString(one(": ", ": ", ": ", ":", ":\t", " : ", "", ";"))
+			b.WriteString(values[r.IntN(len(values))])
+			b.WriteString(one("\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\r\n", " \r\n", "\n", "\r\n ", "\r"))
+		}
+		b.WriteString("\r\n")
+		b.WriteString(one("", "hello", "5\r\nhello\r\n0\r\n\r\n", "\r\n\r\n"))
+		in := []byte(b.String())
+		if end, bad := endOfHead(in, 0); !bad && end > 0 && new(requestHead).parse(in[:end], false) == verdictOurs {
+			ours++
+		}
+		agree(t, in, r.IntN(2) == 0)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	require.Greater(t, ours, *frontTrials/100, "too few heads are taken for the test to say much")
 }
 
 // FuzzAnswerHead compares the front's rewriting of answers with the handler's parser.
