@@ -104,20 +104,8 @@ func newConn(nc net.Conn) *conn {
 	c := &conn{Conn: nc}
 	c.br = bufio.NewReaderSize(source{c}, readBuffer)
 	c.abort = func() { nc.Close() }
-	inner := nc
-	for {
-		if s, ok := inner.(syscall.Conn); ok {
-			if raw, err := s.SyscallConn(); err == nil {
-				c.raw = raw
-				c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
-			}
-			break
-		}
-		w, ok := inner.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		inner = w.NetConn()
+	if c.raw = rawOf(nc); c.raw != nil {
+		c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
 	}
 	return c
 }

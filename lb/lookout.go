@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"net"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -128,13 +129,14 @@ func (c *frontConn) hungUp() (gone bool) {
 	return gone && err == nil
 }
 
-func rawOf(c any) syscall.RawConn {
+// rawOf finds the socket under c, or nil.
+func rawOf(c net.Conn) syscall.RawConn {
 	for {
 		if s, ok := c.(syscall.Conn); ok {
 			raw, _ := s.SyscallConn()
 			return raw
 		}
-		w, ok := c.(interface{ NetConn() any })
+		w, ok := c.(interface{ NetConn() net.Conn })
 		if !ok {
 			return nil
 		}

@@ -143,8 +143,12 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		for len(v) > 0 {
 			var t string
 			t, v, _ = strings.Cut(v, ",")
-			if t = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(t)); t != "Content-Length" {
-				delete(h, t)
+			switch t = strings.TrimSpace(t); t {
+			case "close", "keep-alive", "Keep-Alive": // not fields that were kept
+			default:
+				if t = textproto.CanonicalMIMEHeaderKey(t); t != "Content-Length" {
+					delete(h, t)
+				}
 			}
 		}
 	}

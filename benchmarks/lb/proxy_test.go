@@ -31,7 +31,7 @@ var (
 	names  = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
 	tcp    = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
 	sizes  = flag.String("sizes", "100,10000", "bytes of the answers")
-	length = flag.Duration("time", 2*time.Second, "of one measurement")
+	length = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
 	conns  = flag.Int("conns", 64, "connections of the client")
 )
 
@@ -143,7 +143,7 @@ var (
 func measure(b *testing.B, wrk string, p, backend *contender.Process) (s sample) {
 	cpu, other, busy, self := p.CPU(), backend.CPU(), contender.Busy(), contender.Self()
 	start := time.Now()
-	cmd := exec.Command(wrk, "-t2", "-c"+strconv.Itoa(*conns), "-d"+length.String(), "--latency", "http://"+p.Addr+"/")
+	cmd := exec.Command(wrk, "-t2", "-c"+strconv.Itoa(*conns), fmt.Sprintf("-d%ds", max(1, int(length.Seconds()))), "--latency", "http://"+p.Addr+"/")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		b.Fatalf("%v\n%s", err, out)
