@@ -20,6 +20,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Policy == nil {
 		o.Policy = PowerOfTwo()
 	}
+	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
 	if o.Key == nil {
 		o.Key = KeyClient()
 	}
