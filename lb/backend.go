@@ -41,6 +41,9 @@ type Backend struct {
 	weight   atomic.Uint64 // bits of the float: the weight now
 	state    atomic.Uint32
 	maxConns atomic.Int64 // 0: no limit
+	decay    float64      // seconds, of latency
+
+	following following // pickers that keep an index of loads
 
 	_        [64]byte // the counters of a request are on lines of their own, away from what every pick reads
 	inFlight atomic.Int64
@@ -74,7 +77,7 @@ func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
 
 // Latency is the peak-sensitive mean that PeakEWMA uses; 0 when unknown.
 func (b *Backend) Latency() time.Duration {
-	return time.Duration(b.latency.at(stamp(), defaultDecay) * float64(time.Second))
+	return time.Duration(b.latency.at(stamp(), b.decay) * float64(time.Second))
 }
 
 // State of the backend now.
@@ -85,6 +88,7 @@ func (b *Backend) acquire() bool {
 	limit := b.maxConns.Load()
 	if limit == 0 {
 		b.inFlight.Add(1)
+		b.following.tell()
 		return true
 	}
 	for {
@@ -93,9 +97,16 @@ func (b *Backend) acquire() bool {
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
+			b.following.tell()
 			return true
 		}
 	}
+}
+
+// ended counts one request less.
+func (b *Backend) ended() {
+	b.inFlight.Add(-1)
+	b.following.tell()
 }
 
 // ewma is a latency mean that jumps up with a peak and decays with time, in one word, so that an update is one

@@ -132,7 +132,10 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), stop: func() {}}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), decay: defaultDecay, stop: func() {}}
+	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
+		be.decay = p.latencyDecay()
+	}
 	be.ep.Store(&e)
 	be.maxConns.Store(b.connLimit(e))
 	be.pool.init(e.Addr, &b.o)

@@ -176,11 +176,11 @@ func (l Lease) settle(r *Result) {
 	} else {
 		l.b.outlier.success()
 	}
-	l.b.latency.observe(seconds, stamp(), defaultDecay)
+	l.b.latency.observe(seconds, stamp(), l.b.decay)
 }
 
 func (l Lease) release(r Result) {
-	l.b.inFlight.Add(-1)
+	l.b.ended()
 	l.owner.queue.wake()
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
 		h.Done(l.b, r)

@@ -48,11 +48,18 @@ func (b *Balancer) rebuild(now time.Time) {
 	}
 	slices.SortFunc(s.all, func(x, y *Backend) int { return cmp.Compare(x.id, y.id) })
 	s.usable, s.panic = b.choose(s.all)
+	replaced := make([]int, len(s.all)) // followers of the picker until now
+	for i, be := range s.all {
+		replaced[i] = be.following.count()
+	}
 	if len(s.usable) > 0 {
 		policy := b.o.Policy
 		s.picker = policy.Picker(slices.Clone(s.usable))
 	}
 	b.snap.Store(s)
+	for i, be := range s.all {
+		be.following.forget(replaced[i])
+	}
 	b.queue.wakeAll()
 	if ramping {
 		b.later(b.o.SlowStart / 20)
