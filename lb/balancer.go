@@ -35,7 +35,9 @@ type Balancer struct {
 	sticky   *binding
 	fallback *transports
 
-	requests, retries, noRetry, refused, ejected atomic.Uint64
+	measured *latencies // nil unless requests are hedged by a quantile
+
+	requests, retries, noRetry, refused, ejected, hedges, hedgesWon atomic.Uint64
 
 	mu       sync.Mutex          // guards what follows and the mutable half of each Backend; never held while calling out
 	backends map[string]*Backend // in the pool, by ID
@@ -68,6 +70,9 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 		if b.sticky, err = newBinding(*o.Sticky); err != nil {
 			return nil, err
 		}
+	}
+	if o.Hedge.Quantile > 0 {
+		b.measured = new(latencies)
 	}
 	b.fallback = newTransports(&b.o)
 	if err := b.Update(endpoints); err != nil {

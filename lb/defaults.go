@@ -96,6 +96,10 @@ func (o Options) withDefaults() (Options, error) {
 		r.MaxBody = 0
 	}
 
+	if err := o.Hedge.check(); err != nil {
+		return o, err
+	}
+
 	t := &o.Timeouts
 	orDur(&t.Dial, 2*time.Second)
 	orDur(&t.Header, 30*time.Second)

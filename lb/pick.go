@@ -133,6 +133,7 @@ type Lease struct {
 	owner *Balancer
 	b     *Backend
 	start time.Duration // since the process began
+	hedge bool          // the second of two attempts at once
 }
 
 // Backend that was picked.
@@ -144,11 +145,12 @@ type Result struct {
 	Status  int           // HTTP status, 0 where there is none
 	Latency time.Duration // until the answer's header; 0: the time from Pick to Done
 	Ignored bool          // says nothing about the backend, such as a client that left
+	Outrun  bool          // was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all one knows
 }
 
 // Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
 func (r Result) Failed() bool {
-	return !r.Ignored && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
+	return !r.Ignored && !r.Outrun && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
 }
 
 // failurePenalty is the least latency that a failure counts for, so that a host that fails fast looks slow.
@@ -169,6 +171,15 @@ func (l Lease) settle(r *Result) {
 		return
 	}
 	seconds := r.Latency.Seconds()
+	if m := l.owner.measured; m != nil && !l.hedge && !r.Failed() {
+		m.add(r.Latency) // an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be forgotten
+	}
+	if r.Outrun {
+		if now := stamp(); seconds > l.b.latency.at(now, l.b.decay) {
+			l.b.latency.observe(seconds, now, l.b.decay)
+		}
+		return
+	}
 	if r.Failed() {
 		l.b.failures.Add(1)
 		seconds = max(seconds, failurePenalty)
@@ -202,6 +213,13 @@ func (g *budget) init(share float64) {
 func (g *budget) earn() {
 	if g.earns > 0 && g.tokens.Load() < 500_000 {
 		g.tokens.Add(g.earns)
+	}
+}
+
+// refund gives back what was spent on an attempt that was not made.
+func (g *budget) refund() {
+	if g.earns >= 0 {
+		g.tokens.Add(1000)
 	}
 }
 

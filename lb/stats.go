@@ -7,6 +7,8 @@ type Stats struct {
 	Requests  uint64 `metric:"requests_total,counter,requests that were given to a backend or refused"`
 	Retries   uint64 `metric:"retries_total,counter,attempts after the first"`
 	NoRetry   uint64 `metric:"retry_budget_exhausted_total,counter,retries that the budget refused"`
+	Hedges    uint64 `metric:"hedges_total,counter,second attempts beside one that was slow"`
+	HedgesWon uint64 `metric:"hedges_won_total,counter,second attempts that answered first"`
 	Refused   uint64 `metric:"refused_total,counter,requests refused because no backend was available or all were full"`
 	Queued    int    `metric:"queued,gauge,requests waiting for a backend"`
 	InFlight  int    `metric:"in_flight,gauge,requests on backends"`
@@ -36,6 +38,7 @@ func (b *Balancer) Stats() Stats {
 	s := b.snap.Load()
 	out := Stats{
 		Requests: b.requests.Load(), Retries: b.retries.Load(), NoRetry: b.noRetry.Load(), Refused: b.refused.Load(),
+		Hedges: b.hedges.Load(), HedgesWon: b.hedgesWon.Load(),
 		Queued: int(b.queue.size.Load()), Available: len(s.usable), Panic: s.panic, Ejections: b.ejected.Load(),
 		Backends: make([]BackendStats, 0, len(s.all)),
 	}

@@ -1,0 +1,32 @@
+package lb_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"time"
+
+	"github.com/tierkit/tierkit/lb"
+)
+
+// A request that is slow to answer goes to a second backend too; the answer that comes first is passed on.
+func ExampleHedge() {
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })) // hangs
+	defer slow.Close()
+	b, stop := backend("b")
+	defer stop()
+	pool, err := lb.New([]lb.Endpoint{{ID: "a", Addr: strings.TrimPrefix(slow.URL, "http://")}, b}, lb.Options{
+		Policy: lb.RoundRobin(), // begins with the slow one
+		Hedge:  lb.Hedge{After: 10 * time.Millisecond, Quantile: 0.95},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	w := httptest.NewRecorder()
+	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	fmt.Println(w.Body.String(), pool.Stats().HedgesWon)
+	// Output: b 1
+}
