@@ -35,6 +35,7 @@ type Balancer struct {
 	sticky   *binding
 	fallback *transports
 
+	limiter  *limiter   // nil: no adaptive limit
 	measured *latencies // nil unless requests are hedged by a quantile
 
 	requests, retries, noRetry, refused, ejected, hedges, hedgesWon atomic.Uint64
@@ -73,6 +74,9 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	}
 	if o.Hedge.Quantile > 0 {
 		b.measured = new(latencies)
+	}
+	if o.Adaptive != nil {
+		b.limiter = newLimiter(*o.Adaptive)
 	}
 	b.fallback = newTransports(&b.o)
 	if err := b.Update(endpoints); err != nil {

@@ -99,6 +99,13 @@ func (o Options) withDefaults() (Options, error) {
 	if err := o.Hedge.check(); err != nil {
 		return o, err
 	}
+	if o.Adaptive != nil {
+		a, err := o.Adaptive.withDefaults()
+		if err != nil {
+			return o, err
+		}
+		o.Adaptive = &a
+	}
 
 	t := &o.Timeouts
 	orDur(&t.Dial, 2*time.Second)

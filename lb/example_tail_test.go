@@ -30,3 +30,27 @@ func ExampleHedge() {
 	fmt.Println(w.Body.String(), pool.Stats().HedgesWon)
 	// Output: b 1
 }
+
+// A balancer that limits what is in flight by what it measures: more than that is refused at once, the less important
+// first, so that what is let in is still answered in time.
+func ExampleAdaptive() {
+	a, stop := backend("a")
+	defer stop()
+	pool, err := lb.New([]lb.Endpoint{a}, lb.Options{Adaptive: &lb.Adaptive{
+		Priority: func(r *http.Request) int {
+			if strings.HasPrefix(r.URL.Path, "/feed") {
+				return -1 // a page without it is still a page
+			}
+			return 0
+		},
+	}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	w := httptest.NewRecorder()
+	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	fmt.Println(w.Code, pool.Stats().Limit, pool.Stats().Shed) // beyond the limit: 503 with Retry-After
+	// Output: 200 100 0
+}

@@ -59,7 +59,11 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
 		b.budget.refund()
 		return Lease{}, false
 	}
-	l := b.lease(be, len(all))
+	limited := b.limiter != nil && !k.exempt
+	if limited {
+		b.limiter.force()
+	}
+	l := b.lease(be, len(all), limited)
 	l.hedge = true
 	b.hedges.Add(1)
 	if h := b.o.Hooks; h != nil && h.Hedge != nil {

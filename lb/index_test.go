@@ -39,7 +39,7 @@ func drive(t *rapid.T, b *Balancer, check func(picked *Backend, k Key)) {
 			k := Key{Hash: rapid.Uint64Range(0, 20).Draw(t, "key"), Keyed: true}
 			check(b.snap.Load().picker.Pick(k), k)
 			if be := b.snap.Load().take(k, nil); be != nil {
-				held = append(held, b.lease(be, 0))
+				held = append(held, b.lease(be, 0, false))
 			}
 		}
 	}

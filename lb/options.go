@@ -36,6 +36,8 @@ type Options struct {
 	MaxQueue     int           // requests that wait when every backend is at its limit; 0: 1024; negative: none wait
 	QueueTimeout time.Duration // longest wait there, then ErrOverloaded; 0: 1 s
 
+	Adaptive *Adaptive // limits what is in flight by latency and sheds the rest; nil: off
+
 	Retry    Retry    // on by default, only when safe
 	Hedge    Hedge    // a second request for one that is slow; off by default
 	Timeouts Timeouts // per phase

@@ -10,7 +10,7 @@ import (
 )
 
 // Pick chooses a backend and counts a request in flight on it until [Lease.Done]. It waits when every backend is at its
-// connection limit. Errors: ErrNoBackend, ErrOverloaded, ErrClosed, or ctx's.
+// connection limit. Errors: ErrNoBackend, ErrOverloaded (ErrShed among them), ErrClosed, or ctx's.
 func (b *Balancer) Pick(ctx context.Context, k Key) (Lease, error) {
 	return b.pick(ctx, k, nil)
 }
@@ -28,35 +28,51 @@ func (t tried) has(b *Backend) bool {
 }
 
 func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
-	if len(avoid) == 0 {
+	limited := b.limiter != nil && !k.exempt
+	switch {
+	case len(avoid) == 0:
 		b.requests.Add(1)
+		if limited {
+			if err := b.limiter.admit(ctx, k.Priority); err != nil {
+				b.refused.Add(1)
+				return Lease{}, err
+			}
+		}
 		b.budget.earn()
+	case limited:
+		b.limiter.force()
 	}
 	s := b.snap.Load()
 	if be := s.take(k, avoid); be != nil {
-		return b.lease(be, len(avoid)), nil
+		return b.lease(be, len(avoid), limited), nil
 	}
-	if s.closed {
-		return Lease{}, ErrClosed
+	var err error
+	switch {
+	case s.closed:
+		err = ErrClosed
+	case s.picker == nil || len(avoid) >= len(s.usable):
+		err = ErrNoBackend
+	default:
+		var be *Backend
+		if be, err = b.await(ctx, k, avoid); err == nil {
+			return b.lease(be, len(avoid), limited), nil
+		}
 	}
-	if s.picker == nil || len(avoid) >= len(s.usable) {
+	if limited {
+		b.limiter.leave()
+	}
+	if err != ErrClosed {
 		b.refused.Add(1)
-		return Lease{}, ErrNoBackend
 	}
-	be, err := b.await(ctx, k, avoid)
-	if err != nil {
-		b.refused.Add(1)
-		return Lease{}, err
-	}
-	return b.lease(be, len(avoid)), nil
+	return Lease{}, err
 }
 
-func (b *Balancer) lease(be *Backend, attempt int) Lease {
+func (b *Balancer) lease(be *Backend, attempt int, limited bool) Lease {
 	be.requests.Add(1)
 	if h := b.o.Hooks; h != nil && h.Picked != nil {
 		h.Picked(be, attempt)
 	}
-	return Lease{owner: b, b: be, start: time.Since(began)}
+	return Lease{owner: b, b: be, start: time.Since(began), limited: limited}
 }
 
 // take picks a backend that is below its limit and not to be avoided, and counts the request on it.
@@ -133,7 +149,9 @@ type Lease struct {
 	owner *Balancer
 	b     *Backend
 	start time.Duration // since the process began
-	hedge bool          // the second of two attempts at once
+
+	hedge   bool // the second of two attempts at once
+	limited bool // counts at the limiter
 }
 
 // Backend that was picked.
@@ -167,6 +185,9 @@ func (l Lease) settle(r *Result) {
 	if r.Latency == 0 {
 		r.Latency = time.Since(began) - l.start
 	}
+	if l.limited {
+		l.owner.limiter.observe(r)
+	}
 	if r.Ignored {
 		return
 	}
@@ -193,6 +214,9 @@ func (l Lease) settle(r *Result) {
 func (l Lease) release(r Result) {
 	l.b.ended()
 	l.owner.queue.wake()
+	if l.limited {
+		l.owner.limiter.leave()
+	}
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
 		h.Done(l.b, r)
 	}

@@ -163,7 +163,7 @@ func (x *exchange) prepare() error {
 }
 
 func (x *exchange) key() Key {
-	var k Key
+	k := x.b.rank(x.r)
 	k.Hash, k.Keyed = x.b.o.Key(x.r, ClientAddr(x.r, x.b.o.TrustedProxies))
 	if x.b.sticky != nil {
 		x.bound = x.b.sticky.read(x.r)

@@ -43,7 +43,7 @@ func (t *tripper) CloseIdleConnections() {
 func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
 	ctx := r.Context()
-	var k Key
+	k := b.rank(r)
 	k.Hash, k.Keyed = b.o.Key(r, netip.Addr{})
 	var avoid tried
 	var failure error

@@ -10,12 +10,17 @@ type Stats struct {
 	Hedges    uint64 `metric:"hedges_total,counter,second attempts beside one that was slow"`
 	HedgesWon uint64 `metric:"hedges_won_total,counter,second attempts that answered first"`
 	Refused   uint64 `metric:"refused_total,counter,requests refused because no backend was available or all were full"`
+	Shed      uint64 `metric:"shed_total,counter,of these because of the adaptive limit"`
 	Queued    int    `metric:"queued,gauge,requests waiting for a backend"`
 	InFlight  int    `metric:"in_flight,gauge,requests on backends"`
 	Available int    `metric:"backends_available,gauge,backends that may be picked"`
 	Panic     bool   `metric:"panic,gauge,1 while health is ignored because too few backends are healthy"`
 	Ejections uint64 `metric:"ejections_total,counter,passive ejections"`
 	Backends  []BackendStats
+
+	Limit       int           `metric:"limit,gauge,requests that the adaptive limit allows at once; 0 without one"`
+	Limited     int           `metric:"limited,gauge,requests that count towards it"`
+	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load as the adaptive limit sees it"`
 }
 
 // BackendStats are the series of one backend.
@@ -41,6 +46,10 @@ func (b *Balancer) Stats() Stats {
 		Hedges: b.hedges.Load(), HedgesWon: b.hedgesWon.Load(),
 		Queued: int(b.queue.size.Load()), Available: len(s.usable), Panic: s.panic, Ejections: b.ejected.Load(),
 		Backends: make([]BackendStats, 0, len(s.all)),
+	}
+	if l := b.limiter; l != nil {
+		out.Shed, out.Limit, out.Limited, out.BaseLatency = l.shed.Load(), int(l.limit.Load()), int(l.inFlight.Load()), time.Duration(l.baseNow.Load())
+		out.Queued += int(l.queue.size.Load())
 	}
 	for _, be := range s.all {
 		idle, dials := be.pool.stats()
