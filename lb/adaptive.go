@@ -102,9 +102,9 @@ type limiter struct {
 	baseNow  atomic.Int64 // base, for Stats
 	window   histogram
 
-	mu      sync.Mutex // guards what follows; tried, never waited for
-	base    float64    // seconds; 0: not known yet
-	opening bool       // the limit has never been too high
+	mu      sync.Mutex    // guards what follows; tried, never waited for
+	base    float64       // seconds; 0: not known yet
+	opening bool          // the limit has never been too high
 	known   bool          // base was measured without load, once
 	full    time.Duration // when the limit began to be reached all the time; 0: it is not
 	top     float64       // limit when it began to fall steeply; 0: it does not

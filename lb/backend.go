@@ -51,6 +51,7 @@ type Backend struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	outlier  window
+	suspect  atomic.Bool // its last result is a failure, of the last suspicion: policies that go by load take others first
 	_        [64]byte
 
 	// Guarded by Balancer.mu.
@@ -103,6 +104,22 @@ func (b *Backend) acquire() bool {
 	}
 }
 
+// suspicion ends without a success too, so that a backend that gets no requests is tried again.
+const suspicion = time.Second
+
+// suspected: a host that fails fast is idle most of the time, and must not gain traffic by that.
+func (b *Backend) suspected() {
+	if b.suspect.CompareAndSwap(false, true) {
+		time.AfterFunc(suspicion, b.cleared)
+	}
+}
+
+func (b *Backend) cleared() {
+	if b.suspect.CompareAndSwap(true, false) {
+		b.following.tell()
+	}
+}
+
 // ended counts one request less.
 func (b *Backend) ended() {
 	b.inFlight.Add(-1)
@@ -113,7 +130,7 @@ func (b *Backend) ended() {
 // compare-and-swap: the upper half is a float32 of seconds, the lower half the time of the last update in milliseconds.
 type ewma struct{ word atomic.Uint64 }
 
-const defaultDecay = 10.0 // seconds
+const defaultDecay = 3.0 // seconds
 
 var began = time.Now()
 

@@ -35,6 +35,7 @@ type Balancer struct {
 	sticky   *binding
 	fallback *transports
 
+	prober   *prober    // nil unless the policy is Prequal
 	limiter  *limiter   // nil: no adaptive limit
 	measured *latencies // nil unless requests are hedged by a quantile
 
@@ -74,6 +75,10 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	}
 	if o.Hedge.Quantile > 0 {
 		b.measured = new(latencies)
+	}
+	if p, ok := o.Policy.(prequal); ok {
+		b.prober = newProber(b, p)
+		b.probes.Go(b.prober.run)
 	}
 	if o.Adaptive != nil {
 		b.limiter = newLimiter(*o.Adaptive)
@@ -268,6 +273,9 @@ func (b *Balancer) Close() error {
 	b.queue.wakeAll()
 	b.probes.Wait()
 	b.fallback.close()
+	if b.prober != nil {
+		b.prober.close()
+	}
 	return nil
 }
 

@@ -80,3 +80,24 @@ func BenchmarkPick(b *testing.B) {
 		})
 	}
 }
+
+// A pick from 16 answers at hand; the probes that it asks for are not in it.
+func BenchmarkPrequal(b *testing.B) {
+	bal := newBalancer(b, endpoints(100), Options{Policy: policies()["prequal"]})
+	r := bal.prober
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if len(r.pool) < 16 {
+			b.StopTimer()
+			for len(r.pool) < 16 {
+				i++
+				r.take(r.bs[i%100], Load{i % 7, time.Duration(i%13) * time.Millisecond}, time.Since(began))
+			}
+			b.StartTimer()
+		}
+		r.mu.Lock()
+		r.choose(time.Since(began))
+		r.mu.Unlock()
+	}
+}

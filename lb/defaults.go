@@ -20,6 +20,11 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Policy == nil {
 		o.Policy = PowerOfTwo()
 	}
+	if p, ok := o.Policy.(prequal); ok {
+		if err := p.o.check(); err != nil {
+			return o, err
+		}
+	}
 	if o.Key == nil {
 		o.Key = KeyClient()
 	}

@@ -54,3 +54,25 @@ func ExampleAdaptive() {
 	fmt.Println(w.Code, pool.Stats().Limit, pool.Stats().Shed) // beyond the limit: 503 with Retry-After
 	// Output: 200 100 0
 }
+
+// Each backend wraps its service with a LoadMeter and serves the meter; the balancer asks beside its requests.
+func ExamplePrequal() {
+	var meter lb.LoadMeter
+	mux := http.NewServeMux()
+	mux.Handle("/load", &meter) // for the balancers only
+	mux.Handle("/", meter.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	pool, err := lb.New([]lb.Endpoint{{Addr: strings.TrimPrefix(server.URL, "http://")}}, lb.Options{
+		Policy: lb.Prequal(lb.PrequalOptions{Path: "/load"}),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer pool.Close()
+	w := httptest.NewRecorder()
+	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	fmt.Println(w.Body.String())
+	// Output: hello
+}

@@ -160,7 +160,7 @@ func TestIndexesAfterConcurrentLoad(t *testing.T) {
 				switch p := b.snap.Load().picker.(type) {
 				case *leastLoaded:
 					for i, be := range b.Backends() {
-						_, key := p.load(int(p.places[i]))
+						key := p.load(int(p.places[i]))
 						require.Equal(t, key, p.leaf[p.places[i]].Load(), be.ID())
 					}
 					for g := range p.group {

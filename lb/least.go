@@ -7,7 +7,8 @@ import (
 )
 
 // LeastConnections takes a backend with the fewest requests in flight, ties at random. Exact: an index that follows every
-// request names the least loaded, so a pick looks at one word for each 16 backends.
+// request names the least loaded, so a pick looks at one word for each 16 backends. Backends whose last answer was a
+// failure, less than a second ago, come last.
 func LeastConnections() Policy { return leastConnections{} }
 
 // WeightedLeastConnections takes a backend with the fewest requests in flight per weight, the request to come included;
@@ -73,25 +74,32 @@ const (
 	nobody    uint64 = math.MaxUint32 // above every load
 )
 
+// failing is more load than there is: a backend whose last answer was a failure comes after all others.
+const failing = 1 << 60
+
 // load sorts as the load does. Nothing is less than idle; a backend at its limit comes last.
-func (l *leastLoaded) load(at int) (n int64, key uint32) {
+func (l *leastLoaded) load(at int) uint32 {
 	b := l.bs[at]
-	n = b.inFlight.Load()
+	n := b.inFlight.Load()
 	if limit := b.maxConns.Load(); limit > 0 && n >= limit {
-		return n, math.Float32bits(float32(math.Inf(1)))
+		return math.Float32bits(float32(math.Inf(1)))
 	}
-	if n <= 0 {
-		return n, 0
+	var load float32
+	if n > 0 {
+		load = float32(n+1) * l.inverse[at]
 	}
-	return n, math.Float32bits(float32(n+1) * l.inverse[at])
+	if b.suspect.Load() {
+		load += failing
+	}
+	return math.Float32bits(load)
 }
 
 func (l *leastLoaded) loadChanged(i int) {
 	at := int(l.places[i])
 	for {
-		n, key := l.load(at)
+		key := l.load(at)
 		l.leaf[at].Store(key)
-		if l.bs[at].inFlight.Load() == n {
+		if l.load(at) == key {
 			break // else the next change may have stored its leaf before this one
 		}
 	}
@@ -137,8 +145,7 @@ func (l *leastLoaded) Pick(Key) *Backend {
 	if l.lottery != nil {
 		i = l.lottery.column(l.src.next())
 	} else {
-		hi, _ := bits.Mul64(l.src.next(), uint64(l.n))
-		i = int(hi)
+		i = l.src.below(l.n)
 	}
 	at := int(l.places[i])
 	from := at % groupSize

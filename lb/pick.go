@@ -204,9 +204,13 @@ func (l Lease) settle(r *Result) {
 	if r.Failed() {
 		l.b.failures.Add(1)
 		seconds = max(seconds, failurePenalty)
+		l.b.suspected()
 		l.owner.failed(l.b)
 	} else {
 		l.b.outlier.success()
+		if l.b.suspect.Load() {
+			l.b.cleared()
+		}
 	}
 	l.b.latency.observe(seconds, stamp(), l.b.decay)
 }

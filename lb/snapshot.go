@@ -53,8 +53,11 @@ func (b *Balancer) rebuild(now time.Time) {
 		replaced[i] = be.following.count()
 	}
 	if len(s.usable) > 0 {
-		policy := b.o.Policy
-		s.picker = policy.Picker(slices.Clone(s.usable))
+		if b.prober != nil {
+			s.picker = b.prober.adopt(slices.Clone(s.usable))
+		} else {
+			s.picker = b.o.Policy.Picker(slices.Clone(s.usable))
+		}
 	}
 	b.snap.Store(s)
 	for i, be := range s.all {

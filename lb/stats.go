@@ -18,6 +18,9 @@ type Stats struct {
 	Ejections uint64 `metric:"ejections_total,counter,passive ejections"`
 	Backends  []BackendStats
 
+	LoadProbes        uint64 `metric:"load_probes_total,counter,answers of backends that were asked for their load"`
+	LoadProbeFailures uint64 `metric:"load_probe_failures_total,counter,backends that were asked for their load in vain"`
+
 	Limit       int           `metric:"limit,gauge,requests that the adaptive limit allows at once; 0 without one"`
 	Limited     int           `metric:"limited,gauge,requests that count towards it"`
 	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load as the adaptive limit sees it"`
@@ -46,6 +49,9 @@ func (b *Balancer) Stats() Stats {
 		Hedges: b.hedges.Load(), HedgesWon: b.hedgesWon.Load(),
 		Queued: int(b.queue.size.Load()), Available: len(s.usable), Panic: s.panic, Ejections: b.ejected.Load(),
 		Backends: make([]BackendStats, 0, len(s.all)),
+	}
+	if p := b.prober; p != nil {
+		out.LoadProbes, out.LoadProbeFailures = p.answered.Load(), p.failed.Load()
 	}
 	if l := b.limiter; l != nil {
 		out.Shed, out.Limit, out.Limited, out.BaseLatency = l.shed.Load(), int(l.limit.Load()), int(l.inFlight.Load()), time.Duration(l.baseNow.Load())
