@@ -127,8 +127,9 @@ func (r *prober) adopt(bs []*Backend) Picker {
 	r.bs, r.member, r.mean = bs, make(map[*Backend]bool, len(bs)), 0
 	for _, b := range bs {
 		r.member[b] = true
-		r.mean += b.Weight() / float64(len(bs))
+		r.mean += b.Weight()
 	}
+	r.mean /= float64(len(bs))
 	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return !r.member[a.b] })
 	// How often an answer is used, by the paper's formula: so that the pool stays full while one answer is taken out for
 	// each request.
