@@ -91,6 +91,10 @@ func TestPrequalReuse(t *testing.T) {
 	require.Equal(t, 2, r.uses)
 	bs := b.Backends()
 	now := time.Since(began)
+	for range 20 { // what is usual
+		r.take(bs[2], Load{5, time.Second}, now)
+	}
+	r.drop(bs[2])
 	r.take(bs[0], Load{0, time.Millisecond}, now)
 	r.take(bs[1], Load{0, 3 * time.Millisecond}, now)
 	r.mu.Lock()
