@@ -465,9 +465,12 @@ func TestOptionErrors(t *testing.T) {
 		_, err := New(w.dialect(), c.nodes, c.o)
 		require.ErrorContains(t, err, c.want)
 	}
-	_, err := New(MySQL(), w.config(), Options{Promotion: &Promotion{Lease: MemoryLease()}})
+	_, err := New(observer{w.dialect()}, w.config(), Options{Promotion: &Promotion{Lease: MemoryLease()}})
 	require.ErrorContains(t, err, "cannot promote")
 	_, err = New(nil, w.config(), Options{})
 	require.Error(t, err)
 	require.False(t, errors.Is(err, ErrClosed))
 }
+
+// observer is a dialect without Promoter.
+type observer struct{ Dialect }

@@ -63,8 +63,8 @@
 //
 // # Servers
 //
-// Tested with PostgreSQL 15 through pgx and lib/pq, and with MariaDB 10.11; sqlx, gorm, bun and code in the manner of sqlc run on it unchanged. The dialect of
-// MySQL itself is written from its manual.
+// Tested with PostgreSQL 15 through pgx and lib/pq, MariaDB 10.11 and MySQL 5.6; sqlx, gorm, bun and code in the manner of sqlc run on it unchanged. Later
+// versions of MySQL are asked with wait_for_executed_gtid_set and, from 8.0.23 on, told in the new words of replication, both written from the manual.
 //
 // # What a library cannot do
 //

@@ -3,25 +3,20 @@ package replica
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// MySQL is the dialect of MySQL 5.7 and later with GTID mode on, with the driver go-sql-driver/mysql. It observes and cannot promote.
-// It was written from the manual and is not tested against a server; MariaDB is.
-func MySQL() Dialect { return &mysql{grammar: mysqlGrammar()} }
-
-// MariaDB is the dialect of MariaDB 10.5 and later with the driver go-sql-driver/mysql. It implements Promoter, through
-// Node.Admin connections with READ_ONLY ADMIN and REPLICATION SLAVE ADMIN. The application's user must not have READ_ONLY ADMIN
-// or SUPER: such users write on replicas unhindered.
+// MySQL is the dialect of MySQL 5.6 and later with GTID mode on, with the driver go-sql-driver/mysql. It implements Promoter, through
+// Node.Admin connections with SUPER, or from 8.0 on SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN and REPLICATION CLIENT. The
+// application's user must not have SUPER: such users write on replicas unhindered (5.7 and later: unless super_read_only is set).
 //
-// A node with read_only=1 is a replica, one without is a primary. MariaDB has no timelines: when a former primary comes back
-// writable, this process knows it is the former one only if it promoted the other itself; else writes are refused (ErrSplitBrain). Start
-// servers with read_only=1 in their configuration.
-func MariaDB() Dialect { return &mariadb{mysql{grammar: mysqlGrammar()}} }
+// It is tested against MySQL 5.6; the words that replaced "master" and "slave" in 8.0.23 are taken from the manual.
+//
+// Roles and returning primaries are as with MariaDB: read_only tells a replica, and servers should start with read_only=1.
+func MySQL() Dialect { return &mysql{grammar: mysqlGrammar()} }
 
 type mysql struct{ grammar grammar }
 
@@ -51,15 +46,30 @@ func (d *mysql) Name() string                  { return "mysql" }
 func (d *mysql) Classify(query string) Verdict { return d.grammar.classify(query) }
 
 func (d *mysql) Probe(ctx context.Context, c driver.Conn) (NodeState, error) {
-	r, err := ask1(ctx, c, 3, `select @@global.read_only, @@global.gtid_executed, (select group_concat(distinct received_transaction_set) from performance_schema.replication_connection_status)`)
+	r, err := ask1(ctx, c, 3, `select @@global.read_only, @@global.gtid_executed, @@global.version`)
 	if err != nil {
 		return NodeState{}, err
 	}
 	gtid := strings.ReplaceAll(r[1], "\n", "")
 	st := NodeState{Role: RolePrimary, Replayed: Position{System: "mysql", Offset: mysqlOffset(gtid), GTID: gtid}}
 	st.Received = st.Replayed
-	if r[0] == "1" {
-		st.Role = RoleReplica
+	if r[0] != "1" {
+		return st, nil
+	}
+	st.Role = RoleReplica
+	s, err := wordsOf(r[2]).status(ctx, c)
+	if err != nil || s == nil { // without the privilege there is no age
+		return st, nil
+	}
+	st.ReplayAge = s.behind
+	if !mysqlCovers(gtid, s.received) {
+		missing, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subtract('%s', '%s')`, safeGTID(s.received), safeGTID(gtid)))
+		if err != nil {
+			return st, err
+		}
+		missing[0] = strings.ReplaceAll(missing[0], "\n", "")
+		st.Received.Offset += mysqlOffset(missing[0])
+		st.Received.GTID = strings.Trim(gtid+","+missing[0], ",")
 	}
 	return st, nil
 }
@@ -75,6 +85,12 @@ func (d *mysql) Capture(ctx context.Context, c driver.Conn) (Position, error) {
 
 func (d *mysql) Reached(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error) {
 	r, err := ask1(ctx, c, 1, fmt.Sprintf(`select wait_for_executed_gtid_set('%s', %s)`, safeGTID(want.GTID), seconds(budget)))
+	if mysqlNumber(err) == 1305 { // there is no such function before 5.7
+		return poll(ctx, budget, func() (bool, error) {
+			r, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subset('%s', @@global.gtid_executed)`, safeGTID(want.GTID)))
+			return err == nil && r[0] == "1", err
+		})
+	}
 	return err == nil && r[0] == "0", err
 }
 
@@ -109,97 +125,62 @@ func safeGTID(s string) string {
 	}, s)
 }
 
-func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) }
-
-type mariadb struct{ mysql }
-
-func (d *mariadb) Name() string { return "mariadb" }
-
-func (d *mariadb) Probe(ctx context.Context, c driver.Conn) (NodeState, error) {
-	r, err := ask1(ctx, c, 3, `select @@global.read_only, @@global.gtid_current_pos, @@global.gtid_domain_id`)
+// Cut stops receiving and waits until what was received is applied, so that the positions are final.
+func (d *mysql) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
+	w, err := d.words(ctx, c)
 	if err != nil {
 		return NodeState{}, err
 	}
-	st := NodeState{Role: RolePrimary, Replayed: Position{System: "mariadb-" + r[2], Offset: mariaOffset(r[1]), GTID: r[1]}}
-	if r[0] == "1" {
-		st.Role = RoleReplica
-		if s, err := columnsOf(ctx, c, `show slave status`); err == nil && s != nil { // without the privilege there is no age
-			if sec, err := strconv.ParseInt(s["seconds_behind_master"], 10, 64); err == nil {
-				st.ReplayAge = time.Duration(sec) * time.Second
-			}
-			if io := s["gtid_io_pos"]; mariaOffset(io) > st.Replayed.Offset {
-				st.Received = Position{System: st.Replayed.System, Offset: mariaOffset(io), GTID: io}
-			}
-		}
-	}
-	if st.Received.IsZero() {
-		st.Received = st.Replayed
-	}
-	return st, nil
-}
-
-func (d *mariadb) Capture(ctx context.Context, c driver.Conn) (Position, error) {
-	r, err := ask1(ctx, c, 2, `select @@session.last_gtid, @@global.gtid_binlog_pos`)
-	if err != nil {
-		return Position{}, err
-	}
-	gtid := r[0]
-	if gtid == "" {
-		gtid = r[1]
-	}
-	return Position{Offset: mariaOffset(gtid), GTID: gtid}, nil
-}
-
-func (d *mariadb) Reached(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error) {
-	r, err := ask1(ctx, c, 1, fmt.Sprintf(`select master_gtid_wait('%s', %s)`, safeGTID(want.GTID), seconds(budget)))
-	return err == nil && r[0] == "0", err
-}
-
-func (d *mariadb) Covers(have, want Position) bool {
-	return (have.System == want.System || want.System == "") && mariaCovers(have.GTID, want.GTID)
-}
-
-// Cut stops receiving and waits until what was received is applied, so that the positions are final.
-func (d *mariadb) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
-	if err := tell(ctx, c, `stop slave io_thread`); err != nil {
+	if err := tell(ctx, c, w.stop+` io_thread`); err != nil {
 		return NodeState{}, err
 	}
 	ok, err := poll(ctx, 10*time.Second, func() (bool, error) {
-		s, err := columnsOf(ctx, c, `show slave status`)
-		return s == nil || s["read_master_log_pos"] == s["exec_master_log_pos"], err
+		s, err := w.status(ctx, c)
+		if err != nil || s == nil {
+			return true, err
+		}
+		r, err := ask1(ctx, c, 1, `select @@global.gtid_executed`)
+		// Before 5.7 the received set names a transaction whose end never came; there one thread applies all, and it says when it is done.
+		return err == nil && (mysqlCovers(strings.ReplaceAll(r[0], "\n", ""), s.received) || w.before57 && s.idle), err
 	})
 	if err != nil {
 		return NodeState{}, err
 	}
 	if !ok {
-		return NodeState{}, errors.New("replica: the relay log was not applied in time")
+		return NodeState{}, errUnapplied
 	}
 	return d.Probe(ctx, c)
 }
 
-func (d *mariadb) Promote(ctx context.Context, c driver.Conn) (NodeState, error) {
-	if err := tell(ctx, c, `stop slave`, `reset slave all`, `set global read_only = 0`); err != nil {
+func (d *mysql) Promote(ctx context.Context, c driver.Conn) (NodeState, error) {
+	w, err := d.words(ctx, c)
+	if err != nil {
+		return NodeState{}, err
+	}
+	if err := tell(ctx, c, w.stop, w.reset, `set global read_only = 0`); err != nil {
 		return NodeState{}, err
 	}
 	return d.Probe(ctx, c)
 }
 
-func (d *mariadb) Follow(ctx context.Context, c driver.Conn, primary Node) error {
-	f := strings.SplitN(primary.ConnInfo, ":", 4)
-	if len(f) < 3 {
-		return fmt.Errorf("replica: Node.ConnInfo of %s is not host:port:user:password", primary.Name)
-	}
-	port, err := strconv.Atoi(f[1])
+func (d *mysql) Follow(ctx context.Context, c driver.Conn, primary Node) error {
+	a, err := accountOf(primary)
 	if err != nil {
-		return fmt.Errorf("replica: Node.ConnInfo of %s: %w", primary.Name, err)
+		return err
 	}
-	q := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	pass := ""
-	if len(f) == 4 {
-		pass = f[3]
+	w, err := d.words(ctx, c)
+	if err != nil {
+		return err
 	}
-	return tell(ctx, c, `stop slave`, `set global read_only = 1`,
-		fmt.Sprintf(`change master to master_host='%s', master_port=%d, master_user='%s', master_password='%s', master_use_gtid=slave_pos, master_connect_retry=1`,
-			q.Replace(f[0]), port, q.Replace(f[2]), q.Replace(pass)),
-		`start slave`)
+	return tell(ctx, c, w.stop, `set global read_only = 1`, a.into(w.change), w.start)
 }
+
+func (d *mysql) words(ctx context.Context, c driver.Conn) (mysqlWords, error) {
+	r, err := ask1(ctx, c, 1, `select @@global.version`)
+	if err != nil {
+		return mysqlWords{}, err
+	}
+	return wordsOf(r[0]), nil
+}
+
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) }

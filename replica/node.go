@@ -12,7 +12,7 @@ type Node struct {
 	// Connector opens physical connections to this server and no other. Required.
 	Connector driver.Connector
 	// Admin opens connections that may change the server's role. Needed for promotion when the application's user may not
-	// (PostgreSQL: a superuser; MariaDB: READ_ONLY ADMIN and REPLICATION SLAVE ADMIN). nil: Connector.
+	// (PostgreSQL: a superuser; MariaDB: READ_ONLY ADMIN and REPLICATION SLAVE ADMIN; MySQL: SUPER). nil: Connector.
 	Admin driver.Connector
 	// Weight is the node's share of reads relative to the other replicas. 0 means 1; negative means no reads.
 	Weight int
@@ -22,7 +22,7 @@ type Node struct {
 	// is the primary. Dialects that can ask ignore it.
 	Role Role
 	// ConnInfo is how another server reaches this one to replicate from it: for PostgreSQL a primary_conninfo string
-	// ("host=10.0.0.1 port=5432 user=replicator"), for MariaDB "host:port:user:password". Needed only for repointing after promotion.
+	// ("host=10.0.0.1 port=5432 user=replicator"), for MariaDB and MySQL "host:port:user:password". Needed only for repointing after promotion.
 	ConnInfo string
 }
 

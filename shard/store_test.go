@@ -40,7 +40,7 @@ func TestMapStores(t *testing.T) {
 		})
 	})
 	t.Run("mariadb", func(t *testing.T) {
-		s := testserver.MariaDB(t, testserver.MariaDBOptions{})
+		s := testserver.MariaDB(t, testserver.MySQLOptions{})
 		shardtest.MapStore(t, func(t *testing.T) shard.MapStore {
 			db, err := sql.Open("mysql", s.Primary().AdminDSN())
 			require.NoError(t, err)

@@ -70,7 +70,7 @@ func postgresPlace(t testing.TB) *place {
 }
 
 func mariadbPlace(t testing.TB) *place {
-	s := testserver.MariaDB(t, testserver.MariaDBOptions{})
+	s := testserver.MariaDB(t, testserver.MySQLOptions{})
 	return &place{d: MariaDB(),
 		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at datetime(6), note text, key (slot, id))`,
 			`create table u (a varchar(50), b int, slot int not null, x blob, primary key (a, b), key (slot, a, b))`},

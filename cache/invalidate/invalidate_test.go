@@ -96,7 +96,7 @@ func TestRegions(t *testing.T) {
 			return db, invalidate.PostgreSQL
 		},
 		"mariadb": func(t *testing.T) (*sql.DB, invalidate.Dialect) {
-			db, err := sql.Open("mysql", testserver.MariaDB(t, testserver.MariaDBOptions{}).Primary().DSN())
+			db, err := sql.Open("mysql", testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DSN())
 			require.NoError(t, err)
 			t.Cleanup(func() { db.Close() })
 			return db, invalidate.MySQL

@@ -1,4 +1,4 @@
-// Package testserver starts private real servers for tests: PostgreSQL with streaming standbys, MariaDB with a GTID replica, and Redis, from
+// Package testserver starts private real servers for tests: PostgreSQL with streaming standbys, MariaDB and MySQL with GTID replicas, and Redis, from
 // the binaries on the machine, and NATS with JetStream embedded. Each has its own temporary directory and loopback port, so a
 // test may kill, freeze, restart and promote it.
 //

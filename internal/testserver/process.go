@@ -25,6 +25,7 @@ type Process struct {
 	port int
 	cred *syscall.Credential
 	argv []string
+	env  []string // besides PATH, HOME, locale and time zone
 	// ready reports whether the server answers.
 	ready func(ctx context.Context) error
 
@@ -78,7 +79,7 @@ func (p *Process) Start(ctx context.Context) error {
 	defer log.Close()
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + p.dir}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + p.dir}, p.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: p.cred}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("testserver: start %s: %w", p.name, err)

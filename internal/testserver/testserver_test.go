@@ -65,9 +65,12 @@ func TestPostgresFailover(t *testing.T) {
 	eventually(t, "the old primary is back as a standby", func() bool { return count(p) == 2 })
 }
 
-func TestMariaDBReplica(t *testing.T) {
+func TestMariaDBReplica(t *testing.T) { testMySQLReplica(t, MariaDB) }
+func TestMySQLReplica(t *testing.T)   { testMySQLReplica(t, MySQL) }
+
+func testMySQLReplica(t *testing.T, start func(testing.TB, MySQLOptions) *MySQLCluster) {
 	began := time.Now()
-	c := MariaDB(t, MariaDBOptions{Replicas: 1})
+	c := start(t, MySQLOptions{Replicas: 1})
 	t.Logf("primary and replica in %v", time.Since(began).Round(time.Millisecond))
 	ctx := t.Context()
 	p, r := c.Nodes[0], c.Nodes[1]

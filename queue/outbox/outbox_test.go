@@ -109,7 +109,7 @@ func TestPostgreSQL(t *testing.T) {
 }
 
 func TestMariaDB(t *testing.T) {
-	check(t, testserver.MariaDB(t, testserver.MariaDBOptions{}).Primary().DB(), outbox.MySQL)
+	check(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), outbox.MySQL)
 }
 
 // A relay that dies after publishing and before deleting repeats the message under its id, and the queue drops the repetition.

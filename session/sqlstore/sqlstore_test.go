@@ -70,7 +70,7 @@ func TestPostgreSQL(t *testing.T) {
 }
 
 func TestMariaDB(t *testing.T) {
-	s := open(t, testserver.MariaDB(t, testserver.MariaDBOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
+	s := open(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
 }
 
