@@ -41,6 +41,9 @@ type Backend struct {
 	weight   atomic.Uint64 // bits of the float: the weight now
 	state    atomic.Uint32
 	maxConns atomic.Int64 // 0: no limit
+	decay    float64      // seconds, of latency
+
+	following following // pickers that keep an index of loads
 
 	_        [64]byte // the counters of a request are on lines of their own, away from what every pick reads
 	inFlight atomic.Int64
@@ -48,6 +51,7 @@ type Backend struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	outlier  window
+	suspect  atomic.Bool // its last result is a failure, of the last suspicion: policies that go by load take others first
 	_        [64]byte
 
 	// Guarded by Balancer.mu.
@@ -74,7 +78,7 @@ func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
 
 // Latency is the peak-sensitive mean that PeakEWMA uses; 0 when unknown.
 func (b *Backend) Latency() time.Duration {
-	return time.Duration(b.latency.at(stamp(), defaultDecay) * float64(time.Second))
+	return time.Duration(b.latency.at(stamp(), b.decay) * float64(time.Second))
 }
 
 // State of the backend now.
@@ -85,6 +89,7 @@ func (b *Backend) acquire() bool {
 	limit := b.maxConns.Load()
 	if limit == 0 {
 		b.inFlight.Add(1)
+		b.following.tell()
 		return true
 	}
 	for {
@@ -93,16 +98,39 @@ func (b *Backend) acquire() bool {
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
+			b.following.tell()
 			return true
 		}
 	}
+}
+
+// suspicion ends without a success too, so that a backend that gets no requests is tried again.
+const suspicion = time.Second
+
+// suspected: a host that fails fast is idle most of the time, and must not gain traffic by that.
+func (b *Backend) suspected() {
+	if b.suspect.CompareAndSwap(false, true) {
+		time.AfterFunc(suspicion, b.cleared)
+	}
+}
+
+func (b *Backend) cleared() {
+	if b.suspect.CompareAndSwap(true, false) {
+		b.following.tell()
+	}
+}
+
+// ended counts one request less.
+func (b *Backend) ended() {
+	b.inFlight.Add(-1)
+	b.following.tell()
 }
 
 // ewma is a latency mean that jumps up with a peak and decays with time, in one word, so that an update is one
 // compare-and-swap: the upper half is a float32 of seconds, the lower half the time of the last update in milliseconds.
 type ewma struct{ word atomic.Uint64 }
 
-const defaultDecay = 10.0 // seconds
+const defaultDecay = 3.0 // seconds
 
 var began = time.Now()
 

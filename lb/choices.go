@@ -2,16 +2,15 @@ package lb
 
 import (
 	"math/bits"
-	"math/rand/v2"
 	"time"
 )
 
 // Random takes any backend, in proportion to the weights.
 func Random() Policy { return randomPolicy{} }
 
-type randomPolicy struct{}
+type randomPolicy struct{ src source }
 
-func (randomPolicy) Picker(bs []*Backend) Picker { return newLottery(bs) }
+func (p randomPolicy) Picker(bs []*Backend) Picker { return newLottery(bs, p.src) }
 
 // lottery draws by weight in constant time (Vose, "A Linear Algorithm for Generating Random Numbers With a Given
 // Distribution", 1991). With equal weights there is nothing to look up.
@@ -19,15 +18,18 @@ type lottery struct {
 	bs    []*Backend
 	limit []uint64 // column i is itself below limit, else alias
 	alias []int32
+	mean  float64 // weight
+	src   source
 }
 
-func newLottery(bs []*Backend) *lottery {
-	l := &lottery{bs: bs}
+func newLottery(bs []*Backend, src source) *lottery {
+	l := &lottery{bs: bs, src: src}
 	sum, equal := 0.0, true
 	for _, b := range bs {
 		sum += b.Weight()
 		equal = equal && b.Weight() == bs[0].Weight()
 	}
+	l.mean = sum / float64(len(bs))
 	if equal {
 		return l
 	}
@@ -59,65 +61,93 @@ func newLottery(bs []*Backend) *lottery {
 }
 
 // draw maps a uniform number to a backend: the product's upper word is the column, its lower word is uniform within it.
-func (l *lottery) draw(u uint64) *Backend {
+func (l *lottery) draw(u uint64) *Backend { return l.bs[l.column(u)] }
+
+func (l *lottery) column(u uint64) int {
 	i, in := bits.Mul64(u, uint64(len(l.bs)))
 	if l.limit != nil && in >= l.limit[i] {
-		i = uint64(l.alias[i])
+		return int(l.alias[i])
+	}
+	return int(i)
+}
+
+func (l *lottery) Pick(Key) *Backend { return l.draw(l.src.next()) }
+
+// two draws two different backends, if there are two.
+func (l *lottery) two() (a, b *Backend) {
+	a = l.draw(l.src.next())
+	for range 3 {
+		if b = l.draw(l.src.next()); b != a {
+			return a, b
+		}
+	}
+	return a, l.other(a) // one of very large weight: any other
+}
+
+func (l *lottery) other(a *Backend) *Backend {
+	i := l.src.below(len(l.bs))
+	if l.bs[i] == a {
+		i = (i + 1) % len(l.bs)
 	}
 	return l.bs[i]
 }
 
-func (l *lottery) Pick(Key) *Backend { return l.draw(rand.Uint64()) }
-
-// two draws two different backends, if there are two.
-func (l *lottery) two() (a, b *Backend) {
-	a = l.draw(rand.Uint64())
-	for range 3 {
-		if b = l.draw(rand.Uint64()); b != a {
-			return a, b
-		}
-	}
-	return a, l.bs[rand.IntN(len(l.bs))] // one of very large weight: any other
-}
-
 // PowerOfTwo draws two backends by weight and takes the one with fewer requests in flight per weight (Mitzenmacher,
-// "The Power of Two Choices in Randomized Load Balancing", 2001). The default: O(1), no herding among many balancers.
+// "The Power of Two Choices in Randomized Load Balancing", 2001). The default: O(1), no herding among many balancers. One whose last answer was a failure, less than a second ago,
+// is taken only when both are such.
 func PowerOfTwo() Policy { return powerOfTwo{} }
 
-type powerOfTwo struct{}
+type powerOfTwo struct{ src source }
 
-func (powerOfTwo) Picker(bs []*Backend) Picker { return twoLoads{newLottery(bs)} }
+func (p powerOfTwo) Picker(bs []*Backend) Picker { return twoLoads{newLottery(bs, p.src)} }
 
 type twoLoads struct{ *lottery }
 
 func (p twoLoads) Pick(Key) *Backend {
 	a, b := p.two()
-	// (x+1)/wx > (y+1)/wy without a division; the request to come counts
-	if p.limit == nil {
-		if a.inFlight.Load() > b.inFlight.Load() {
+	if s := a.suspect.Load(); s != b.suspect.Load() {
+		if s {
 			return b
 		}
 		return a
 	}
-	if float64(a.inFlight.Load()+1)*b.Weight() > float64(b.inFlight.Load()+1)*a.Weight() {
+	x, y := a.inFlight.Load(), b.inFlight.Load()
+	if x == 0 { // nothing is less than idle, and the draw was by weight already
+		return a
+	}
+	if p.limit == nil || y == 0 {
+		if x > y {
+			return b
+		}
+		return a
+	}
+	// (x+1)/wx > (y+1)/wy without a division; the request to come counts
+	if float64(x+1)*b.Weight() > float64(y+1)*a.Weight() {
 		return b
 	}
 	return a
 }
 
 // PeakEWMA draws two backends and takes the one with the lower cost: the peak-sensitive, exponentially decaying mean of its
-// latency times its requests in flight plus one, per weight (as Finagle does). decay is the time constant; 0 means 10 s. A
+// latency times its requests in flight plus one, per weight (as Finagle does). decay is the time constant; 0 means 3 s,
+// which forgets a disturbance that is over sooner than Finagle's 10 s and does no worse elsewhere (go test -run Simulation -v). A
 // failure counts as a slow answer, so that a host that fails fast gains no traffic.
 func PeakEWMA(decay time.Duration) Policy {
 	if decay <= 0 {
 		decay = defaultDecay * time.Second
 	}
-	return peakEWMA{decay.Seconds()}
+	return peakEWMA{decay: decay.Seconds()}
 }
 
-type peakEWMA struct{ decay float64 }
+type peakEWMA struct {
+	decay float64
+	src   source
+}
 
-func (p peakEWMA) Picker(bs []*Backend) Picker { return twoCosts{newLottery(bs), p.decay} }
+func (p peakEWMA) Picker(bs []*Backend) Picker { return twoCosts{newLottery(bs, p.src), p.decay} }
+
+// latencyDecay is the time constant, in seconds, that latencies are to be averaged with.
+func (p peakEWMA) latencyDecay() float64 { return p.decay }
 
 type twoCosts struct {
 	*lottery
@@ -127,64 +157,18 @@ type twoCosts struct {
 func (p twoCosts) Pick(Key) *Backend {
 	a, b := p.two()
 	now := stamp()
-	if a.cost(now, p.decay) > b.cost(now, p.decay) {
+	if p.cost(a, now) > p.cost(b, now) {
 		return b
 	}
 	return a
 }
 
 // cost without a history is that of the requests in flight at 1 ms each: a new backend is tried at once, but not flooded
-// before its first answer.
-func (b *Backend) cost(now uint32, decay float64) float64 {
-	return max(b.latency.at(now, decay), 1e-3) * float64(b.inFlight.Load()+1) / b.Weight()
-}
-
-// LeastConnections takes a backend with the fewest requests in flight, ties at random. Exact, O(n).
-func LeastConnections() Policy { return leastConnections{false} }
-
-// WeightedLeastConnections takes a backend with the fewest requests in flight per weight, ties at random. Exact, O(n).
-func WeightedLeastConnections() Policy { return leastConnections{true} }
-
-type leastConnections struct{ weighted bool }
-
-func (p leastConnections) Picker(bs []*Backend) Picker {
-	if !p.weighted {
-		return leastLoad{bs: bs}
+// before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
+func (p twoCosts) cost(b *Backend, now uint32) float64 {
+	load := 1.0
+	if n := b.inFlight.Load(); n > 0 {
+		load += float64(n) * p.mean / b.Weight()
 	}
-	inverse := make([]float64, len(bs))
-	for i, b := range bs {
-		inverse[i] = 1 / b.Weight()
-	}
-	return leastLoad{bs, inverse}
-}
-
-type leastLoad struct {
-	bs      []*Backend
-	inverse []float64 // 1/weight; nil: all alike
-}
-
-// Pick scans from a random place, so that ties are broken evenly. Nothing is less than idle: the scan ends there.
-func (p leastLoad) Pick(Key) *Backend {
-	start := rand.IntN(len(p.bs))
-	best, low := -1, 0.0
-	for k := range p.bs {
-		i := start + k
-		if i >= len(p.bs) {
-			i -= len(p.bs)
-		}
-		n := p.bs[i].inFlight.Load()
-		if p.inverse == nil {
-			if n == 0 {
-				return p.bs[i]
-			}
-			if best < 0 || float64(n) < low {
-				best, low = i, float64(n)
-			}
-			continue
-		}
-		if c := float64(n+1) * p.inverse[i]; best < 0 || c < low {
-			best, low = i, c
-		}
-	}
-	return p.bs[best]
+	return max(b.latency.at(now, p.decay), 1e-3) * load
 }

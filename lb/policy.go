@@ -18,4 +18,7 @@ type Key struct {
 	Hash   uint64 // of the client's address, a header, a cookie, ...; see HashString
 	Keyed  bool   // false: no key, hash policies choose at random
 	Sticky string // ID of the backend that an earlier pick chose for this client; honoured while it is usable
+
+	Priority int  // see Adaptive.Priority
+	exempt   bool // not for the adaptive limit
 }

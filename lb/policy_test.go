@@ -16,6 +16,7 @@ func policies() map[string]Policy {
 		"round-robin": RoundRobin(), "weighted-round-robin": WeightedRoundRobin(), "least-connections": LeastConnections(),
 		"weighted-least-connections": WeightedLeastConnections(), "random": Random(), "power-of-two": PowerOfTwo(),
 		"peak-ewma": PeakEWMA(0), "source-hash": SourceHash(), "consistent-hash": ConsistentHash(0), "maglev": Maglev(), "rendezvous": Rendezvous(),
+		"prequal": Prequal(PrequalOptions{Rate: 0.01, Probe: func(context.Context, Target) (Load, error) { return Load{}, errNoLoad }}), // nobody answers
 	}
 }
 

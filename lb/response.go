@@ -41,7 +41,7 @@ func (c *conn) head() (head []byte, err error) {
 				return nil, fmt.Errorf("%w: head larger than %d bytes", errBadResponse, maxHead)
 			}
 			buffered, _ := c.br.Peek(c.br.Buffered())
-			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), source{c}), 4*c.br.Size())
+			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), pausing{c}), 4*c.br.Size())
 		}
 		if _, err = c.br.Peek(need); err != nil {
 			return nil, err
