@@ -2,8 +2,11 @@ package lb
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 // tunnel switches protocols: the backend's 101 goes to the client, then bytes go both ways until either side ends. Bytes
@@ -12,7 +15,14 @@ func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error
 	if x.upgrade == "" {
 		return errors.New("lb: 101 without a request for it")
 	}
-	raw := append([]byte(nil), head...)
+	h := http.Header{}
+	f, err := fields(head, false, h)
+	if err != nil {
+		return err
+	}
+	if f.upgrade == "" || !httpfield.Lists([]string{x.upgrade}, f.upgrade) {
+		return fmt.Errorf("%w: switch to %q, %q was asked for", errBadResponse, f.upgrade, x.upgrade)
+	}
 	c.br.Discard(len(head) + 2)
 	client, buf, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
@@ -22,13 +32,12 @@ func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error
 	defer client.Close()
 	c.SetDeadline(time.Time{})
 	client.SetDeadline(time.Time{})
-	h := http.Header{}
 	if x.b.sticky != nil && x.bound != be.id {
 		x.b.sticky.bind(h, be.id)
 	}
-	for _, v := range h["Set-Cookie"] {
-		raw = appendField(raw, "Set-Cookie", v)
-	}
+	delete(h, "Content-Length")
+	raw := appendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade", f.upgrade)
+	raw = appendFields(raw, h)
 	if _, err := client.Write(append(raw, '\r', '\n')); err != nil {
 		out.client = true
 		return err
