@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: about half of what
+// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: less than half of what
 // [Balancer.Handler] costs per request. It reads a request's head in place, refuses what two readers could understand
 // differently, and sends it on by copying bytes. Requests that are out of the ordinary (chunked or large bodies,
 // Upgrade, Expect, HTTP/1.0, TLS; all of them with Options.Hedge) are handed to an [http.Server] with the balancer's Handler, on the same connection

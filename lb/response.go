@@ -24,6 +24,7 @@ type framing struct {
 	close   bool  // the connection can't be used again
 	conn    []string
 	trailer bool // a Trailer field was there
+	upgrade string
 }
 
 const (
@@ -104,7 +105,10 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 				f.close = false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Upgrade", "Te":
+		case "Upgrade":
+			f.upgrade = v
+			continue
+		case "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Te":
 			continue
 		case "Trailer":
 			f.trailer = true
