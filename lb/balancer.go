@@ -146,9 +146,9 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), decay: defaultDecay, stop: func() {}}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}}
 	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
-		be.decay = p.latencyDecay()
+		be.rate = fadeRate(p.latencyDecay())
 	}
 	be.ep.Store(&e)
 	be.maxConns.Store(b.connLimit(e))

@@ -48,7 +48,7 @@ func BenchmarkPick(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				l.b.latency.observe(rand.Float64()/100, stamp(), defaultDecay)
+				l.b.latency.observe(rand.Float64()/100, stamp(), fadeRate(defaultDecay))
 			}
 			return bal
 		}

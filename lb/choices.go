@@ -75,21 +75,25 @@ func (l *lottery) Pick(Key) *Backend { return l.draw(l.src.next()) }
 
 // two draws two different backends, if there are two.
 func (l *lottery) two() (a, b *Backend) {
-	a = l.draw(l.src.next())
-	for range 3 {
-		if b = l.draw(l.src.next()); b != a {
-			return a, b
-		}
-	}
-	return a, l.other(a) // one of very large weight: any other
+	i, j := l.twoColumns()
+	return l.bs[i], l.bs[j]
 }
 
-func (l *lottery) other(a *Backend) *Backend {
-	i := l.src.below(len(l.bs))
-	if l.bs[i] == a {
-		i = (i + 1) % len(l.bs)
+func (l *lottery) twoColumns() (i, j int) {
+	u := l.src.next()
+	i = l.column(u)
+	if j = l.column(u<<32 | u>>32); j != i { // one number has bits enough for both
+		return i, j
 	}
-	return l.bs[i]
+	for range 3 {
+		if j = l.column(l.src.next()); j != i {
+			return i, j
+		}
+	}
+	if j = l.src.below(len(l.bs)); j == i { // one of very large weight: any other
+		j = (j + 1) % len(l.bs)
+	}
+	return i, j
 }
 
 // PowerOfTwo draws two backends by weight and takes the one with fewer requests in flight per weight (Mitzenmacher,
@@ -144,31 +148,35 @@ type peakEWMA struct {
 	src   source
 }
 
-func (p peakEWMA) Picker(bs []*Backend) Picker { return twoCosts{newLottery(bs, p.src), p.decay} }
+func (p peakEWMA) Picker(bs []*Backend) Picker {
+	t := twoCosts{lottery: newLottery(bs, p.src), rate: fadeRate(p.decay), per: make([]float64, len(bs))}
+	for i, b := range bs {
+		t.per[i] = t.mean / b.Weight()
+	}
+	return t
+}
 
 // latencyDecay is the time constant, in seconds, that latencies are to be averaged with.
 func (p peakEWMA) latencyDecay() float64 { return p.decay }
 
 type twoCosts struct {
 	*lottery
-	decay float64
+	rate float64
+	per  []float64 // mean weight over the backend's
 }
 
 func (p twoCosts) Pick(Key) *Backend {
-	a, b := p.two()
+	a, b := p.twoColumns()
 	now := stamp()
 	if p.cost(a, now) > p.cost(b, now) {
-		return b
+		return p.bs[b]
 	}
-	return a
+	return p.bs[a]
 }
 
 // cost without a history is that of the requests in flight at 1 ms each: a new backend is tried at once, but not flooded
 // before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
-func (p twoCosts) cost(b *Backend, now uint32) float64 {
-	load := 1.0
-	if n := b.inFlight.Load(); n > 0 {
-		load += float64(n) * p.mean / b.Weight()
-	}
-	return max(b.latency.at(now, p.decay), 1e-3) * load
+func (p twoCosts) cost(i int, now uint32) float64 {
+	b := p.bs[i]
+	return max(b.latency.at(now, p.rate), 1e-3) * (1 + float64(b.inFlight.Load())*p.per[i])
 }

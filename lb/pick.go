@@ -196,8 +196,8 @@ func (l Lease) settle(r *Result) {
 		m.add(r.Latency) // an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be forgotten
 	}
 	if r.Outrun {
-		if now := stamp(); seconds > l.b.latency.at(now, l.b.decay) {
-			l.b.latency.observe(seconds, now, l.b.decay)
+		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {
+			l.b.latency.observe(seconds, now, l.b.rate)
 		}
 		return
 	}
@@ -212,7 +212,7 @@ func (l Lease) settle(r *Result) {
 			l.b.cleared()
 		}
 	}
-	l.b.latency.observe(seconds, stamp(), l.b.decay)
+	l.b.latency.observe(seconds, stamp(), l.b.rate)
 }
 
 func (l Lease) release(r Result) {
