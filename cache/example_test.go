@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
 	"time"
 
 	"github.com/tierkit/tierkit/cache"
@@ -122,6 +123,34 @@ func ExampleNewBack() {
 	}
 	fmt.Println(counters.Close(ctx), writes)
 	// Output: <nil> 1
+}
+
+// A journal: what was acknowledged is in the store in the end, also when the process is killed.
+func ExampleOpenBack() {
+	ctx := context.Background()
+	dir, _ := os.MkdirTemp("", "journal")
+	defer os.RemoveAll(dir)
+	rows := map[string]int{}
+	store := cache.Funcs[string, int]{
+		GetFunc:    func(context.Context, string) (int, error) { return 0, cache.ErrNotFound },
+		SetFunc:    func(_ context.Context, k string, v int) error { rows[k] = v; return nil },
+		DeleteFunc: func(context.Context, string) error { return nil },
+	}
+	c, _ := cache.New(cache.Options[string, int]{})
+	defer c.Close()
+	journal := cache.Journal[string, int]{Dir: dir}
+	likes, _ := cache.OpenBack(c, store, cache.BackOptions{Delay: time.Hour}, journal)
+	_ = likes.Set(ctx, "photo", 41) // returns when it is on disk
+	_ = likes.Set(ctx, "photo", 42)
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	fmt.Println(likes.Close(gone) != nil, rows) // as if the process had died
+
+	likes, _ = cache.OpenBack(c, store, cache.BackOptions{}, journal)
+	fmt.Println(likes.Close(ctx), rows)
+	// Output:
+	// true map[]
+	// <nil> map[photo:42]
 }
 
 func ExampleTagged() {

@@ -44,7 +44,9 @@ type RingOptions struct {
 //
 // A value may be at the key's server and, put there by a process that cannot reach this server, in the gutter. So Set and Delete
 // go to both, and return nil only after both have confirmed: the promise of [Remote] holds across partitions too. While a
-// key's server is out its changes reach the gutter and return [ErrServerOut]: repeat them, as cache/invalidate does.
+// key's server is out its changes reach the gutter and return [ErrServerOut]: another process may still reach the server, and serve what it has. The ring remembers
+// them, up to 10,000 keys for each server, and deletes these keys before it uses the server again. Repeat them all the same where they must not be lost with the
+// process, as cache/invalidate does.
 //
 // It is safe for concurrent use. The servers stay the caller's: close them after the ring.
 type Ring struct {
@@ -62,7 +64,8 @@ type Ring struct {
 
 	cancel context.CancelFunc
 	done   chan struct{}
-	stats  struct{ gutterHits, gutterFills, warmed, errors, outs atomic.Int64 }
+	tasks  sync.WaitGroup // repayments
+	stats  struct{ gutterHits, gutterFills, warmed, errors, outs, repaid, forgotten atomic.Int64 }
 }
 
 // layout says where keys are. It is immutable.
@@ -88,6 +91,8 @@ type ringServer struct {
 	doubted int       // looks in a row that found it not trusted
 
 	stops map[int]func() // of Watch, by watcher; guarded by Ring.mu
+
+	debt debt
 }
 
 type ringWatcher struct {
@@ -300,11 +305,12 @@ func (r *Ring) change(ctx context.Context, key string, last func(*ringServer) er
 	var faults []error
 	at := func(s *ringServer, do func(*ringServer) error) {
 		err := ErrServerOut
-		if !s.out.Load() {
+		if !r.oweWhileOut(s, key) {
 			if err = do(s); err == nil {
 				s.fails.Store(0)
 				return
 			}
+			r.owe(s, key)
 			r.failed(ctx, s)
 		}
 		if s == r.gutter {

@@ -74,7 +74,7 @@ func (r *Ring) watch(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		for _, s := range r.all() {
-			r.look(s)
+			r.look(ctx, s)
 		}
 		r.step(time.Now())
 		select {
@@ -96,10 +96,10 @@ func (r *Ring) all() []*ringServer {
 // look moves a server between in and out:
 //
 //	in  -> out  after Failures errors in a row (takeOut), or as many looks that found it not trusted
-//	out -> in   trusted, and out for Rest
+//	out -> in   trusted, out for Rest, and nothing is owed to it any more
 //
 // A server that has just come gets Rest to become trusted first.
-func (r *Ring) look(s *ringServer) {
+func (r *Ring) look(ctx context.Context, s *ringServer) {
 	trusted := s.remote.Trusted()
 	now := time.Now()
 	if trusted {
@@ -108,6 +108,7 @@ func (r *Ring) look(s *ringServer) {
 	if !s.out.Load() {
 		if trusted {
 			s.doubted = 0
+			r.repay(ctx, s)
 		} else if s.doubted++; s.doubted >= max(r.o.Failures, 1) && (s.proven || now.Sub(s.since) > r.o.Rest) {
 			r.takeOut(s)
 		}
@@ -116,11 +117,15 @@ func (r *Ring) look(s *ringServer) {
 	if s.doubted >= 0 { // the first look since it is out
 		s.since, s.doubted = now, -1
 	}
-	if trusted && now.Sub(s.since) >= r.o.Rest {
-		s.doubted = 0
-		s.fails.Store(0)
-		s.inAt.Store(&now)
-		s.out.Store(false)
+	if trusted && now.Sub(s.since) >= r.o.Rest && !r.repay(ctx, s) {
+		s.debt.mu.Lock()
+		defer s.debt.mu.Unlock()
+		if len(s.debt.keys) == 0 {
+			s.doubted = 0
+			s.fails.Store(0)
+			s.inAt.Store(&now)
+			s.out.Store(false)
+		}
 	}
 }
 
@@ -250,6 +255,7 @@ func (r *Ring) Close() error {
 		r.cancel()
 	}
 	<-r.done
+	r.tasks.Wait()
 	return nil
 }
 
@@ -260,6 +266,9 @@ type RingStats struct {
 	Warmed      int64 `metric:"warmed_total,counter,Misses filled from where the key was before."`
 	Errors      int64 `metric:"errors_total,counter,Failed operations of servers."`
 	Outs        int64 `metric:"outs_total,counter,Times a server was taken out."`
+	Repaid      int64 `metric:"repaid_total,counter,Keys deleted from a server because a change of them had not reached it."`
+	Forgotten   int64 `metric:"forgotten_total,counter,Changes that did not reach a server and were too many to be remembered."`
+	Owed        int64 `metric:"owed,gauge,Keys to be deleted from servers before these are used again."`
 	Out         int64 `metric:"servers_out,gauge,Servers that are out, the gutter included."`
 	Servers     int64 `metric:"servers,gauge,Servers, without the gutter."`
 }
@@ -268,11 +277,15 @@ type RingStats struct {
 func (r *Ring) Stats() RingStats {
 	s := &r.stats
 	st := RingStats{GutterHits: s.gutterHits.Load(), GutterFills: s.gutterFills.Load(), Warmed: s.warmed.Load(), Errors: s.errors.Load(), Outs: s.outs.Load(),
+		Repaid: s.repaid.Load(), Forgotten: s.forgotten.Load(),
 		Servers: int64(len(r.layout.Load().servers))}
 	for _, s := range r.all() {
 		if s.out.Load() {
 			st.Out++
 		}
+		s.debt.mu.Lock()
+		st.Owed += int64(len(s.debt.keys))
+		s.debt.mu.Unlock()
 	}
 	return st
 }

@@ -10,25 +10,9 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// BackOptions configure a write-back cache. The zero value is good.
-type BackOptions struct {
-	// Delay is how long a write waits for later ones of its key to replace it. Default 100 ms; negative: none.
-	Delay time.Duration
-	// MaxPending bounds the keys waiting to be written; at the bound Set waits. Default 10,000.
-	MaxPending int
-	// Workers write different keys at the same time. Default 4.
-	Workers int
-	// Attempts after which a key is parked. Default 10, negative: no limit.
-	Attempts int
-	// RetryBase and RetryMax shape the backoff between attempts. Defaults 50 ms and 5 s.
-	RetryBase, RetryMax time.Duration
-	// Timeout bounds one attempt. Default 10 s.
-	Timeout time.Duration
-}
-
 // Back answers writes from memory and writes them to the store a little later, the latest value of each key only (write-back). Writes of one key
-// reach the store in order. Pending writes are lost when the process dies: use it where that is acceptable, such as counters that can be
-// rebuilt. It is safe for concurrent use.
+// reach the store in order. Pending writes are lost when the process dies, unless there is a [Journal]: without one, use it where that is acceptable, such as
+// counters that can be rebuilt. It is safe for concurrent use.
 type Back[K comparable, V any] struct {
 	cache *Cache[K, V]
 	store Store[K, V]
@@ -40,8 +24,12 @@ type Back[K comparable, V any] struct {
 	parked  map[K]*pendingWrite[V]
 	ready   []K // in the order of their first write; a key is in it at most once
 	epoch   uint64
+	coming  int  // writes on their way to the journal
+	refuses bool // Close has begun
 	closing bool
 	tasks   sync.WaitGroup
+	log     *backLog[K, V] // nil: no journal
+	stats   struct{ writes, coalesced, stored, failures int64 }
 }
 
 // pendingWrite is the newest write of a key that is not in the store yet.
@@ -52,6 +40,7 @@ type pendingWrite[V any] struct {
 	value    V
 	deleted  bool
 	version  uint64 // of value
+	entry    uint64 // of value, in the journal
 	epoch    uint64 // of the oldest write in it, for Flush
 	writing  bool
 	attempts int
@@ -61,37 +50,32 @@ type pendingWrite[V any] struct {
 
 // NewBack joins a cache and a store. Close flushes. The cache must not be written to directly.
 func NewBack[K comparable, V any](c *Cache[K, V], s Store[K, V], o BackOptions) (*Back[K, V], error) {
+	b, err := newBack(c, s, o)
+	if err != nil {
+		return nil, err
+	}
+	b.start()
+	return b, nil
+}
+
+func newBack[K comparable, V any](c *Cache[K, V], s Store[K, V], o BackOptions) (*Back[K, V], error) {
 	if c == nil || s == nil {
 		return nil, errors.New("cache: NewBack needs a cache and a store")
 	}
-	if o.MaxPending < 0 || o.Workers < 0 || o.RetryBase < 0 || o.RetryMax < 0 || o.Timeout < 0 {
-		return nil, errors.New("cache: a field of BackOptions (MaxPending, Workers, RetryBase, RetryMax, Timeout) is negative")
-	}
-	or := func(d *time.Duration, v time.Duration) {
-		if *d == 0 {
-			*d = v
-		}
-	}
-	or(&o.Delay, 100*time.Millisecond)
-	or(&o.RetryBase, 50*time.Millisecond)
-	or(&o.RetryMax, 5*time.Second)
-	or(&o.Timeout, 10*time.Second)
-	if o.MaxPending == 0 {
-		o.MaxPending = 10_000
-	}
-	if o.Workers == 0 {
-		o.Workers = 4
-	}
-	if o.Attempts == 0 {
-		o.Attempts = 10
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
 	}
 	b := &Back[K, V]{cache: c, store: s, o: o, pending: map[K]*pendingWrite[V]{}, parked: map[K]*pendingWrite[V]{}}
 	b.changed.L = &b.mu
-	for range o.Workers {
+	return b, nil
+}
+
+func (b *Back[K, V]) start() {
+	for range b.o.Workers {
 		b.tasks.Add(1)
 		go b.work()
 	}
-	return b, nil
 }
 
 // Get returns the newest value, pending, parked or cached, or reads it from the store.
@@ -113,7 +97,8 @@ func (b *Back[K, V]) Get(ctx context.Context, k K) (v V, err error) {
 	return b.cache.Load(ctx, k, b.store.Get)
 }
 
-// Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. Errors: ErrClosed, ctx's.
+// Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. With a journal it returns when the write is
+// durable, and reads see it from then on. Errors: ErrClosed, ctx's, those of the [Journal].
 func (b *Back[K, V]) Set(ctx context.Context, k K, v V) error { return b.write(ctx, k, v, false) }
 
 // Delete does the same with a deletion.
@@ -124,9 +109,8 @@ func (b *Back[K, V]) Delete(ctx context.Context, k K) error {
 
 func (b *Back[K, V]) write(ctx context.Context, k K, v V, deleted bool) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	var stop func() bool
-	for b.pending[k] == nil && len(b.pending) >= b.o.MaxPending && !b.closing && ctx.Err() == nil {
+	for b.pending[k] == nil && len(b.pending)+b.coming >= b.o.MaxPending && !b.refuses && ctx.Err() == nil {
 		if stop == nil {
 			stop = context.AfterFunc(ctx, b.wake)
 			defer stop()
@@ -134,12 +118,27 @@ func (b *Back[K, V]) write(ctx context.Context, k K, v V, deleted bool) error {
 		b.changed.Wait()
 	}
 	switch {
-	case b.closing:
+	case b.refuses:
+		b.mu.Unlock()
 		return fmt.Errorf("cache: write-back: %w", ErrClosed)
 	case ctx.Err() != nil:
+		b.mu.Unlock()
 		return ctx.Err()
 	}
+	if b.log == nil {
+		b.accept(k, v, deleted, 0)
+		b.mu.Unlock()
+		return nil
+	}
+	b.coming++
+	b.mu.Unlock()
+	return b.log.write(ctx, b, k, v, deleted)
+}
+
+// accept makes a write the newest of its key; b.mu is held.
+func (b *Back[K, V]) accept(k K, v V, deleted bool, entry uint64) {
 	b.epoch++
+	b.stats.writes++
 	w := b.pending[k]
 	if w == nil {
 		if w = b.parked[k]; w != nil { // a newer value gives a parked key a new chance
@@ -151,8 +150,13 @@ func (b *Back[K, V]) write(ctx context.Context, k K, v V, deleted bool) error {
 		w.epoch = b.epoch
 		b.pending[k] = w
 		b.schedule(k, w, max(0, b.o.Delay))
+	} else {
+		b.stats.coalesced++
 	}
-	w.value, w.deleted = v, deleted
+	if w.entry != 0 {
+		b.log.journal.Settle(w.entry) // this one takes its place
+	}
+	w.value, w.deleted, w.entry = v, deleted, entry
 	w.version++
 	// Under the lock, so that cache and pending agree on the order of writes.
 	if deleted {
@@ -160,7 +164,6 @@ func (b *Back[K, V]) write(ctx context.Context, k K, v V, deleted bool) error {
 	} else {
 		b.cache.Set(k, v)
 	}
-	return nil
 }
 
 func (b *Back[K, V]) wake() {
@@ -221,16 +224,31 @@ func (b *Back[K, V]) work() {
 		w.writing = false
 		switch {
 		case err == nil && w.version == version:
+			b.stats.stored++
 			delete(b.pending, k)
+			if w.entry != 0 {
+				b.log.journal.Settle(w.entry)
+			}
 		case err == nil: // written to meanwhile: the newer value goes next, and counts from now
+			b.stats.stored++
 			w.attempts, w.err, w.epoch = 0, nil, until+1
 			b.schedule(k, w, max(0, b.o.Delay))
 		default:
+			b.stats.failures++
 			w.attempts++
 			w.err = err
-			if b.o.Attempts > 0 && w.attempts >= b.o.Attempts {
+			if b.closing { // the last attempt; with a journal it is pending again at the next open
+				w.err = errors.Join(err, ErrClosed)
 				delete(b.pending, k)
 				b.parked[k] = w
+				break
+			}
+			if b.o.Attempts > 0 && w.attempts >= b.o.Attempts && len(b.parked) < b.o.MaxParked {
+				delete(b.pending, k)
+				b.parked[k] = w
+				if w.entry != 0 {
+					b.log.journal.Note(w.entry, []byte(err.Error()))
+				}
 				break
 			}
 			b.schedule(k, w, backoff.Policy{Base: b.o.RetryBase, Max: b.o.RetryMax}.Delay(w.attempts-1))
@@ -318,12 +336,23 @@ func (b *Back[K, V]) Retry() {
 		b.epoch++
 		w.epoch = b.epoch
 		b.pending[k] = w
+		if w.entry != 0 {
+			b.log.journal.Note(w.entry, nil)
+		}
 		b.schedule(k, w, 0)
 	}
 }
 
-// Close refuses new writes, flushes what is pending until ctx ends, and stops. An error names how many keys could not be written; they are in Parked.
+// Close refuses new writes, flushes what is pending until ctx ends, and stops. An error names how many keys could not be written; they are in Parked, and with a
+// journal they are pending again at the next open.
 func (b *Back[K, V]) Close(ctx context.Context) error {
+	b.mu.Lock()
+	b.refuses = true
+	b.changed.Broadcast()
+	for b.coming > 0 {
+		b.changed.Wait()
+	}
+	b.mu.Unlock()
 	err := b.Flush(ctx)
 	b.mu.Lock()
 	b.closing = true
@@ -342,8 +371,11 @@ func (b *Back[K, V]) Close(ctx context.Context) error {
 	b.changed.Broadcast()
 	b.mu.Unlock()
 	b.tasks.Wait()
-	if n := len(b.Parked()); n > 0 {
+	if n := len(b.Parked()) + b.Pending(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("cache: %d keys are not in the store", n))
+	}
+	if b.log != nil {
+		err = errors.Join(err, b.log.journal.Close())
 	}
 	return err
 }

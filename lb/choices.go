@@ -8,7 +8,7 @@ import (
 // Random takes any backend, in proportion to the weights.
 func Random() Policy { return randomPolicy{} }
 
-type randomPolicy struct{ src source }
+type randomPolicy struct{ src chance }
 
 func (p randomPolicy) Picker(bs []*Backend) Picker { return newLottery(bs, p.src) }
 
@@ -19,10 +19,10 @@ type lottery struct {
 	limit []uint64 // column i is itself below limit, else alias
 	alias []int32
 	mean  float64 // weight
-	src   source
+	src   chance
 }
 
-func newLottery(bs []*Backend, src source) *lottery {
+func newLottery(bs []*Backend, src chance) *lottery {
 	l := &lottery{bs: bs, src: src}
 	sum, equal := 0.0, true
 	for _, b := range bs {
@@ -101,7 +101,7 @@ func (l *lottery) twoColumns() (i, j int) {
 // is taken only when both are such.
 func PowerOfTwo() Policy { return powerOfTwo{} }
 
-type powerOfTwo struct{ src source }
+type powerOfTwo struct{ src chance }
 
 func (p powerOfTwo) Picker(bs []*Backend) Picker { return twoLoads{newLottery(bs, p.src)} }
 
@@ -145,7 +145,7 @@ func PeakEWMA(decay time.Duration) Policy {
 
 type peakEWMA struct {
 	decay float64
-	src   source
+	src   chance
 }
 
 func (p peakEWMA) Picker(bs []*Backend) Picker {

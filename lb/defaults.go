@@ -25,6 +25,7 @@ func (o Options) withDefaults() (Options, error) {
 			return o, err
 		}
 	}
+	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
 	if o.Key == nil {
 		o.Key = KeyClient()
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -52,3 +53,6 @@ func front(t testing.TB, b *Balancer) (url string, client *http.Client) {
 func unreachable(context.Context, string, string) (net.Conn, error) {
 	return nil, &net.OpError{Op: "dial", Err: fmt.Errorf("refused")}
 }
+
+// How long a state is awaited, and how often it is looked at.
+const waitFor, pause = 20 * time.Second, 2 * time.Millisecond

@@ -56,6 +56,8 @@ type Options struct {
 	TLS   *tls.Config                                     // for "https" backends; mutual TLS goes here
 	Hooks *Hooks                                          // nil: none
 	Error func(http.ResponseWriter, *http.Request, error) // writes the answer when the handler has none; nil: a short text, 502, 503 or 504
+
+	plainKey, plainRetry bool // Key, Retry.Idempotent are the defaults, which a Front knows without an *http.Request
 }
 
 // HealthCheck tells how backends are probed. Unknown counts as up, so that a new pool serves at once.

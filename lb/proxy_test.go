@@ -283,7 +283,7 @@ func TestExpectContinueSavesARefusedBody(t *testing.T) {
 }
 
 // fakeBackend answers each connection's requests by script.
-func fakeBackend(t *testing.T, each func(n int, c net.Conn, br *bufio.Reader)) Endpoint {
+func fakeBackend(t testing.TB, each func(n int, c net.Conn, br *bufio.Reader)) Endpoint {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var wg sync.WaitGroup

@@ -87,6 +87,8 @@ func (c *proxiedConn) Read(p []byte) (int, error) {
 }
 
 // CloseWrite is passed on, so that half closes work.
+func (c *proxiedConn) NetConn() net.Conn { return c.Conn }
+
 func (c *proxiedConn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()

@@ -41,7 +41,7 @@ func (c *conn) head() (head []byte, err error) {
 				return nil, fmt.Errorf("%w: head larger than %d bytes", errBadResponse, maxHead)
 			}
 			buffered, _ := c.br.Peek(c.br.Buffered())
-			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), c.Conn), 4*c.br.Size())
+			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), source{c}), 4*c.br.Size())
 		}
 		if _, err = c.br.Peek(need); err != nil {
 			return nil, err
@@ -143,8 +143,12 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		for len(v) > 0 {
 			var t string
 			t, v, _ = strings.Cut(v, ",")
-			if t = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(t)); t != "Content-Length" {
-				delete(h, t)
+			switch t = strings.TrimSpace(t); t {
+			case "close", "keep-alive", "Keep-Alive": // not fields that were kept
+			default:
+				if t = textproto.CanonicalMIMEHeaderKey(t); t != "Content-Length" {
+					delete(h, t)
+				}
 			}
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -79,22 +80,95 @@ func join(a, b net.Conn, idle time.Duration) {
 
 // pump copies src to dst. A timeout counts only when the other direction was silent too.
 func pump(dst, src net.Conn, idle time.Duration, act *activity) error {
-	for {
-		if idle > 0 {
-			src.SetReadDeadline(time.Now().Add(idle))
-		}
-		// up to 1 MiB at a time, so that the deadline moves; TCP to TCP is spliced by the kernel
-		n, err := io.CopyN(dst, src, 1<<20)
+	r := newPumpReader(src)
+	if idle > 0 {
+		src.SetReadDeadline(time.Now().Add(idle))
+	}
+	for full := 0; ; {
+		buf, n, err := r.read()
 		if n > 0 {
 			act.mark()
+			_, werr := dst.Write((*buf)[:n])
+			if full++; n < len(*buf) {
+				full = 0
+			}
+			buffers.Put(buf)
+			if werr != nil {
+				return werr
+			}
+			if full < 4 {
+				continue
+			}
+			// A stream that fills every buffer: up to 1 MiB at a time, so that the deadline moves; TCP to TCP is spliced by
+			// the kernel, which costs more than copying does where there is little to move.
+			full = 0
+			if idle > 0 {
+				src.SetReadDeadline(time.Now().Add(idle))
+			}
+			var moved int64
+			if moved, err = io.CopyN(dst, src, 1<<20); moved > 0 {
+				act.mark()
+			}
 		}
 		switch {
 		case err == nil:
 		case err == io.EOF:
 			return nil
-		case isTimeout(err) && (n > 0 || act.within(idle)):
+		case isTimeout(err) && act.within(idle):
+			src.SetReadDeadline(time.Now().Add(idle))
 		default:
 			return err
 		}
 	}
+}
+
+// pumpReader reads into a buffer that it takes only when there is something to read: a tunnel that is idle holds none.
+type pumpReader struct {
+	src  net.Conn
+	raw  syscall.RawConn // nil: src is no socket
+	once func(fd uintptr) bool
+	buf  *[]byte
+	n    int
+	err  error
+}
+
+func newPumpReader(src net.Conn) *pumpReader {
+	r := &pumpReader{src: src}
+	if s, ok := src.(syscall.Conn); ok && canRead {
+		r.raw, _ = s.SyscallConn()
+	}
+	r.once = func(fd uintptr) bool {
+		r.buf = buffers.Get().(*[]byte)
+		r.n, r.err = readNow(fd, *r.buf)
+		if r.err == errAgain {
+			buffers.Put(r.buf)
+			return false
+		}
+		return true
+	}
+	return r
+}
+
+// read returns a buffer of the pool when n > 0.
+func (r *pumpReader) read() (*[]byte, int, error) {
+	if r.raw == nil {
+		buf := buffers.Get().(*[]byte)
+		n, err := r.src.Read(*buf)
+		if n <= 0 {
+			buffers.Put(buf)
+		}
+		return buf, n, err
+	}
+	r.buf, r.n, r.err = nil, 0, nil
+	if err := r.raw.Read(r.once); err != nil { // a deadline, a closed connection
+		return nil, 0, err
+	}
+	if r.n <= 0 {
+		buffers.Put(r.buf)
+		if r.err == nil {
+			r.err = io.EOF
+		}
+		return nil, 0, r.err
+	}
+	return r.buf, r.n, nil
 }

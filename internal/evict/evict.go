@@ -20,8 +20,8 @@ import (
 type Kind uint8
 
 const (
-	// S3TK is the default: a small FIFO window, a CLOCK main queue with two-bit counters and a ghost list, after S3-FIFO
-	// (Yang et al., SOSP 2023) with two changes: entries that leave the window fill an unfilled main queue
+	// S3TK is the default: a FIFO window, a CLOCK main queue with two-bit counters and a ghost list, after S3-FIFO
+	// (Yang et al., SOSP 2023) with three changes: the window is as large as its ghosts say, entries that leave the window fill an unfilled main queue
 	// unconditionally, and main decrements on passing instead of reinserting. Scans pass through the window only.
 	S3TK Kind = iota
 	// LRU evicts the entry whose last use is furthest back. A hit must take the caller's lock.

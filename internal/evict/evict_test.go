@@ -179,21 +179,82 @@ func TestGhostRemembersACapacityOfEvictions(t *testing.T) {
 	fps := make([]uint32, 20_000)
 	for i := range fps {
 		fps[i] = rand.Uint32()
-		g.add(fps[i], 10_000)
+		g.add(fps[i], ofWindow, 10_000)
 	}
-	recent, old := 0, 0
-	for _, fp := range fps[15_000:] {
-		if g.take(fp) {
+	recent, old, near := 0, 0, 0
+	for i, fp := range fps[15_000:] {
+		from, n := g.take(fp)
+		if from == ofWindow {
 			recent++
+		}
+		if n {
+			near++
+			require.Greater(t, i, 4_450, "near is a twentieth of the capacity")
 		}
 	}
 	for _, fp := range fps[:9_000] {
-		if g.take(fp) {
+		if from, _ := g.take(fp); from != unknown {
 			old++
 		}
 	}
 	require.Greater(t, recent, 4_500, "the newer half is remembered")
+	require.Greater(t, near, 450)
 	require.Less(t, old, 50, "older than one capacity is forgotten")
+}
+
+// What left main is remembered while it is near, and takes no room from the others then.
+func TestGhostOfMain(t *testing.T) {
+	var g ghost
+	main, window := make([]uint32, 1000), make([]uint32, 10_000)
+	for i := range window {
+		window[i] = rand.Uint32()
+		g.add(window[i], ofWindow, 16_000)
+		if i%10 == 0 {
+			main[i/10] = rand.Uint32()
+			g.add(main[i/10], ofMain, 16_000)
+		}
+	}
+	found := 0
+	for _, fp := range main {
+		if from, near := g.take(fp); from == ofMain && near {
+			found++
+		}
+	}
+	require.InDelta(t, 800, found, 100, "of the last 800")
+	found = 0
+	for _, fp := range window {
+		if from, _ := g.take(fp); from == ofWindow {
+			found++
+		}
+	}
+	require.Greater(t, found, 9_000)
+}
+
+// The window grows for traffic that comes back soon and never again, and shrinks for a loop that does not fit.
+func TestWindowFollowsTheTraffic(t *testing.T) {
+	const capacity = 1000
+	share := func(p *s3tk[*entry]) float64 { return float64(p.target) / capacity }
+
+	b := newBounded(S3TK, capacity)
+	for i := range 200_000 {
+		b.access(i, 1)
+		b.access(i-rand.IntN(500), 1) // some once more, soon
+	}
+	require.Greater(t, share(b.policy.(*s3tk[*entry])), 0.1)
+
+	b = newBounded(S3TK, capacity)
+	for i := range 200_000 {
+		b.access(i%1300, 1)
+	}
+	require.Less(t, share(b.policy.(*s3tk[*entry])), 0.06)
+
+	p := newS3TK[*entry](1000)
+	require.EqualValues(t, 50, p.target)
+	p.target = 800
+	p.SetCapacity(500)
+	require.EqualValues(t, 400, p.target, "the share stays")
+	p.SetCapacity(1)
+	require.EqualValues(t, 1, p.target)
 }
 
 func TestVisitSaturatesAndKeepsThePosition(t *testing.T) {

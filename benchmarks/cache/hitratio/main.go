@@ -44,9 +44,7 @@ func run(dir string, limit int) error {
 	if err != nil {
 		return err
 	}
-	sum := make([]float64, len(names))
-	closed := make([]float64, len(names))
-	cells, beats, loses, worse, gaps := 0, 0, 0, 0, 0
+	var all, large tally
 	fmt.Printf("%-16s %9s", "trace", "entries")
 	for _, n := range names {
 		fmt.Printf(" %8s", n)
@@ -83,39 +81,61 @@ func run(dir string, limit int) error {
 				r[i] = float64(hits) / float64(len(ids))
 			}
 			fmt.Printf("%-16s %9d", name, size)
-			cells++
-			for i, v := range r {
+			for _, v := range r {
 				fmt.Printf(" %8.2f", 100*v)
-				sum[i] += v
 			}
 			fmt.Println()
-			if gap := r[5] - r[0]; gap > 0.001 {
-				gaps++
-				for i, v := range r {
-					closed[i] += (v - r[0]) / gap
-				}
-			}
-			switch {
-			case r[4] > r[3]+0.001:
-				beats++
-			case r[4] < r[3]-0.001:
-				loses++
-			}
-			if r[4] < r[1]-0.001 {
-				worse++
+			all.add(r)
+			if size >= 50 {
+				large.add(r)
 			}
 		}
 	}
-	fmt.Printf("%-26s", "mean")
-	for _, v := range sum {
-		fmt.Printf(" %8.2f", 100*v/float64(cells))
+	all.print("all")
+	large.print("50 entries and more")
+	return nil
+}
+
+// tally sums up cells: a trace with a size of the cache.
+type tally struct {
+	cells, gaps, beats, loses, worse int
+	sum, closed                      [6]float64
+}
+
+// add counts differences of a tenth of a percent and more.
+func (t *tally) add(r []float64) {
+	t.cells++
+	gap := r[5] - r[0]
+	if gap > 0.001 {
+		t.gaps++
+	}
+	for i, v := range r {
+		t.sum[i] += v
+		if gap > 0.001 {
+			t.closed[i] += (v - r[0]) / gap
+		}
+	}
+	switch {
+	case r[4] > r[3]+0.001:
+		t.beats++
+	case r[4] < r[3]-0.001:
+		t.loses++
+	}
+	if r[4] < r[1]-0.001 {
+		t.worse++
+	}
+}
+
+func (t *tally) print(which string) {
+	fmt.Printf("\n%d cells: %s\n%-26s", t.cells, which, "mean")
+	for _, v := range t.sum {
+		fmt.Printf(" %8.2f", 100*v/float64(t.cells))
 	}
 	fmt.Printf("\n%-26s", "gap fifo-optimum closed")
-	for _, v := range closed {
-		fmt.Printf(" %8.1f", 100*v/float64(gaps))
+	for _, v := range t.closed {
+		fmt.Printf(" %8.1f", 100*v/float64(max(1, t.gaps)))
 	}
-	fmt.Printf("\ntierkit beats otter in %d of %d cells, loses %d, and is worse than LRU in %d\n", beats, cells, loses, worse)
-	return nil
+	fmt.Printf("\ntierkit beats otter in %d cells, loses %d, and is worse than LRU in %d\n", t.beats, t.loses, t.worse)
 }
 
 func contender(name string, unique, size int) (access, func(), error) {
