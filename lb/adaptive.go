@@ -80,8 +80,11 @@ func (b *Balancer) rank(r *http.Request) (k Key) {
 	if a == nil {
 		return k
 	}
-	if k.exempt = len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r); !k.exempt && a.Priority != nil {
-		k.Priority = a.Priority(r)
+	switch {
+	case len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r):
+		k.Priority = exempt
+	case a.Priority != nil:
+		k.Priority = int8(min(max(a.Priority(r), -1), 1))
 	}
 	return k
 }
@@ -140,7 +143,7 @@ func (l *limiter) set(limit float64) {
 }
 
 // enter counts a request if the limit allows it.
-func (l *limiter) enter(priority int) bool {
+func (l *limiter) enter(priority int8) bool {
 	limit := l.limit.Load()
 	switch {
 	case priority < 0:
@@ -169,7 +172,7 @@ func (l *limiter) leave() {
 }
 
 // admit lets a request in, after a short wait perhaps. Errors: ErrShed, or ctx's.
-func (l *limiter) admit(ctx context.Context, priority int) error {
+func (l *limiter) admit(ctx context.Context, priority int8) error {
 	if (l.queue.size.Load() == 0 || priority > 0) && l.enter(priority) {
 		return nil
 	}

@@ -169,7 +169,7 @@ func (p twoCosts) Pick(Key) *Backend {
 	a, b := p.twoColumns()
 	now := stamp()
 	if p.cost(a, now) > p.cost(b, now) {
-		return p.bs[b]
+		a = b
 	}
 	return p.bs[a]
 }
@@ -178,5 +178,9 @@ func (p twoCosts) Pick(Key) *Backend {
 // before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
 func (p twoCosts) cost(i int, now uint32) float64 {
 	b := p.bs[i]
-	return max(b.latency.at(now, p.rate), 1e-3) * (1 + float64(b.inFlight.Load())*p.per[i])
+	latency := b.latency.at(now, p.rate)
+	if latency < 1e-3 {
+		latency = 1e-3
+	}
+	return latency * (1 + float64(b.inFlight.Load())*p.per[i])
 }

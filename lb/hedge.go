@@ -59,7 +59,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
 		b.budget.refund()
 		return Lease{}, false
 	}
-	limited := b.limiter != nil && !k.exempt
+	limited := b.limiter != nil && !k.exempt()
 	if limited {
 		b.limiter.force()
 	}

@@ -28,7 +28,7 @@ func (t tried) has(b *Backend) bool {
 }
 
 func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
-	limited := b.limiter != nil && !k.exempt
+	limited := b.limiter != nil && !k.exempt()
 	switch {
 	case len(avoid) == 0:
 		b.requests.Add(1)
