@@ -43,6 +43,7 @@ type Backend struct {
 	maxConns atomic.Int64 // 0: no limit
 	rate     float64      // at which latency fades
 
+	limiter   *limiter  // adaptive, of this backend; nil: none
 	following following // pickers that keep an index of loads
 
 	_        [64]byte // the counters of a request are on lines of their own, away from what every pick reads
@@ -85,8 +86,13 @@ func (b *Backend) Latency() time.Duration {
 func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
 
 // acquire counts one more request unless the backend is at its limit.
-func (b *Backend) acquire() bool {
+func (b *Backend) acquire(priority int8) bool {
 	limit := b.maxConns.Load()
+	if b.limiter != nil && priority != exempt {
+		if a := b.limiter.allowed(priority); limit == 0 || a < limit {
+			limit = a
+		}
+	}
 	if limit == 0 {
 		b.inFlight.Add(1)
 		b.following.tell()
@@ -95,6 +101,9 @@ func (b *Backend) acquire() bool {
 	for {
 		n := b.inFlight.Load()
 		if n >= limit {
+			if b.limiter != nil {
+				b.limiter.reached.Store(true)
+			}
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
@@ -102,6 +111,14 @@ func (b *Backend) acquire() bool {
 			return true
 		}
 	}
+}
+
+// full is whether a request without a priority would be refused now.
+func (b *Backend) full(inFlight int64) bool {
+	if limit := b.maxConns.Load(); limit > 0 && inFlight >= limit {
+		return true
+	}
+	return b.limiter != nil && inFlight >= b.limiter.limit.Load()
 }
 
 // suspicion ends without a success too, so that a backend that gets no requests is tried again.

@@ -64,7 +64,7 @@ func BenchmarkPick(b *testing.B) {
 			picker := busy(b).snap.Load().picker
 			keyed(b, func(k Key) {
 				be := picker.Pick(k)
-				be.acquire()
+				be.acquire(0)
 				be.ended()
 			})
 		})

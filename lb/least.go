@@ -81,7 +81,7 @@ const failing = 1 << 60
 func (l *leastLoaded) load(at int) uint32 {
 	b := l.bs[at]
 	n := b.inFlight.Load()
-	if limit := b.maxConns.Load(); limit > 0 && n >= limit {
+	if b.full(n) {
 		return math.Float32bits(float32(math.Inf(1)))
 	}
 	var load float32
