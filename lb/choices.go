@@ -15,11 +15,16 @@ func (p randomPolicy) Picker(bs []*Backend) Picker { return newLottery(bs, p.src
 // lottery draws by weight in constant time (Vose, "A Linear Algorithm for Generating Random Numbers With a Given
 // Distribution", 1991). With equal weights there is nothing to look up.
 type lottery struct {
-	bs    []*Backend
-	limit []uint64 // column i is itself below limit, else alias
-	alias []int32
-	mean  float64 // weight
-	src   chance
+	bs      []*Backend
+	columns []column // nil: all weights are equal
+	mean    float64  // weight
+	src     chance
+}
+
+// column stands for its own backend below limit, for another above.
+type column struct {
+	limit uint64
+	alias int
 }
 
 func newLottery(bs []*Backend, src chance) *lottery {
@@ -44,14 +49,14 @@ func newLottery(bs []*Backend, src chance) *lottery {
 			large = append(large, i)
 		}
 	}
-	l.limit, l.alias = make([]uint64, n), make([]int32, n)
-	for i := range l.limit {
-		l.limit[i], l.alias[i] = ^uint64(0), int32(i)
+	l.columns = make([]column, n)
+	for i := range l.columns {
+		l.columns[i] = column{^uint64(0), i}
 	}
 	for len(small) > 0 && len(large) > 0 {
 		s, g := small[len(small)-1], large[len(large)-1]
 		small = small[:len(small)-1]
-		l.limit[s], l.alias[s] = uint64(p[s]*(1<<63))<<1, int32(g)
+		l.columns[s] = column{uint64(p[s]*(1<<63)) << 1, g}
 		if p[g] -= 1 - p[s]; p[g] < 1 {
 			large = large[:len(large)-1]
 			small = append(small, g)
@@ -64,21 +69,21 @@ func newLottery(bs []*Backend, src chance) *lottery {
 func (l *lottery) draw(u uint64) *Backend { return l.bs[l.column(u)] }
 
 func (l *lottery) column(u uint64) int {
-	i, in := bits.Mul64(u, uint64(len(l.bs)))
-	if l.limit != nil && in >= l.limit[i] {
-		return int(l.alias[i])
+	hi, in := bits.Mul64(u, uint64(len(l.bs)))
+	if l.columns == nil {
+		return int(hi)
 	}
-	return int(i)
+	c := &l.columns[hi] // both are read, so that no branch depends on the draw
+	i := c.alias
+	if in < c.limit {
+		i = int(hi)
+	}
+	return i
 }
 
 func (l *lottery) Pick(Key) *Backend { return l.draw(l.src.next()) }
 
-// two draws two different backends, if there are two.
-func (l *lottery) two() (a, b *Backend) {
-	i, j := l.twoColumns()
-	return l.bs[i], l.bs[j]
-}
-
+// twoColumns draws two different backends, if there are two.
 func (l *lottery) twoColumns() (i, j int) {
 	u := l.src.next()
 	i = l.column(u)
@@ -103,33 +108,39 @@ func PowerOfTwo() Policy { return powerOfTwo{} }
 
 type powerOfTwo struct{ src chance }
 
-func (p powerOfTwo) Picker(bs []*Backend) Picker { return twoLoads{newLottery(bs, p.src)} }
+func (p powerOfTwo) Picker(bs []*Backend) Picker {
+	t := twoLoads{newLottery(bs, p.src), make([]float64, len(bs))}
+	for i, b := range bs {
+		t.per[i] = t.mean / b.Weight()
+	}
+	return t
+}
 
-type twoLoads struct{ *lottery }
+type twoLoads struct {
+	*lottery
+	per []float64 // mean weight over the backend's
+}
 
 func (p twoLoads) Pick(Key) *Backend {
-	a, b := p.two()
-	if s := a.suspect.Load(); s != b.suspect.Load() {
-		if s {
-			return b
-		}
-		return a
+	a, b := p.twoColumns()
+	if p.load(b) < p.load(a) {
+		a = b
 	}
-	x, y := a.inFlight.Load(), b.inFlight.Load()
-	if x == 0 { // nothing is less than idle, and the draw was by weight already
-		return a
+	return p.bs[a]
+}
+
+// load is that with the request to come; but nothing is less than idle, and the draw was by weight already.
+func (p twoLoads) load(i int) float64 {
+	b := p.bs[i]
+	n := b.inFlight.Load()
+	load := float64(n+1) * p.per[i]
+	if n <= 0 {
+		load = 0
 	}
-	if p.limit == nil || y == 0 {
-		if x > y {
-			return b
-		}
-		return a
+	if b.suspect.Load() {
+		load += failing
 	}
-	// (x+1)/wx > (y+1)/wy without a division; the request to come counts
-	if float64(x+1)*b.Weight() > float64(y+1)*a.Weight() {
-		return b
-	}
-	return a
+	return load
 }
 
 // PeakEWMA draws two backends and takes the one with the lower cost: the peak-sensitive, exponentially decaying mean of its
