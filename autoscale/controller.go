@@ -36,6 +36,8 @@ type Options struct {
 	ReplaceAfter time.Duration
 	// DryRun decides and logs but never calls Set or Replace.
 	DryRun bool
+	// Predict sizes the tier for the demand to come as well as for that of now. Nil means not.
+	Predict *Prediction
 	// Log is how many decisions Decisions keeps. Zero means 128.
 	Log int
 	// OnDecision is called after each look that changed the size, wanted to, or failed. It must not block.
@@ -47,6 +49,7 @@ type Stats struct {
 	Size     int    `metric:"instances,gauge,Instances at the last look"`
 	Looks    uint64 `metric:"looks_total,counter,Times the metrics were read"`
 	Grown    uint64 `metric:"grown_total,counter,Decisions that grew the tier"`
+	Early    uint64 `metric:"grown_early_total,counter,Of these for a demand that was still to come"`
 	Shrunk   uint64 `metric:"shrunk_total,counter,Decisions that shrank the tier"`
 	Replaced uint64 `metric:"replaced_total,counter,Broken instances replaced"`
 	Errors   uint64 `metric:"errors_total,counter,Looks that failed; nothing was changed then"`
@@ -65,6 +68,7 @@ type Controller struct {
 	state State
 	stats Stats
 	log   []Decision
+	past  map[string]*History  // demand by metric, when it is predicted
 	asked map[string]time.Time // broken instance -> its Since when Replace was called for it
 }
 
@@ -96,7 +100,22 @@ func New(f Funcs, p Policy, samples func(context.Context) ([]Sample, error), o O
 	if o.Log == 0 {
 		o.Log = 128
 	}
-	return &Controller{f: f, policy: p, samples: samples, o: o, asked: map[string]time.Time{}}, nil
+	c := &Controller{f: f, policy: p, samples: samples, o: o, asked: map[string]time.Time{}}
+	if o.Predict != nil {
+		predict, err := o.Predict.withDefaults(p)
+		if err != nil {
+			return nil, err
+		}
+		c.o.Predict, c.past = &predict, map[string]*History{}
+		for _, m := range p.Metrics {
+			h := predict.Histories[m.Name].clone()
+			if h.Step == 0 {
+				h.Step = predict.Step
+			}
+			c.past[m.Name] = &h
+		}
+	}
+	return c, nil
 }
 
 // Run looks in every interval until ctx ends, and returns its error. A look that fails changes nothing and is tried
@@ -136,6 +155,9 @@ func (c *Controller) Look(ctx context.Context) (Decision, error) {
 		switch {
 		case d.To > d.From:
 			c.stats.Grown++
+			if d.Forecast {
+				c.stats.Early++
+			}
 		case d.To < d.From:
 			c.stats.Shrunk++
 		}
@@ -168,6 +190,9 @@ func (c *Controller) decide(ctx context.Context) (Decision, error) {
 		return Decision{At: now, From: c.state.Current, To: c.state.Current, Reason: err.Error(), State: c.state}, err
 	}
 	c.state.Current, c.stats.Size = size, size
+	if c.past != nil {
+		samples = c.predict(samples, size, now)
+	}
 	return Desired(c.state, c.policy, samples, now), nil
 }
 

@@ -16,6 +16,10 @@ type Sample struct {
 	Value float64
 	// Reported is how many instances Value sums up. PerInstance only; zero means all current ones.
 	Reported int
+	// Forecast is the largest demand expected within the time that a new instance takes to be of use, for all instances
+	// together; see History.Forecast. It only ever adds: the size is never less than without it, and a sample without a
+	// usable Value counts as missing whatever its forecast. Zero, NaN and infinities mean none.
+	Forecast float64
 }
 
 // State is what the control law remembers between calls. The zero value, with Current set, is a fresh start. It is
@@ -51,6 +55,8 @@ type Decision struct {
 	Proposed int
 	// Metric is the winning metric, "" where none had a usable sample.
 	Metric string
+	// Forecast is whether what it asked for is for a demand that is still to come.
+	Forecast bool
 	// Reason says in words what decided, for people and logs.
 	Reason string
 	// State is to be passed to the next call, provided that To took effect.
@@ -59,7 +65,8 @@ type Decision struct {
 
 // Desired computes the size a tier should have, following the rules of the Kubernetes Horizontal Pod Autoscaler (v2
 // algorithm): ceil(current x load/target) with a tolerance; instances that did not report count as idle when growing and
-// as fully loaded when shrinking; a missing metric never lets the tier shrink; the largest proposal wins; then
+// as fully loaded when shrinking; a missing metric never lets the tier shrink; the largest proposal wins, forecasts among
+// them; then
 // stabilisation, rate policies, schedules and bounds. It is a pure function: same arguments, same result. The policy must
 // be valid (see New); an invalid one yields a Decision that changes nothing and says why.
 func Desired(s State, p Policy, samples []Sample, now time.Time) Decision {
@@ -103,8 +110,15 @@ func (d *Decision) propose(p Policy, samples []Sample) (missing string) {
 			continue
 		}
 		want, why := m.want(samples[i], d.From, p.Tolerance)
+		early := false
+		if f := samples[i].Forecast; f > 0 && !math.IsInf(f, 0) {
+			expected := Metric{Name: m.Name + " forecast", Target: m.Target}
+			if n, how := expected.want(Sample{Value: f}, d.From, p.Tolerance); n > want {
+				want, why, early = n, how, true
+			}
+		}
 		if d.Metric == "" || want > d.Proposed {
-			d.Proposed, d.Metric, d.Reason = want, m.Name, why
+			d.Proposed, d.Metric, d.Reason, d.Forecast = want, m.Name, why, early
 		}
 	}
 	return missing

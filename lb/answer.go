@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"slices"
 	"strings"
 	"sync"
@@ -55,7 +54,7 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 	case f.length >= 0:
 		err = x.copyLength(c, f.length, out)
 	case f.length == chunked:
-		err = x.copyStream(c, httputil.NewChunkedReader(c.br), out)
+		err = x.copyStream(c, c.chunkReader(), out)
 		if err == nil {
 			err = c.trailers(func(k, v string) {
 				if httpfield.Lists(announced, k) {
@@ -161,19 +160,21 @@ func isTimeout(err error) bool {
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-// copyStream copies a body of unknown length and flushes whenever the backend pauses: server-sent events and long
-// polls arrive as they are sent.
+// copyStream copies a body of unknown length and flushes before each read from the socket: server-sent events and long
+// polls arrive as they are sent, also when the backend's pause falls into the middle of a chunk.
 func (x *exchange) copyStream(c *conn, body io.Reader, out *outcome) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	idle := x.b.o.Timeouts.Idle
-	for {
-		if c.br.Buffered() == 0 {
-			x.flush()
-			if idle > 0 {
-				c.SetReadDeadline(time.Now().Add(idle))
-			}
+	c.pause = func() error {
+		x.flush()
+		if idle > 0 {
+			c.SetReadDeadline(time.Now().Add(idle))
 		}
+		return nil
+	}
+	defer func() { c.pause = nil }()
+	for {
 		n, err := body.Read(*buf)
 		if n > 0 {
 			if _, werr := x.w.Write((*buf)[:n]); werr != nil {

@@ -35,7 +35,11 @@ type Balancer struct {
 	sticky   *binding
 	fallback *transports
 
-	requests, retries, noRetry, refused, ejected atomic.Uint64
+	prober   *prober    // nil unless the policy is Prequal
+	limiter  *limiter   // nil: no adaptive limit
+	measured *latencies // nil unless requests are hedged by a quantile
+
+	requests, retries, noRetry, refused, ejected, hedges, hedgesWon, shed atomic.Uint64
 
 	mu       sync.Mutex          // guards what follows and the mutable half of each Backend; never held while calling out
 	backends map[string]*Backend // in the pool, by ID
@@ -68,6 +72,16 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 		if b.sticky, err = newBinding(*o.Sticky); err != nil {
 			return nil, err
 		}
+	}
+	if o.Hedge.Quantile > 0 {
+		b.measured = new(latencies)
+	}
+	if p, ok := o.Policy.(prequal); ok {
+		b.prober = newProber(b, p)
+		b.probes.Go(b.prober.run)
+	}
+	if o.Adaptive != nil && !o.Adaptive.PerBackend {
+		b.limiter = newLimiter(*o.Adaptive)
 	}
 	b.fallback = newTransports(&b.o)
 	if err := b.Update(endpoints); err != nil {
@@ -132,10 +146,20 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), stop: func() {}}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}}
+	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
+		be.rate = fadeRate(p.latencyDecay())
+	}
 	be.ep.Store(&e)
 	be.maxConns.Store(b.connLimit(e))
 	be.pool.init(e.Addr, &b.o)
+	if a := b.o.Adaptive; a != nil && a.PerBackend {
+		be.limiter = newLimiter(*a)
+		be.limiter.changed = func() {
+			be.following.tell()
+			b.resizeQueue()
+		}
+	}
 	h := b.o.Health
 	be.machine = health.NewMachine(health.Config{Rise: h.Rise, Fall: h.Fall, MinHold: h.MinHold})
 	if b.running && b.o.SlowStart > 0 {
@@ -256,6 +280,9 @@ func (b *Balancer) Close() error {
 	b.queue.wakeAll()
 	b.probes.Wait()
 	b.fallback.close()
+	if b.prober != nil {
+		b.prober.close()
+	}
 	return nil
 }
 

@@ -48,6 +48,7 @@ func (x *exchange) send(c *conn) *sender {
 			} // else the backend does not read: its answer, if it sent one, is being read
 			return
 		}
+		c.SetWriteDeadline(time.Time{}) // the next request on this connection is not to inherit it
 		if t.Header > 0 {
 			c.SetReadDeadline(time.Now().Add(t.Header))
 		}

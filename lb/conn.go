@@ -36,6 +36,39 @@ type conn struct {
 	abort func()                // Close, bound once: what a client that leaves calls
 	since time.Time             // idle since
 	used  bool                  // carried a request before
+	pause func() error          // called before a read that may wait; nil: nothing to do
+	timed atomic.Bool           // a deadline of reading may stand
+	chunk chunkReader           // of the answer at hand
+}
+
+// chunkReader starts to decode a chunked body.
+func (c *conn) chunkReader() *chunkReader {
+	c.chunk = chunkReader{br: c.br}
+	return &c.chunk
+}
+
+// pausing is what the buffered reader of a connection reads from.
+type pausing struct{ c *conn }
+
+func (s pausing) Read(p []byte) (int, error) {
+	if s.c.pause != nil {
+		if err := s.c.pause(); err != nil {
+			return 0, err
+		}
+	}
+	return s.c.Conn.Read(p)
+}
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.timed.Store(true)
+	return c.Conn.SetReadDeadline(t)
+}
+
+// untimed takes away the deadline of the request before.
+func (c *conn) untimed() {
+	if c.timed.Swap(false) {
+		c.Conn.SetReadDeadline(time.Time{})
+	}
 }
 
 const readBuffer = 16 << 10
@@ -68,22 +101,11 @@ func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
 }
 
 func newConn(nc net.Conn) *conn {
-	c := &conn{Conn: nc, br: bufio.NewReaderSize(nc, readBuffer)}
+	c := &conn{Conn: nc}
+	c.br = bufio.NewReaderSize(pausing{c}, readBuffer)
 	c.abort = func() { nc.Close() }
-	inner := nc
-	for {
-		if s, ok := inner.(syscall.Conn); ok {
-			if raw, err := s.SyscallConn(); err == nil {
-				c.raw = raw
-				c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
-			}
-			break
-		}
-		w, ok := inner.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		inner = w.NetConn()
+	if c.raw = rawOf(nc); c.raw != nil {
+		c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
 	}
 	return c
 }

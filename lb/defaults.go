@@ -20,6 +20,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Policy == nil {
 		o.Policy = PowerOfTwo()
 	}
+	if p, ok := o.Policy.(prequal); ok {
+		if err := p.o.check(); err != nil {
+			return o, err
+		}
+	}
+	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
 	if o.Key == nil {
 		o.Key = KeyClient()
 	}
@@ -94,6 +100,17 @@ func (o Options) withDefaults() (Options, error) {
 		r.MaxBody = 64 << 10
 	case r.MaxBody < 0:
 		r.MaxBody = 0
+	}
+
+	if err := o.Hedge.check(); err != nil {
+		return o, err
+	}
+	if o.Adaptive != nil {
+		a, err := o.Adaptive.withDefaults()
+		if err != nil {
+			return o, err
+		}
+		o.Adaptive = &a
 	}
 
 	t := &o.Timeouts

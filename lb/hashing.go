@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
-	"sync"
 
 	"github.com/tierkit/tierkit/internal/placement"
 )
@@ -70,98 +69,11 @@ func SourceHash() Policy { return sourceHash{} }
 
 type sourceHash struct{}
 
-func (sourceHash) Picker(bs []*Backend) Picker { return hashed{newLottery(bs)} }
+func (sourceHash) Picker(bs []*Backend) Picker { return hashed{newLottery(bs, chance{})} }
 
 type hashed struct{ *lottery }
 
 func (h hashed) Pick(k Key) *Backend { return h.draw(placement.HashUint64(k.hash())) }
-
-// ConsistentHash sends a key to the same backend, moves few keys when the set changes, and passes a key on to the next
-// choice when its backend holds more than bound times its share of the load (Mirrokni et al., "Consistent Hashing with
-// Bounded Loads", 2018). bound 0 means 1.25; negative: no bound. All balancers with the same endpoints agree, in
-// whatever order they learned of them.
-func ConsistentHash(bound float64) Policy {
-	if bound == 0 {
-		bound = 1.25
-	}
-	return &consistentHash{bound: max(bound, 0)}
-}
-
-type consistentHash struct {
-	bound float64
-	mu    sync.Mutex       // guards last
-	last  *placement.Table // the next table is derived from it, at the cost of what changed
-}
-
-func (c *consistentHash) Picker(bs []*Backend) Picker {
-	nodes := make([]placement.Node, len(bs))
-	byID := make(map[string]*Backend, len(bs))
-	for i, b := range bs {
-		nodes[i] = placement.Node{ID: b.id, Weight: b.Weight()}
-		byID[b.id] = b
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	slots := 1024 // at least 64 per backend: the shares differ by little
-	for slots < 64*len(bs) && slots < 1<<16 {
-		slots *= 2
-	}
-	var t *placement.Table
-	var err error
-	if c.last != nil && c.last.Slots() == slots {
-		t, err = c.last.With(nodes)
-	} else {
-		t, err = placement.Derive(slots, nodes)
-	}
-	if err != nil { // not with checked endpoints; then keys are not kept together, but requests are served
-		return newLottery(bs)
-	}
-	c.last = t
-	p := &ring{table: t, bound: c.bound, slots: slots, owners: make([]*Backend, slots)}
-	for _, n := range t.Nodes() {
-		p.byIndex = append(p.byIndex, byID[n.ID])
-		p.weight += n.Weight
-	}
-	for s := range p.owners {
-		p.owners[s] = p.byIndex[t.Owner(s)]
-	}
-	return p
-}
-
-type ring struct {
-	table   *placement.Table
-	owners  []*Backend // by slot
-	byIndex []*Backend // by the table's node
-	slots   int
-	bound   float64
-	weight  float64 // of all
-}
-
-func (p *ring) Pick(k Key) *Backend {
-	slot := placement.SlotOf(placement.HashUint64(k.hash()), p.slots)
-	b := p.owners[slot]
-	if p.bound == 0 || b.inFlight.Load() == 0 {
-		return b
-	}
-	total := int64(1)
-	for _, x := range p.byIndex {
-		total += x.inFlight.Load()
-	}
-	if p.room(b, total) {
-		return b
-	}
-	for _, i := range p.table.Rank(slot, len(p.byIndex)) {
-		if x := p.byIndex[i]; p.room(x, total) {
-			return x
-		}
-	}
-	return b
-}
-
-// room: one more request stays within bound times the backend's share of all, rounded up.
-func (p *ring) room(b *Backend, total int64) bool {
-	return float64(b.inFlight.Load()+1) <= math.Ceil(p.bound*float64(total)*b.Weight()/p.weight)
-}
 
 // Maglev sends a key to the same backend by the lookup table of Eisenbud et al., "Maglev" (NSDI 2016, section 3.4): the
 // most even spread and the cheapest pick, at slightly more movement than ConsistentHash when the set changes. Weights as

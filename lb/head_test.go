@@ -23,7 +23,7 @@ func FuzzHead(f *testing.F) {
 		client, server := net.Pipe()
 		defer client.Close()
 		go func() { server.Write(in); server.Close() }()
-		c := &conn{Conn: client, br: bufio.NewReaderSize(client, readBuffer)}
+		c := newConn(client)
 		head, err := c.head()
 		if err != nil {
 			return

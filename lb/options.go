@@ -36,7 +36,10 @@ type Options struct {
 	MaxQueue     int           // requests that wait when every backend is at its limit; 0: 1024; negative: none wait
 	QueueTimeout time.Duration // longest wait there, then ErrOverloaded; 0: 1 s
 
+	Adaptive *Adaptive // limits what is in flight by latency and sheds the rest; nil: off
+
 	Retry    Retry    // on by default, only when safe
+	Hedge    Hedge    // a second request for one that is slow; off by default
 	Timeouts Timeouts // per phase
 	Sticky   *Sticky  // nil: off
 
@@ -53,6 +56,8 @@ type Options struct {
 	TLS   *tls.Config                                     // for "https" backends; mutual TLS goes here
 	Hooks *Hooks                                          // nil: none
 	Error func(http.ResponseWriter, *http.Request, error) // writes the answer when the handler has none; nil: a short text, 502, 503 or 504
+
+	plainKey, plainRetry bool // Key, Retry.Idempotent are the defaults, which a Front knows without an *http.Request
 }
 
 // HealthCheck tells how backends are probed. Unknown counts as up, so that a new pool serves at once.
@@ -120,6 +125,7 @@ type Hooks struct {
 	Done   func(b *Backend, r Result)              // an attempt ended
 	State  func(b *Backend, from, to BackendState) // a backend changed state; called outside of any lock
 	Retry  func(from *Backend, err error)          // an attempt failed and another follows
+	Hedge  func(from, to *Backend)                 // an attempt is slow and another goes out beside it; called on a goroutine of its own
 }
 
 // JoinHooks calls a, then b. Either may be nil.
@@ -161,6 +167,14 @@ func JoinHooks(a, b *Hooks) *Hooks {
 			}
 			if b.Retry != nil {
 				b.Retry(x, err)
+			}
+		},
+		Hedge: func(x, y *Backend) {
+			if a.Hedge != nil {
+				a.Hedge(x, y)
+			}
+			if b.Hedge != nil {
+				b.Hedge(x, y)
 			}
 		},
 	}

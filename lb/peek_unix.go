@@ -4,13 +4,39 @@ package lb
 
 import "syscall"
 
-// silent is true when the socket is open and has nothing to say: one recv that neither waits nor takes anything.
+// silent is true when the socket is open and has nothing to say.
 func silent(fd uintptr) bool {
+	_, err := peek(fd)
+	return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
+}
+
+// hungUp is true when the other side has closed the socket and nothing is left to read.
+func hungUp(fd uintptr) bool {
+	n, err := peek(fd)
+	return err == nil && n == 0 || err != nil && err != syscall.EAGAIN && err != syscall.EWOULDBLOCK
+}
+
+// peek is one recv that neither waits nor takes anything.
+func peek(fd uintptr) (n int, err error) {
 	var b [1]byte
 	for {
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		if err != syscall.EINTR {
-			return err == syscall.EAGAIN || err == syscall.EWOULDBLOCK
+			return n, err
+		}
+	}
+}
+
+const (
+	canRead  = true
+	errAgain = syscall.EAGAIN
+)
+
+// readNow is a read that does not wait: errAgain when there is nothing.
+func readNow(fd uintptr, p []byte) (n int, err error) {
+	for {
+		if n, err = syscall.Read(int(fd), p); err != syscall.EINTR {
+			return n, err
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // Pick chooses a backend and counts a request in flight on it until [Lease.Done]. It waits when every backend is at its
-// connection limit. Errors: ErrNoBackend, ErrOverloaded, ErrClosed, or ctx's.
+// connection limit. Errors: ErrNoBackend, ErrOverloaded (ErrShed among them), ErrClosed, or ctx's.
 func (b *Balancer) Pick(ctx context.Context, k Key) (Lease, error) {
 	return b.pick(ctx, k, nil)
 }
@@ -28,35 +28,51 @@ func (t tried) has(b *Backend) bool {
 }
 
 func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
-	if len(avoid) == 0 {
+	limited := b.o.Adaptive != nil && !k.exempt()
+	switch {
+	case len(avoid) == 0:
 		b.requests.Add(1)
+		if limited && b.limiter != nil {
+			if err := b.limiter.admit(ctx, k.Priority); err != nil {
+				b.refused.Add(1)
+				return Lease{}, err
+			}
+		}
 		b.budget.earn()
+	case limited && b.limiter != nil:
+		b.limiter.force()
 	}
 	s := b.snap.Load()
 	if be := s.take(k, avoid); be != nil {
-		return b.lease(be, len(avoid)), nil
+		return b.lease(be, len(avoid), limited), nil
 	}
-	if s.closed {
-		return Lease{}, ErrClosed
+	var err error
+	switch {
+	case s.closed:
+		err = ErrClosed
+	case s.picker == nil || len(avoid) >= len(s.usable):
+		err = ErrNoBackend
+	default:
+		var be *Backend
+		if be, err = b.await(ctx, k, avoid); err == nil {
+			return b.lease(be, len(avoid), limited), nil
+		}
 	}
-	if s.picker == nil || len(avoid) >= len(s.usable) {
+	if limited && b.limiter != nil {
+		b.limiter.leave()
+	}
+	if err != ErrClosed {
 		b.refused.Add(1)
-		return Lease{}, ErrNoBackend
 	}
-	be, err := b.await(ctx, k, avoid)
-	if err != nil {
-		b.refused.Add(1)
-		return Lease{}, err
-	}
-	return b.lease(be, len(avoid)), nil
+	return Lease{}, err
 }
 
-func (b *Balancer) lease(be *Backend, attempt int) Lease {
+func (b *Balancer) lease(be *Backend, attempt int, limited bool) Lease {
 	be.requests.Add(1)
 	if h := b.o.Hooks; h != nil && h.Picked != nil {
 		h.Picked(be, attempt)
 	}
-	return Lease{owner: b, b: be, start: time.Since(began)}
+	return Lease{owner: b, b: be, start: time.Since(began), limited: limited}
 }
 
 // take picks a backend that is below its limit and not to be avoided, and counts the request on it.
@@ -65,11 +81,11 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 		return nil
 	}
 	if k.Sticky != "" {
-		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire() {
+		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.Priority) {
 			return be
 		}
 	}
-	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire() {
+	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.Priority) {
 		return be
 	}
 	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and all
@@ -77,14 +93,14 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 	for try := uint64(1); try <= 4; try++ {
 		again := k
 		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
-		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire() {
+		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.Priority) {
 			return be
 		}
 	}
 	start := rand.IntN(len(s.usable))
 	for i := range s.usable {
 		be := s.usable[(start+i)%len(s.usable)]
-		if !avoid.has(be) && be.acquire() {
+		if !avoid.has(be) && be.acquire(k.Priority) {
 			return be
 		}
 	}
@@ -92,13 +108,25 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 }
 
 // await waits in the queue until a backend is below its limit.
-func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (*Backend, error) {
-	timeout := time.NewTimer(b.o.QueueTimeout)
+func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, err error) {
+	wait, full := b.o.QueueTimeout, ErrOverloaded
+	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.exempt() {
+		if wait, full = a.Wait, ErrShed; k.Priority < 0 {
+			b.shed.Add(1)
+			return nil, ErrShed
+		}
+	}
+	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
+	defer func() {
+		if err == ErrShed {
+			b.shed.Add(1)
+		}
+	}()
 	for {
 		ch := b.queue.join()
 		if ch == nil {
-			return nil, ErrOverloaded
+			return nil, full
 		}
 		s := b.snap.Load() // again, now that a release cannot be missed
 		if be := s.take(k, avoid); be != nil {
@@ -120,7 +148,7 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (*Backend, err
 			}
 		case <-timeout.C:
 			b.queue.leave(ch)
-			return nil, ErrOverloaded
+			return nil, full
 		case <-ctx.Done():
 			b.queue.leave(ch)
 			return nil, ctx.Err()
@@ -133,6 +161,9 @@ type Lease struct {
 	owner *Balancer
 	b     *Backend
 	start time.Duration // since the process began
+
+	hedge   bool // the second of two attempts at once
+	limited bool // counts at the limiter
 }
 
 // Backend that was picked.
@@ -144,11 +175,12 @@ type Result struct {
 	Status  int           // HTTP status, 0 where there is none
 	Latency time.Duration // until the answer's header; 0: the time from Pick to Done
 	Ignored bool          // says nothing about the backend, such as a client that left
+	Outrun  bool          // was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all one knows
 }
 
 // Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
 func (r Result) Failed() bool {
-	return !r.Ignored && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
+	return !r.Ignored && !r.Outrun && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
 }
 
 // failurePenalty is the least latency that a failure counts for, so that a host that fails fast looks slow.
@@ -165,23 +197,46 @@ func (l Lease) settle(r *Result) {
 	if r.Latency == 0 {
 		r.Latency = time.Since(began) - l.start
 	}
+	if l.limited {
+		if own := l.b.limiter; own != nil {
+			own.observe(r, l.b.inFlight.Load())
+		} else {
+			l.owner.limiter.observe(r, l.owner.limiter.inFlight.Load())
+		}
+	}
 	if r.Ignored {
 		return
 	}
 	seconds := r.Latency.Seconds()
+	if m := l.owner.measured; m != nil && !l.hedge && !r.Failed() {
+		m.add(r.Latency) // an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be forgotten
+	}
+	if r.Outrun {
+		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {
+			l.b.latency.observe(seconds, now, l.b.rate)
+		}
+		return
+	}
 	if r.Failed() {
 		l.b.failures.Add(1)
 		seconds = max(seconds, failurePenalty)
+		l.b.suspected()
 		l.owner.failed(l.b)
 	} else {
 		l.b.outlier.success()
+		if l.b.suspect.Load() {
+			l.b.cleared()
+		}
 	}
-	l.b.latency.observe(seconds, stamp(), defaultDecay)
+	l.b.latency.observe(seconds, stamp(), l.b.rate)
 }
 
 func (l Lease) release(r Result) {
-	l.b.inFlight.Add(-1)
+	l.b.ended()
 	l.owner.queue.wake()
+	if l.limited && l.owner.limiter != nil {
+		l.owner.limiter.leave()
+	}
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
 		h.Done(l.b, r)
 	}
@@ -202,6 +257,13 @@ func (g *budget) init(share float64) {
 func (g *budget) earn() {
 	if g.earns > 0 && g.tokens.Load() < 500_000 {
 		g.tokens.Add(g.earns)
+	}
+}
+
+// refund gives back what was spent on an attempt that was not made.
+func (g *budget) refund() {
+	if g.earns >= 0 {
+		g.tokens.Add(1000)
 	}
 }
 

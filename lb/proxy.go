@@ -39,6 +39,7 @@ type exchange struct {
 	avoid   tried
 	store   [4]*Backend
 	last    bool // no attempt follows this one
+	hedged  bool // was sent to two backends at once
 }
 
 type bodyKind uint8
@@ -98,13 +99,7 @@ func (x *exchange) serve() (abort bool) {
 		}
 		be := lease.b
 		x.last = len(x.avoid) >= b.o.Retry.Max
-		var out outcome
-		if be.ep.Load().Scheme == "http" {
-			out = x.http1(be)
-		} else {
-			out = x.transport(be)
-		}
-		lease.Done(Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client || out.err != nil && r.Context().Err() != nil})
+		out := x.attempt(lease, key)
 		if out.err == nil {
 			return false
 		}
@@ -168,7 +163,7 @@ func (x *exchange) prepare() error {
 }
 
 func (x *exchange) key() Key {
-	var k Key
+	k := x.b.rank(x.r)
 	k.Hash, k.Keyed = x.b.o.Key(x.r, ClientAddr(x.r, x.b.o.TrustedProxies))
 	if x.b.sticky != nil {
 		x.bound = x.b.sticky.read(x.r)

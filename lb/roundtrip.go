@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -42,10 +43,12 @@ func (t *tripper) CloseIdleConnections() {
 func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
 	ctx := r.Context()
-	var k Key
+	k := b.rank(r)
 	k.Hash, k.Keyed = b.o.Key(r, netip.Addr{})
 	var avoid tried
 	var failure error
+	resendable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
+	hedged := false
 	for {
 		lease, err := b.pick(ctx, k, avoid)
 		if err != nil {
@@ -55,59 +58,107 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			return nil, err
 		}
-		be := lease.b
-		ep := be.ep.Load()
-		req := r.WithContext(ctx)
-		u := *r.URL
-		u.Host, u.Scheme = ep.Addr, "http"
-		if ep.Scheme == "https" {
-			u.Scheme = "https"
-		}
-		req.URL = &u
-		if req.Host == "" {
-			req.Host = r.URL.Host
-		}
-		if len(avoid) > 0 && r.GetBody != nil {
-			if req.Body, err = r.GetBody(); err != nil {
-				lease.Done(Result{Ignored: true})
-				return nil, err
-			}
-		}
-		rt := t.base
-		if rt == nil {
-			rt = t.own[ep.Scheme]
-		}
-		res, err := rt.RoundTrip(req)
-		latency := time.Since(began) - lease.start
 		last := len(avoid) >= b.o.Retry.Max
-		again := (r.Body == nil || r.Body == http.NoBody || r.GetBody != nil) && ctx.Err() == nil && !last
-		if err == nil {
-			again = again && b.o.Retry.Idempotent(r) && statusIn(b.o.Retry.Statuses, res.StatusCode) && len(avoid)+1 < len(b.snap.Load().usable)
+		var got trip
+		if delay, hedge := t.hedges(r); hedge && resendable && !hedged {
+			var both tried
+			got, both = t.race(r, lease, k, avoid, delay)
+			hedged = len(both) > 0
+			avoid = append(avoid, both...)
+		} else {
+			got = t.send(ctx, r, lease, len(avoid) > 0)
+		}
+		again := resendable && ctx.Err() == nil && !last
+		if got.err == nil {
+			again = again && t.retryStatus(r, got) && len(avoid)+1 < len(b.snap.Load().usable)
 			if !again || !b.budget.spend() {
-				res.Body = leased(res.Body, func(err error) {
-					lease.Done(Result{Err: err, Status: res.StatusCode, Latency: latency, Ignored: err != nil && ctx.Err() != nil})
-				})
-				return res, nil
+				return got.pass(ctx), nil
 			}
-			res.Body.Close()
-			lease.Done(Result{Status: res.StatusCode, Latency: latency})
+			got.fail(ctx)
 			failure = errStatus
 		} else {
-			lease.Done(Result{Err: err, Latency: latency, Ignored: ctx.Err() != nil})
-			if failure = err; !again || !unsentError(err) && !b.o.Retry.Idempotent(r) {
-				return nil, err
+			got.fail(ctx)
+			if failure = got.err; !again || got.own || !unsentError(got.err) && !b.o.Retry.Idempotent(r) {
+				return nil, got.err
 			}
 			if !b.budget.spend() {
 				b.noRetry.Add(1)
-				return nil, err
+				return nil, got.err
 			}
 		}
 		b.retries.Add(1)
 		if h := b.o.Hooks; h != nil && h.Retry != nil {
-			h.Retry(be, failure)
+			h.Retry(got.lease.b, failure)
 		}
-		avoid = append(avoid, be)
+		avoid = append(avoid, got.lease.b)
 	}
+}
+
+func (t *tripper) retryStatus(r *http.Request, got trip) bool {
+	return t.b.o.Retry.Idempotent(r) && statusIn(t.b.o.Retry.Statuses, got.res.StatusCode)
+}
+
+// trip is one attempt and what came of it.
+type trip struct {
+	lease   Lease
+	res     *http.Response
+	err     error
+	own     bool // err is the request's own, nothing that the backend is to blame for
+	latency time.Duration
+	cancel  func() // nil: there is nothing to cancel
+}
+
+func (p trip) stop() {
+	if p.cancel != nil {
+		p.cancel()
+	}
+}
+
+// fail ends an attempt whose answer is not passed on.
+func (p trip) fail(ctx context.Context) {
+	if p.err == nil {
+		p.res.Body.Close()
+		p.lease.Done(Result{Status: p.res.StatusCode, Latency: p.latency})
+	} else {
+		p.lease.Done(Result{Err: p.err, Latency: p.latency, Ignored: p.own || ctx.Err() != nil})
+	}
+	p.stop()
+}
+
+// pass hands the answer on; the lease ends with its body.
+func (p trip) pass(ctx context.Context) *http.Response {
+	p.res.Body = leased(p.res.Body, func(err error) {
+		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, Ignored: err != nil && ctx.Err() != nil})
+		p.stop()
+	})
+	return p.res
+}
+
+// send makes one attempt. fresh: the request's own body has been used already, or another attempt uses it.
+func (t *tripper) send(ctx context.Context, r *http.Request, lease Lease, fresh bool) trip {
+	ep := lease.b.ep.Load()
+	req := r.WithContext(ctx)
+	u := *r.URL
+	u.Host, u.Scheme = ep.Addr, "http"
+	if ep.Scheme == "https" {
+		u.Scheme = "https"
+	}
+	req.URL = &u
+	if req.Host == "" {
+		req.Host = r.URL.Host
+	}
+	if fresh && r.GetBody != nil {
+		var err error
+		if req.Body, err = r.GetBody(); err != nil {
+			return trip{lease: lease, err: err, own: true}
+		}
+	}
+	rt := t.base
+	if rt == nil {
+		rt = t.own[ep.Scheme]
+	}
+	res, err := rt.RoundTrip(req)
+	return trip{lease: lease, res: res, err: err, latency: time.Since(began) - lease.start}
 }
 
 func statusIn(list []int, status int) bool {

@@ -20,6 +20,7 @@ type snapshot struct {
 	picker Picker // nil when usable is empty
 	panic  bool
 	closed bool
+	plain  bool // every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
 }
 
 // rebuild makes the snapshot from the backends' states. b.mu is held.
@@ -27,11 +28,12 @@ func (b *Balancer) rebuild(now time.Time) {
 	if b.closed {
 		return
 	}
-	s := &snapshot{byID: make(map[string]*Backend, len(b.backends))}
+	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: !b.o.Hedge.on()}
 	ramping := false
 	for id, be := range b.backends {
 		s.all = append(s.all, be)
 		s.byID[id] = be
+		s.plain = s.plain && be.ep.Load().Scheme == "http"
 		state := StateUp
 		switch {
 		case be.drained:
@@ -48,11 +50,22 @@ func (b *Balancer) rebuild(now time.Time) {
 	}
 	slices.SortFunc(s.all, func(x, y *Backend) int { return cmp.Compare(x.id, y.id) })
 	s.usable, s.panic = b.choose(s.all)
+	replaced := make([]int, len(s.all)) // followers of the picker until now
+	for i, be := range s.all {
+		replaced[i] = be.following.count()
+	}
 	if len(s.usable) > 0 {
-		policy := b.o.Policy
-		s.picker = policy.Picker(slices.Clone(s.usable))
+		if b.prober != nil {
+			s.picker = b.prober.adopt(slices.Clone(s.usable))
+		} else {
+			s.picker = b.o.Policy.Picker(slices.Clone(s.usable))
+		}
 	}
 	b.snap.Store(s)
+	b.resizeQueue()
+	for i, be := range s.all {
+		be.following.forget(replaced[i])
+	}
 	b.queue.wakeAll()
 	if ramping {
 		b.later(b.o.SlowStart / 20)
@@ -190,6 +203,25 @@ type queue struct {
 	mu    sync.Mutex // guards wait
 	wait  []chan struct{}
 	size  atomic.Int64
+}
+
+// resizeQueue lets a share of the backends' adaptive limits wait, where they have such, and those who may go now try.
+func (b *Balancer) resizeQueue() {
+	a := b.o.Adaptive
+	if a == nil || !a.PerBackend {
+		return
+	}
+	sum, room := int64(0), int64(0)
+	for _, be := range b.snap.Load().usable {
+		limit := be.limiter.limit.Load()
+		sum, room = sum+limit, room+max(0, limit-be.inFlight.Load())
+	}
+	b.queue.mu.Lock()
+	b.queue.limit = int(a.Queue * float64(sum))
+	b.queue.mu.Unlock()
+	for ; room > 0 && b.queue.size.Load() > 0; room-- {
+		b.queue.wake()
+	}
 }
 
 // join returns a channel that is signalled when trying again may help; nil when the queue is full.

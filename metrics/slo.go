@@ -217,9 +217,13 @@ type SLOStatus struct {
 }
 
 // Status measures the objective now.
-func (o *Objective) Status() SLOStatus { return o.status(time.Now()) }
+func (o *Objective) Status() SLOStatus {
+	s, _ := o.status(time.Now())
+	return s
+}
 
-func (o *Objective) status(t time.Time) SLOStatus {
+// status also returns the counters that it was computed from.
+func (o *Objective) status(t time.Time) (SLOStatus, sloSample) {
 	now := o.look(t)
 	bad := o.badRatio(now, o.slo.Window)
 	o.mu.Lock()
@@ -234,7 +238,7 @@ func (o *Objective) status(t time.Time) SLOStatus {
 			break
 		}
 	}
-	return s
+	return s, now
 }
 
 type sloCollector struct {
@@ -256,10 +260,10 @@ func newSLOCollector(m *Metrics) *sloCollector {
 func (c *sloCollector) each(visit func(s *series, v float64, labels ...string)) {
 	now := time.Now()
 	for _, o := range c.m.objectives() {
-		name, st := o.slo.Name, o.status(now)
-		good, total := o.slo.Read()
-		visit(&c.good, float64(good), name)
-		visit(&c.events, float64(total), name)
+		name := o.slo.Name
+		st, counted := o.status(now)
+		visit(&c.good, float64(counted.good), name)
+		visit(&c.events, float64(counted.total), name)
 		visit(&c.objective, st.Objective, name)
 		visit(&c.budget, st.BudgetLeft, name)
 		visit(&c.burn, st.Burn1h, name, "1h")

@@ -13,32 +13,18 @@ func (d *logGroup) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 	dead := append([]deadRef(nil), g.dead[:n]...)
 	at := make([]ref, n)
 	for i := range dead {
-		at[i] = e.where(dead[i].r)
-		e.segments[at[i].segment].pins++
+		at[i] = dead[i].r
 	}
+	e.pin(at)
 	e.state.Unlock()
-	letters := make([]DeadLetter, 0, n)
-	for i, r := range at {
-		e.state.Lock()
-		seg := e.segments[r.segment]
-		e.state.Unlock()
-		l := DeadLetter{Seq: r.seq, Attempts: int(dead[i].r.attempts), Reason: dead[i].reason, Died: time.Unix(0, dead[i].at)}
-		buf := make([]byte, r.length)
-		if _, err := seg.file.ReadAt(buf, int64(r.offset)); err == nil {
-			if m, published, ok := decodeMessage(buf, seg.epoch); ok {
-				l.Message, l.Published = m, time.Unix(0, published)
-			} else {
-				l.Reason += " (damaged on disk)"
-			}
+	letters := make([]DeadLetter, n)
+	e.readPinned(at, func(i int, m Message, published time.Time, intact bool) {
+		letters[i] = DeadLetter{Message: m, Published: published, Seq: at[i].seq, Attempts: int(dead[i].r.attempts), Reason: dead[i].reason, Died: time.Unix(0, dead[i].at)}
+		if !intact {
+			letters[i].Reason += damagedOnDisk
 		}
-		letters = append(letters, l)
-	}
-	e.state.Lock()
-	for _, r := range at {
-		e.segments[r.segment].pins--
-	}
-	e.state.Unlock()
-	return letters, nil
+	})
+	return letters, ctx.Err()
 }
 
 func (d *logGroup) Redrive(ctx context.Context, max int) (int, error) {

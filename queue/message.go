@@ -115,7 +115,7 @@ type Waiting struct {
 	Message
 	Seq      uint64
 	Attempts int // deliveries so far
-	// State is "ready", "delayed", "behind" (another of its key) or "in flight".
+	// State is "ready", "delayed", "behind" (another of its key) or "in flight", and ends in " (damaged on disk)" if the message could not be read.
 	State string
 	// Until is when a delayed one is due, and when the lease of one in flight ends; else the zero time.
 	Until     time.Time
@@ -127,7 +127,7 @@ type DeadLetter struct {
 	Message
 	Seq      uint64
 	Attempts int
-	// Reason is the text of Term, "max deliveries", or the last handler's error.
+	// Reason is the text of Term, "max deliveries", or the last handler's error. It ends in " (damaged on disk)" if the message could not be read.
 	Reason    string
 	Published time.Time
 	Died      time.Time

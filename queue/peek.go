@@ -17,34 +17,53 @@ func (d *logGroup) Peek(ctx context.Context, max int) ([]Waiting, error) {
 	e, g := d.e, d.g
 	e.state.Lock()
 	looks := e.looks(g, max)
+	refs := make([]ref, len(looks))
 	for i := range looks {
-		looks[i].r = e.where(looks[i].r)
-		e.segments[looks[i].r.segment].pins++
+		refs[i] = looks[i].r
 	}
+	e.pin(refs)
 	e.state.Unlock()
-	out := make([]Waiting, 0, len(looks))
-	for _, l := range looks {
+	out := make([]Waiting, len(looks))
+	e.readPinned(refs, func(i int, m Message, published time.Time, intact bool) {
+		out[i] = Waiting{Message: m, Published: published, Seq: refs[i].seq, Attempts: int(refs[i].attempts), State: looks[i].state, Until: looks[i].until}
+		if !intact {
+			out[i].State += damagedOnDisk
+		}
+	})
+	return out, ctx.Err()
+}
+
+const damagedOnDisk = " (damaged on disk)"
+
+// pin makes the refs say where their messages are now, and keeps these segments; e.state is held. readPinned lets them go.
+func (e *engine) pin(refs []ref) {
+	for i := range refs {
+		refs[i] = e.where(refs[i])
+		e.segments[refs[i].segment].pins++
+	}
+}
+
+// readPinned reads each message of pinned refs without holding anybody up.
+func (e *engine) readPinned(refs []ref, each func(i int, m Message, published time.Time, intact bool)) {
+	for i, r := range refs {
 		e.state.Lock()
-		seg := e.segments[l.r.segment]
+		seg := e.segments[r.segment]
 		e.state.Unlock()
-		w := Waiting{Seq: l.r.seq, Attempts: int(l.r.attempts), State: l.state, Until: l.until}
-		buf := make([]byte, l.r.length)
-		if _, err := seg.file.ReadAt(buf, int64(l.r.offset)); err == nil {
+		buf := make([]byte, r.length)
+		if _, err := seg.file.ReadAt(buf, int64(r.offset)); err == nil {
 			if m, published, ok := decodeMessage(buf, seg.epoch); ok {
-				w.Message, w.Published = m, time.Unix(0, published)
-			} else {
-				w.State += ", damaged on disk"
+				each(i, m, time.Unix(0, published), true)
+				continue
 			}
 		}
-		out = append(out, w)
+		each(i, Message{}, time.Time{}, false)
 	}
 	e.state.Lock()
-	for _, l := range looks {
-		e.segments[l.r.segment].pins--
+	for _, r := range refs {
+		e.segments[r.segment].pins--
 	}
 	e.state.Unlock()
 	e.kickCleaner()
-	return out, ctx.Err()
 }
 
 // looks lists up to max messages; e.state is held.

@@ -111,18 +111,66 @@ type dirtyKey struct {
 
 func readDirty(ctx context.Context, tx *sql.Tx, d Dialect, slots []Slot, n int) (keys []dirtyKey, err error) {
 	rows, err := tx.QueryContext(ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+` order by seq limit `+strconv.Itoa(n), d.slotList(slots))
+	err = each(rows, err, func() error {
+		var k dirtyKey
+		err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk)
+		keys = append(keys, k)
+		return err
+	})
+	return keys, err
+}
+
+// each calls f for every row of a query that may have failed, and closes it.
+func each(rows *sql.Rows, err error, f func() error) error {
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var k dirtyKey
-		if err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk); err != nil {
-			return nil, err
+		if err := f(); err != nil {
+			return err
 		}
-		keys = append(keys, k)
 	}
-	return keys, rows.Err()
+	return rows.Err()
+}
+
+// readColumns takes name and type of each column in their order.
+func readColumns(t Table, rows *sql.Rows, err error) (*tableInfo, error) {
+	info := &tableInfo{Table: t}
+	err = each(rows, err, func() error {
+		var c column
+		err := rows.Scan(&c.name, &c.typ)
+		info.cols = append(info.cols, c)
+		return err
+	})
+	if err == nil && len(info.cols) == 0 {
+		err = fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
+	}
+	return info, err
+}
+
+// readSums takes slot and checksum of the rows of a table.
+func readSums(t *tableInfo, into map[Slot]string, rows *sql.Rows, err error) error {
+	return each(rows, err, func() error {
+		var s Slot
+		var sum string
+		err := rows.Scan(&s, &sum)
+		into[s] += t.Name + "=" + sum + ";"
+		return err
+	})
+}
+
+// inTx runs f in a transaction.
+func inTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
 }
 
 func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {

@@ -191,27 +191,9 @@ func (mariadb) abort(tx *sql.Tx) {
 }
 
 func (mariadb) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
-	info := &tableInfo{Table: t}
 	rows, err := tx.QueryContext(ctx, `select column_name, column_type from information_schema.columns
 where table_schema = database() and table_name = ? and is_generated = 'NEVER' order by ordinal_position`, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var c column
-		if err := rows.Scan(&c.name, &c.typ); err != nil {
-			return nil, err
-		}
-		info.cols = append(info.cols, c)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	if len(info.cols) == 0 {
-		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
-	}
-	return info, nil
+	return readColumns(t, rows, err)
 }
 
 func (d mariadb) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {

@@ -170,19 +170,7 @@ func (d mariadb) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slo
 	}
 	rows, err := tx.QueryContext(ctx, `select `+slot+`, concat(count(*), ':', sum(cast(conv(substr(md5(json_array(`+strings.Join(cols, ", ")+`)), 1, 15), 16, 10) as unsigned))) from `+t.Name+
 		` where `+slot+` in (`+joinSlots(slots)+`) group by 1`)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var s Slot
-		var sum string
-		if err := rows.Scan(&s, &sum); err != nil {
-			return err
-		}
-		into[s] += t.Name + "=" + sum + ";"
-	}
-	return rows.Err()
+	return readSums(t, into, rows, err)
 }
 
 func (d mariadb) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {

@@ -62,7 +62,7 @@ func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*Leas
 	}
 	var floor int64
 	for node := range 1 << o.NodeBits {
-		err := l.inTx(ctx, func(tx *sql.Tx) error {
+		err := inTx(ctx, l.db, func(tx *sql.Tx) error {
 			now := time.Since(idEpoch).Milliseconds()
 			if _, err := tx.ExecContext(ctx, d.bind(`insert into tk_node (node, holder, until_ms) values (?, '', 0) on conflict (node) do nothing`), node); err != nil {
 				return err
@@ -107,18 +107,6 @@ func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*Leas
 	return l, nil
 }
 
-func (l *LeasedIDs) inTx(ctx context.Context, f func(tx *sql.Tx) error) error {
-	tx, err := l.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if err := f(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
 // renew moves the limit on. An id is only made below the limit, so what another owner of the number makes begins after it.
 func (l *LeasedIDs) renew(ctx context.Context) {
 	for backoff.Sleep(ctx, l.o.TTL/3) == nil {
@@ -126,7 +114,7 @@ func (l *LeasedIDs) renew(ctx context.Context) {
 		if until <= l.until.Load() {
 			continue // the clock went back
 		}
-		err := l.inTx(ctx, func(tx *sql.Tx) error {
+		err := inTx(ctx, l.db, func(tx *sql.Tx) error {
 			res, err := tx.ExecContext(ctx, l.d.bind(`update tk_node set until_ms = ? where node = ? and holder = ?`), until, l.node, l.holder)
 			if err != nil {
 				return err

@@ -105,30 +105,9 @@ set_config('synchronous_commit', case when current_setting('synchronous_commit')
 func (postgres) commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
 
 func (postgres) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
-	info := &tableInfo{Table: t}
-	rows, err := tx.QueryContext(ctx, `select attname, format_type(atttypid, atttypmod), attgenerated <> '' from pg_attribute
-where attrelid = to_regclass($1) and attnum > 0 and not attisdropped order by attnum`, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var c column
-		var generated bool
-		if err := rows.Scan(&c.name, &c.typ, &generated); err != nil {
-			return nil, err
-		}
-		if !generated {
-			info.cols = append(info.cols, c)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	if len(info.cols) == 0 {
-		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
-	}
-	return info, nil
+	rows, err := tx.QueryContext(ctx, `select attname, format_type(atttypid, atttypmod) from pg_attribute
+where attrelid = to_regclass($1) and attnum > 0 and not attisdropped and attgenerated = '' order by attnum`, t.Name)
+	return readColumns(t, rows, err)
 }
 
 func (d postgres) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {

@@ -94,19 +94,7 @@ func (d postgres) remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []st
 func (d postgres) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error {
 	slot := "t." + quote(t.SlotColumn)
 	rows, err := tx.QueryContext(ctx, `select `+slot+`, count(*) || ':' || sum(('x' || substr(md5(to_jsonb(t)::text), 1, 15))::bit(60)::bigint)::text from `+t.Name+` t where `+d.inSlots(slot, 1)+` group by 1`, d.slotList(slots))
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var s Slot
-		var sum string
-		if err := rows.Scan(&s, &sum); err != nil {
-			return err
-		}
-		into[s] += t.Name + "=" + sum + ";"
-	}
-	return rows.Err()
+	return readSums(t, into, rows, err)
 }
 
 func (d postgres) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {

@@ -128,26 +128,8 @@ func (sqlite) commit(ctx context.Context, tx *sql.Tx) error {
 }
 
 func (sqlite) columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {
-	info := &tableInfo{Table: t}
 	rows, err := tx.QueryContext(ctx, `select name, upper(type) from pragma_table_info(?) order by cid`, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var c column
-		if err := rows.Scan(&c.name, &c.typ); err != nil {
-			return nil, err
-		}
-		info.cols = append(info.cols, c)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	if len(info.cols) == 0 {
-		return nil, fmt.Errorf("%w: there is no table %s", ErrPreflight, t.Name)
-	}
-	return info, nil
+	return readColumns(t, rows, err)
 }
 
 func (d sqlite) describe(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error) {

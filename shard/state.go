@@ -201,15 +201,7 @@ func (s *sqlStore) inTx(ctx context.Context, f func(tx *sql.Tx) error) error {
 	if err := s.make(ctx); err != nil {
 		return err
 	}
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer tx.Rollback()
-	if err := f(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
+	return inTx(ctx, s.db, f)
 }
 
 func (s *sqlStore) Load(ctx context.Context) (*State, error) {

@@ -1,174 +1,172 @@
-// Package lb compares tierkit's reverse proxy with net/http's, stock and tuned, each in a process of its own in front of one
-// backend, with wrk as the client:
+// Package lb compares tierkit's reverse proxy with nginx, HAProxy, Caddy, oxy and net/http's ReverseProxy, stock and
+// tuned, each in a process of its own in front of one backend (nginx with a file), with wrk as the client:
 //
-//	go test -bench . -benchtime 1x ./lb          (needs wrk)
+//	go test -bench . -benchtime 1x ./lb -rounds 5 [-contenders nginx,tierkit,tuned] [-sizes 100,10000] [-time 2s]
 //
-// cpu-us/op is the proxy's own CPU time per request, which other load on the machine disturbs less than requests per
-// second. limit is a bare net/http handler that answers by itself: what no handler can beat.
+// Every contender runs once a round, so that a change of the machine's load hits all alike; the figures are medians of
+// the rounds. cpu-us/req is the CPU time per request of the proxy's own process, which other load disturbs less than
+// requests per second. foreign-cores is what other processes took meanwhile: above 0.1 read ratios only. limit is a
+// net/http handler that answers by itself: what no handler can beat. Half load is an open loop at half of the requests
+// per second that tierkit reached: latency counts from when a request was due.
 package lb
 
 import (
-	"bufio"
-	"bytes"
+	"errors"
+	"flag"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/benchmarks/lb/contender"
+)
+
+var (
+	rounds = flag.Int("rounds", 3, "measurements of each contender, interleaved")
+	names  = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
+	tcp    = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
+	sizes  = flag.String("sizes", "100,10000", "bytes of the answers")
+	length = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
+	conns  = flag.Int("conns", 64, "connections of the client")
 )
 
 func TestMain(m *testing.M) {
-	if role := os.Getenv("LB_ROLE"); role != "" {
-		serve(role, os.Getenv("LB_BACKEND"))
-		return
-	}
+	contender.Main()
 	os.Exit(m.Run())
 }
 
-func serve(role, backend string) {
-	size, _ := strconv.Atoi(os.Getenv("LB_SIZE"))
-	body := bytes.Repeat([]byte("x"), size)
-	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header()["Content-Type"] = []string{"text/plain"}
-		w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
-		w.Write(body)
-	})
-	var h http.Handler
-	u := &url.URL{Scheme: "http", Host: backend}
-	switch role {
-	case "backend", "limit":
-		h = hello
-	case "stock":
-		h = httputil.NewSingleHostReverseProxy(u)
-	case "tuned":
-		p := httputil.NewSingleHostReverseProxy(u)
-		p.Transport = &http.Transport{MaxIdleConns: 0, MaxIdleConnsPerHost: 512, DisableCompression: true}
-		p.BufferPool = pool{}
-		h = p
-	case "tierkit":
-		b, err := lb.New([]lb.Endpoint{{Addr: backend}}, lb.Options{})
+func BenchmarkProxy(b *testing.B) { compare(b, *names, true) }
+func BenchmarkTCP(b *testing.B)   { compare(b, *tcp, false) }
+
+// sample is one measurement.
+type sample struct{ rate, cpu, p50, p99, half50, half99, foreign float64 } // 1/s, us, us, us, us, us, cores
+
+func compare(b *testing.B, list string, half bool) {
+	wrk, err := exec.LookPath("wrk")
+	if err != nil {
+		b.Skip("wrk is not installed")
+	}
+	for _, s := range strings.Split(*sizes, ",") {
+		size, err := strconv.Atoi(s)
 		if err != nil {
-			panic(err)
+			b.Fatal(err)
 		}
-		h = b.Handler()
+		os.Setenv("LB_SIZE", s)
+		b.Run(s+"B", func(b *testing.B) {
+			backend, err := contender.Backend(size).Start("")
+			if errors.Is(err, contender.ErrMissing) {
+				b.Skip("nginx is not installed")
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer backend.Stop()
+			var order []string
+			running := map[string]*contender.Process{}
+			for _, name := range strings.Split(list, ",") {
+				c, err := contender.Named(name)
+				if err != nil {
+					b.Fatal(err)
+				}
+				p, err := c.Start(backend.Addr)
+				if errors.Is(err, contender.ErrMissing) {
+					b.Logf("%s is not installed", name)
+					continue
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer p.Stop()
+				running[name] = p
+				order = append(order, name)
+			}
+			all := map[string][]sample{}
+			for range *rounds {
+				for _, name := range order {
+					all[name] = append(all[name], measure(b, wrk, running[name], backend))
+				}
+			}
+			if ours := median(all["tierkit"], func(s sample) float64 { return s.rate }); half && ours > 0 {
+				for r := range *rounds {
+					for _, name := range order {
+						s := &all[name][r]
+						if s.half50, s.half99, err = openLoop(running[name].Addr, ours/2, *conns, *length); err != nil {
+							b.Fatalf("%s: %v", name, err)
+						}
+					}
+				}
+			}
+			for _, name := range order {
+				b.Run(name, func(b *testing.B) {
+					for b.Loop() {
+					}
+					for unit, of := range map[string]func(sample) float64{
+						"req/s": func(s sample) float64 { return s.rate }, "cpu-us/req": func(s sample) float64 { return s.cpu },
+						"p50-us": func(s sample) float64 { return s.p50 }, "p99-us": func(s sample) float64 { return s.p99 },
+						"half-p50-us": func(s sample) float64 { return s.half50 }, "half-p99-us": func(s sample) float64 { return s.half99 },
+						"foreign-cores": func(s sample) float64 { return s.foreign },
+					} {
+						b.ReportMetric(median(all[name], of), unit)
+					}
+					b.ReportMetric(0, "ns/op")
+				})
+			}
+		})
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
-	}
-	fmt.Println(l.Addr())
-	go func() { // ends with its parent
-		bufio.NewReader(os.Stdin).ReadByte()
-		os.Exit(0)
-	}()
-	http.Serve(l, h)
 }
 
-type pool struct{}
-
-var free = make(chan []byte, 1024)
-
-func (pool) Get() []byte {
-	select {
-	case b := <-free:
-		return b
-	default:
-		return make([]byte, 32<<10)
-	}
-}
-
-func (pool) Put(b []byte) {
-	select {
-	case free <- b:
-	default:
-	}
-}
-
-type child struct {
-	addr string
-	cmd  *exec.Cmd
-}
-
-func start(b *testing.B, role, backend string, size int) *child {
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), "LB_ROLE="+role, "LB_BACKEND="+backend, "LB_SIZE="+strconv.Itoa(size))
-	in, _ := cmd.StdinPipe()
-	out, _ := cmd.StdoutPipe()
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { in.Close(); cmd.Wait() })
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		b.Fatal(err)
-	}
-	return &child{strings.TrimSpace(line), cmd}
-}
-
-// cpu is the CPU time that the process has used, from /proc.
-func (c *child) cpu() time.Duration {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
-	if err != nil {
+func median(samples []sample, of func(sample) float64) float64 {
+	if len(samples) == 0 {
 		return 0
 	}
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond
+	vs := make([]float64, len(samples))
+	for i, s := range samples {
+		vs[i] = of(s)
+	}
+	slices.Sort(vs)
+	return (vs[(len(vs)-1)/2] + vs[len(vs)/2]) / 2
 }
 
 var (
 	total   = regexp.MustCompile(`(\d+) requests in`)
 	rate    = regexp.MustCompile(`Requests/sec:\s+([\d.]+)`)
+	p50     = regexp.MustCompile(`50%\s+([\d.]+)(us|ms|s)`)
 	p99     = regexp.MustCompile(`99%\s+([\d.]+)(us|ms|s)`)
 	trouble = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors: .*`)
 )
 
-func BenchmarkProxy(b *testing.B) {
-	wrk, err := exec.LookPath("wrk")
+func measure(b *testing.B, wrk string, p, backend *contender.Process) (s sample) {
+	cpu, other, busy, self := p.CPU(), backend.CPU(), contender.Busy(), contender.Self()
+	start := time.Now()
+	cmd := exec.Command(wrk, "-t2", "-c"+strconv.Itoa(*conns), fmt.Sprintf("-d%ds", max(1, int(length.Seconds()))), "--latency", "http://"+p.Addr+"/")
+	out, err := cmd.CombinedOutput()
 	if err != nil {
-		b.Skip("wrk is not installed")
+		b.Fatalf("%v\n%s", err, out)
 	}
-	duration := "2s"
-	if d := os.Getenv("LB_DURATION"); d != "" {
-		duration = d
+	wall := time.Since(start)
+	if m := trouble.Find(out); m != nil {
+		b.Fatalf("%s", m)
 	}
-	for _, size := range []int{100, 10_000} {
-		for round := range 3 { // interleaved, so that a change of the machine's load hits all alike
-			for _, role := range []string{"limit", "tierkit", "tuned", "stock"} {
-				b.Run(fmt.Sprintf("%dB-round%d/%s", size, round, role), func(b *testing.B) {
-					backend := start(b, "backend", "", size)
-					c := start(b, role, backend.addr, size)
-					for b.Loop() {
-						before := c.cpu()
-						out, err := exec.Command(wrk, "-t2", "-c64", "-d"+duration, "--latency", "http://"+c.addr+"/").CombinedOutput()
-						if err != nil {
-							b.Fatalf("%v\n%s", err, out)
-						}
-						if m := trouble.Find(out); m != nil {
-							b.Fatalf("%s", m)
-						}
-						n, _ := strconv.ParseFloat(string(total.FindSubmatch(out)[1]), 64)
-						r, _ := strconv.ParseFloat(string(rate.FindSubmatch(out)[1]), 64)
-						b.ReportMetric(r, "req/s")
-						b.ReportMetric(float64((c.cpu()-before).Microseconds())/n, "cpu-us/op")
-						if m := p99.FindSubmatch(out); m != nil {
-							d, _ := time.ParseDuration(string(m[1]) + string(m[2]))
-							b.ReportMetric(float64(d.Microseconds()), "p99-us")
-						}
-						b.ReportMetric(0, "ns/op")
-					}
-				})
-			}
-		}
+	used := p.CPU() - cpu
+	ours := used + backend.CPU() - other + contender.Self() - self + cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	s.foreign = (contender.Busy() - busy - ours).Seconds() / wall.Seconds()
+	s.rate = number(rate.FindSubmatch(out)[1])
+	s.cpu = float64(used.Microseconds()) / number(total.FindSubmatch(out)[1])
+	s.p50, s.p99 = micros(p50.FindSubmatch(out)), micros(p99.FindSubmatch(out))
+	return s
+}
+
+func number(b []byte) float64 { f, _ := strconv.ParseFloat(string(b), 64); return f }
+
+func micros(m [][]byte) float64 {
+	if m == nil {
+		return 0
 	}
+	d, _ := time.ParseDuration(fmt.Sprintf("%s%s", m[1], m[2]))
+	return float64(d.Microseconds())
 }

@@ -1,0 +1,269 @@
+package lb
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// frontConn is one client connection of a [Front]: its goroutine reads a request, forwards it, and then reads the next.
+type frontConn struct {
+	net.Conn
+	f       *Front
+	state   watched
+	up      atomic.Pointer[conn] // what a phase of waiting or relaying waits for
+	raw     syscall.RawConn
+	reader  io.ReaderFrom // of the TCP connection, for splice; nil: none
+	peer    netip.Addr
+	trusted bool
+	key     Key // of every request, unless the options want more
+	custom  bool
+
+	in    []byte // in[r:w] was read and not used yet
+	r, w  int
+	out   []byte // the answer, built in place
+	head  requestHead
+	raw1  []byte // the head of the request, in in
+	body  []byte // its body, in in
+	bound string // backend that the sticky cookie names
+	avoid tried
+	store [4]*Backend
+	last  bool
+}
+
+const (
+	frontBuffer = 4 << 10
+	lingering   = 500 * time.Millisecond
+)
+
+func newFrontConn(f *Front, nc net.Conn) *frontConn {
+	c := &frontConn{Conn: nc, f: f, raw: rawOf(nc)}
+	c.reader, _ = nc.(io.ReaderFrom)
+	c.state.enter(phaseReading, f.now.Load())
+	return c
+}
+
+func (c *frontConn) now() uint32 { return c.f.now.Load() }
+
+// leave closes the connection if it is between two requests.
+func (c *frontConn) leave() {
+	if p, _, word := c.state.load(); p == phaseIdle && c.state.change(word, phaseClosing) {
+		c.Conn.Close()
+	}
+}
+
+func (c *frontConn) serve() {
+	defer c.f.gone(c)
+	defer c.caught()
+	o := &c.f.b.o
+	c.peer = peerOf(c.RemoteAddr().String()) // waits for a PROXY header, where there must be one
+	c.trusted = trustedPeer(o, c.peer)
+	ranked := o.Adaptive != nil && (o.Adaptive.Priority != nil || o.Adaptive.Exempt != nil)
+	c.custom = !o.plainKey || !o.plainRetry || o.Sticky != nil || c.trusted || ranked
+	c.key = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
+	for {
+		switch c.read() {
+		case verdictBad:
+			return
+		case verdictPassed:
+			c.f.hand(0, &handedConn{Conn: c.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+			return
+		}
+		c.f.requests.Add(1)
+		again, passed := c.exchange()
+		if passed {
+			c.f.hand(0, &handedConn{Conn: c.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+			return
+		}
+		if !again {
+			c.Close()
+			return
+		}
+		c.r += len(c.raw1) + len(c.body)
+		if c.r == c.w {
+			c.r, c.w = 0, 0
+		}
+		if cap(c.out) > 64<<10 {
+			c.out = nil
+		}
+	}
+}
+
+// caught ends the connection, not the process, when a function of the options panics, as net/http does.
+func (c *frontConn) caught() {
+	if v := recover(); v != nil {
+		c.Close()
+		if up := c.up.Load(); up != nil {
+			up.Close()
+		}
+		if v != http.ErrAbortHandler {
+			c.f.logf("lb: front: panic serving %v: %v\n%s", c.RemoteAddr(), v, debug.Stack())
+		}
+	}
+}
+
+// read waits for a request: its head and, where that is short, its body. When it says verdictBad the connection has
+// been closed, and answered if there was somebody to answer to.
+func (c *frontConn) read() verdict {
+	seen, reading := 0, c.w > c.r
+	p := phaseIdle
+	if reading {
+		p = phaseReading
+	}
+	if c.state.enter(p, c.now()) >= phaseLate || c.closing() && !reading {
+		c.Close()
+		return verdictBad
+	}
+	var end int
+	for {
+		if c.w > c.r {
+			var bad bool
+			if end, bad = endOfHead(c.in[c.r:c.w], seen); bad {
+				return c.refuse(http.StatusBadRequest)
+			}
+			if end > 0 {
+				break
+			}
+			seen = c.w - c.r
+			if seen > c.f.o.MaxHeaderBytes {
+				return c.refuse(http.StatusRequestHeaderFieldsTooLarge)
+			}
+		}
+		if !c.fill(frontBuffer) {
+			return verdictBad
+		}
+		if !reading {
+			reading = true
+			if c.state.enter(phaseReading, c.now()) >= phaseLate {
+				c.Close()
+				return verdictBad
+			}
+		}
+	}
+	if end > c.f.o.MaxHeaderBytes {
+		return c.refuse(http.StatusRequestHeaderFieldsTooLarge)
+	}
+	v := c.head.parse(c.in[c.r:c.r+end], c.trusted)
+	o := &c.f.b.o
+	switch {
+	case v == verdictBad:
+		return c.refuse(http.StatusBadRequest)
+	case v == verdictOurs && c.head.length > o.Retry.MaxBody, !c.f.b.snap.Load().plain:
+		v = verdictPassed
+	}
+	if v == verdictPassed {
+		if c.state.enter(phasePicking, c.now()) >= phaseLate {
+			c.Close()
+			return verdictBad
+		}
+		return v
+	}
+	n := int(c.head.length)
+	for c.w-c.r < end+n {
+		if c.state.enter(phaseBody, c.now()) >= phaseLate || !c.fill(end+n-(c.w-c.r)) {
+			c.Close()
+			return verdictBad
+		}
+	}
+	c.raw1 = c.in[c.r : c.r+end]
+	c.body = c.in[c.r+end : c.r+end+n]
+	return verdictOurs
+}
+
+// fill reads more, with room for want bytes or more. false: the connection is over.
+func (c *frontConn) fill(want int) bool {
+	if len(c.in)-c.w < want {
+		if c.r > 0 {
+			c.w = copy(c.in, c.in[c.r:c.w])
+			c.r = 0
+		}
+		if len(c.in)-c.w < want {
+			in := make([]byte, max(c.w+want, frontBuffer))
+			copy(in, c.in[:c.w])
+			c.in = in
+		}
+	}
+	n, err := c.Conn.Read(c.in[c.w:])
+	c.w += n
+	if n > 0 {
+		return true
+	}
+	if err != nil {
+		c.Close()
+		return false
+	}
+	return true
+}
+
+func (c *frontConn) closing() bool { return c.f.draining.Load() }
+
+// refuse answers what is no proper request; nothing after it can be trusted.
+func (c *frontConn) refuse(status int) verdict {
+	c.f.refused.Add(1)
+	text := http.StatusText(status)
+	c.state.enter(phaseRelaying, c.now())
+	io.WriteString(c.Conn, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
+		strconv.Itoa(len(text))+"\r\n\r\n"+text)
+	c.linger()
+	return verdictBad
+}
+
+// linger closes so that the answer is not lost to a reset: what the client still sends is read for a while.
+func (c *frontConn) linger() {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+		var sink [4 << 10]byte
+		c.SetReadDeadline(time.Now().Add(lingering))
+		for range 64 {
+			if _, err := c.Conn.Read(sink[:]); err != nil {
+				break
+			}
+		}
+	}
+	c.Close()
+}
+
+// request is the *http.Request that functions in the options want to see. It costs what net/http's parser does, so it
+// is made for them alone.
+func (c *frontConn) request() (*http.Request, error) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.raw1)))
+	if err != nil {
+		return nil, err
+	}
+	r.RemoteAddr = c.RemoteAddr().String()
+	r.Body, r.ContentLength = http.NoBody, int64(len(c.body))
+	return r, nil
+}
+
+// handedConn gives the bytes back that were read before it was handed over.
+type handedConn struct {
+	net.Conn
+	first []byte
+}
+
+func (c *handedConn) Read(p []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(p, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// ReadFrom lets the kernel move large answers.
+func (c *handedConn) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// CloseWrite keeps half closes working.
+func (c *handedConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return c.Conn.Close()
+}

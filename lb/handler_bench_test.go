@@ -1,0 +1,86 @@
+package lb
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// BenchmarkHandler counts what the handler allocates for a request beyond what net/http does: the backend is a loop over
+// bytes, and the ResponseWriter keeps nothing.
+func BenchmarkHandler(b *testing.B) {
+	e := fakeBackend(b, func(_ int, c net.Conn, br *bufio.Reader) {
+		answer := []byte("HTTP/1.1 200 OK\r\nServer: x\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello")
+		for {
+			line, err := br.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if len(line) == 2 {
+				if _, err := c.Write(answer); err != nil {
+					return
+				}
+			}
+		}
+	})
+	bal := newBalancer(b, []Endpoint{e}, Options{})
+	h := bal.Handler()
+	w := &nullWriter{h: http.Header{}}
+	r, err := http.NewRequest("GET", "http://site.example/path?q=1", nil)
+	require.NoError(b, err)
+	r.RemoteAddr = "192.0.2.1:1234"
+	r.Header = http.Header{"User-Agent": {"a"}, "Accept": {"*/*"}, "Accept-Encoding": {"gzip"}, "Cookie": {"a=b"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.h)
+		h.ServeHTTP(w, r)
+	}
+}
+
+type nullWriter struct{ h http.Header }
+
+func (w *nullWriter) Header() http.Header         { return w.h }
+func (w *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (w *nullWriter) WriteHeader(int)             {}
+
+// BenchmarkFront is a whole request through a front, its client and its backend.
+func BenchmarkFront(b *testing.B) {
+	e := fakeBackend(b, func(_ int, c net.Conn, br *bufio.Reader) {
+		answer := []byte("HTTP/1.1 200 OK\r\nServer: x\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello")
+		for {
+			line, err := br.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if len(line) == 2 {
+				if _, err := c.Write(answer); err != nil {
+					return
+				}
+			}
+		}
+	})
+	_, addr := serveFront(b, newBalancer(b, []Endpoint{e}, Options{}), FrontOptions{})
+	c, err := net.Dial("tcp", addr)
+	require.NoError(b, err)
+	defer c.Close()
+	req := []byte("GET /path?q=1 HTTP/1.1\r\nHost: site.example\r\nUser-Agent: a\r\nAccept: */*\r\n\r\n")
+	buf := make([]byte, 4<<10)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(req); err != nil {
+			b.Fatal(err)
+		}
+		for n := 0; ; {
+			m, err := c.Read(buf[n:])
+			if err != nil {
+				b.Fatal(err)
+			}
+			if n += m; string(buf[n-5:n]) == "hello" {
+				break
+			}
+		}
+	}
+}

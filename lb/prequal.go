@@ -1,0 +1,343 @@
+package lb
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Prequal asks backends for their load and takes the best of those that answered lately (Wydrowski et al., "Load is not
+// what you should balance: Introducing Prequal", NSDI 2024). What a backend says of itself counts the requests of all
+// balancers, where the other policies know only their own. Probes are sent beside requests, never waited for: each
+// request has Rate of them sent to random backends, for those that come later. Of the answers at hand those with more
+// requests in flight than is usual are hot; the cold one with the least latency is taken, or, when all are hot, the one
+// with the fewest in flight. A backend whose last answer was a failure, less than a second ago, is left out. While there
+// are no answers at hand, two choices decide.
+//
+// It pays with slow and noisy backends and many balancers; it costs the backends Rate cheap requests for each request.
+// Backends report by [LoadMeter]. A Policy of it may be used by several balancers; each probes for itself.
+func Prequal(o PrequalOptions) Policy { return prequal{o: o} }
+
+// PrequalOptions say how load is probed. The zero value asks for "/load" by HTTP.
+type PrequalOptions struct {
+	Path   string                                            // where backends serve a LoadMeter; empty: "/load"
+	Probe  func(ctx context.Context, t Target) (Load, error) // asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
+	Rate   float64                                           // probes per request; 0: 3
+	Pool   int                                               // answers that are kept; 0: 16
+	MaxAge time.Duration                                     // an older answer is not used, a probe not waited for longer; 0: 1 s
+	Hot    float64                                           // a backend is hot above this quantile of the requests in flight that were reported; 0: 0.84
+}
+
+func (o PrequalOptions) check() error {
+	if o.Rate < 0 || math.IsNaN(o.Rate) || o.Rate > 100 || o.Pool < 0 || o.Pool > 1024 || o.MaxAge < 0 || !(o.Hot >= 0 && o.Hot <= 1) {
+		return fmt.Errorf("lb: Prequal: Rate %v, Pool %d, MaxAge %v, Hot %v out of range", o.Rate, o.Pool, o.MaxAge, o.Hot)
+	}
+	return nil
+}
+
+type prequal struct {
+	o   PrequalOptions
+	src chance
+}
+
+// Picker without a balancer has nobody to probe with.
+func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(bs) }
+
+// prober keeps one balancer's answers.
+type prober struct {
+	b    *Balancer
+	o    PrequalOptions
+	src  chance
+	http *transports // its own, when it asks by HTTP
+
+	due  atomic.Int64 // thousandths of a probe
+	wake chan struct{}
+
+	answered, failed atomic.Uint64
+
+	mu      sync.Mutex // guards what follows; a pick tries it and never waits
+	asking  chance
+	bs      []*Backend // to be asked
+	member  map[*Backend]bool
+	mean    float64 // weight
+	pool    []answer
+	uses    int // of one answer
+	oldest  bool
+	seen    [128]float64 // in flight as reported lately, per weight
+	reports int
+	hot     float64 // threshold
+}
+
+// answer of a backend, until it is too old or was used often enough.
+type answer struct {
+	b        *Backend
+	inFlight float64 // per weight; grows with each use
+	latency  time.Duration
+	at       time.Duration
+	uses     int
+}
+
+const probesAtOnce = 64
+
+func newProber(b *Balancer, p prequal) *prober {
+	o := p.o
+	if o.Path == "" {
+		o.Path = "/load"
+	}
+	if !strings.HasPrefix(o.Path, "/") {
+		o.Path = "/" + o.Path
+	}
+	if o.Rate == 0 {
+		o.Rate = 3
+	}
+	if o.Pool == 0 {
+		o.Pool = 16
+	}
+	if o.MaxAge == 0 {
+		o.MaxAge = time.Second
+	}
+	if o.Hot == 0 {
+		o.Hot = 0.84 // the paper's 2^-0.25
+	}
+	asking := p.src
+	if p.src.seeded != nil { // picks use it at the same time
+		asking = chance{rand.NewPCG(p.src.next(), 0)}
+	}
+	r := &prober{b: b, o: o, src: p.src, asking: asking, wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
+	if o.Probe == nil {
+		r.http = newTransports(&b.o)
+		r.o.Probe = r.get
+	}
+	return r
+}
+
+// adopt is told which backends may be picked, and keeps what they answered.
+func (r *prober) adopt(bs []*Backend) Picker {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bs, r.member, r.mean = bs, make(map[*Backend]bool, len(bs)), 0
+	for _, b := range bs {
+		r.member[b] = true
+		r.mean += b.Weight()
+	}
+	r.mean /= float64(len(bs))
+	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return !r.member[a.b] })
+	// How often an answer is used, by the paper's formula: so that the pool stays full while one answer is taken out for
+	// each request.
+	r.uses = 8
+	if gain := (1-float64(min(r.o.Pool, len(bs)))/float64(len(bs)))*r.o.Rate - 1; gain > 0 {
+		r.uses = min(max(int(math.Round(2/gain)), 1), 8)
+	}
+	return probed{r, powerOfTwo{r.src}.Picker(bs)}
+}
+
+type probed struct {
+	*prober
+	local Picker
+}
+
+func (p probed) Pick(k Key) *Backend {
+	if p.due.Add(int64(p.o.Rate*1000)) >= 1000 {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+	if p.mu.TryLock() {
+		b := p.choose(time.Since(began))
+		p.mu.Unlock()
+		if b != nil {
+			return b
+		}
+	}
+	return p.local.Pick(k)
+}
+
+// choose takes the best answer. mu is held.
+func (r *prober) choose(now time.Duration) *Backend {
+	kept := r.pool[:0]
+	for _, a := range r.pool {
+		if now-a.at <= r.o.MaxAge && a.uses < r.uses {
+			kept = append(kept, a)
+		}
+	}
+	r.pool = kept
+	best := -1
+	for i := range r.pool {
+		if !r.pool[i].b.suspect.Load() && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
+			best = i
+		}
+	}
+	if best < 0 || len(r.pool) < 2 {
+		return nil // one answer is no choice
+	}
+	a := &r.pool[best]
+	b := a.b
+	a.uses++
+	more := r.mean / b.Weight() // this request, which the answer does not know of
+	a.latency += time.Duration(float64(a.latency) * more / (a.inFlight + 1))
+	a.inFlight += more
+	// One is taken out for each request, by turns the oldest and the worst: else the pool would come to hold what nobody
+	// wants to use.
+	if len(r.pool) > 2 {
+		out := 0
+		for i := range r.pool {
+			if r.oldest && r.pool[i].at < r.pool[out].at || !r.oldest && r.better(&r.pool[out], &r.pool[i]) {
+				out = i
+			}
+		}
+		r.oldest = !r.oldest
+		r.pool = slices.Delete(r.pool, out, out+1)
+	}
+	return b
+}
+
+// better is the hot-cold lexicographic rule: any cold one before any hot one, of cold ones the fast, of hot ones the one
+// with fewer requests.
+func (r *prober) better(x, y *answer) bool {
+	if hx, hy := x.inFlight > r.hot, y.inFlight > r.hot; hx != hy {
+		return hy
+	} else if hx {
+		return x.inFlight < y.inFlight
+	}
+	return x.latency < y.latency
+}
+
+// run sends the probes that are due, until the balancer is closed.
+func (r *prober) run() {
+	var probing sync.WaitGroup
+	defer probing.Wait()
+	ctx := r.b.ctx
+	slots := make(chan struct{}, probesAtOnce)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		n := r.due.Swap(0)
+		r.due.Add(n % 1000)
+	sending:
+		for range n / 1000 {
+			select {
+			case slots <- struct{}{}:
+			default:
+				break sending // backends that do not answer are not asked more
+			}
+			b := r.next()
+			if b == nil {
+				<-slots
+				break
+			}
+			probing.Go(func() {
+				defer func() { <-slots }()
+				r.ask(ctx, b)
+			})
+		}
+	}
+}
+
+func (r *prober) next() *Backend {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.bs) == 0 {
+		return nil
+	}
+	return r.bs[r.asking.below(len(r.bs))]
+}
+
+func (r *prober) ask(ctx context.Context, b *Backend) {
+	ctx, cancel := context.WithTimeout(ctx, r.o.MaxAge)
+	defer cancel()
+	load, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
+	if err != nil || load.InFlight < 0 || load.Latency < 0 {
+		r.failed.Add(1)
+		r.drop(b)
+		return
+	}
+	r.answered.Add(1)
+	r.take(b, load, time.Since(began))
+}
+
+// drop forgets what a backend answered that does not answer any more.
+func (r *prober) drop(b *Backend) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return a.b == b })
+}
+
+// take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest.
+func (r *prober) take(b *Backend, load Load, now time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.member[b] {
+		return
+	}
+	a := answer{b: b, inFlight: float64(load.InFlight) * r.mean / b.Weight(), latency: load.Latency, at: now}
+	r.seen[r.reports%len(r.seen)] = a.inFlight
+	if r.reports++; r.reports%16 == 0 || r.reports < 16 {
+		lately := r.seen
+		sorted := lately[:min(r.reports, len(r.seen))]
+		slices.Sort(sorted)
+		r.hot = sorted[int(r.o.Hot*float64(len(sorted)-1))]
+	}
+	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == b })
+	switch {
+	case at >= 0:
+	case len(r.pool) < r.o.Pool:
+		r.pool = append(r.pool, a)
+		return
+	default:
+		at = 0
+		for i := range r.pool {
+			if r.pool[i].at < r.pool[at].at {
+				at = i
+			}
+		}
+	}
+	r.pool[at] = a
+}
+
+// get asks by HTTP over connections that are kept.
+func (r *prober) get(ctx context.Context, t Target) (Load, error) {
+	scheme, rt := t.Scheme, r.http.secure // which speaks HTTP/1.1 without TLS too
+	if scheme == "h2c" {
+		scheme, rt = "http", r.http.clear2
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+t.Addr+r.o.Path, nil)
+	if err != nil {
+		return Load{}, err
+	}
+	res, err := rt.RoundTrip(req)
+	if err != nil {
+		return Load{}, err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return Load{}, fmt.Errorf("lb: load of %s: status %d", t.ID, res.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+	if err != nil {
+		return Load{}, err
+	}
+	var l Load
+	if err := json.Unmarshal(body, &l); err != nil {
+		return Load{}, fmt.Errorf("lb: load of %s: %w", t.ID, err)
+	}
+	return l, nil
+}
+
+func (r *prober) close() {
+	if r.http != nil {
+		r.http.close()
+	}
+}
