@@ -103,7 +103,7 @@ func TestFrontAllocates(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
 	defer server.Close()
-	c := &frontConn{Conn: server, peer: netip.MustParseAddr("192.0.2.1")}
+	c := &frontConn{socket: socket{Conn: server}, peer: netip.MustParseAddr("192.0.2.1")}
 	raw := []byte("GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nAccept: */*\r\nConnection: keep-alive\r\nX-Forwarded-For: c\r\n\r\n")
 	head := []byte("HTTP/1.1 200 OK\r\nServer: a\r\nDate: b\r\nContent-Type: c\r\nContent-Length: 100\r\nConnection: keep-alive\r\n")
 	var a answerHead

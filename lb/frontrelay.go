@@ -188,7 +188,7 @@ func (c *frontConn) inform(up *conn, head []byte, status int, old bool, out *out
 	b = append(b, http.StatusText(status)...)
 	b = append(b, '\r', '\n')
 	c.out = append(appendFields(b, h), '\r', '\n')
-	if _, err := c.Conn.Write(c.out); err != nil {
+	if _, err := c.socket.Write(c.out); err != nil {
 		out.client = true
 		return err
 	}
@@ -269,7 +269,7 @@ func (c *frontConn) flush(out *outcome) error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	_, err := c.Conn.Write(c.out)
+	_, err := c.socket.Write(c.out)
 	c.out = c.out[:0]
 	if err != nil {
 		out.client = true
@@ -299,7 +299,7 @@ func (c *frontConn) copyLength(up *conn, n int64, out *outcome) error {
 		if err := c.relaying(); err != nil {
 			return err
 		}
-		if n >= 64<<10 && c.reader != nil && up.raw != nil {
+		if n >= 64<<10 && c.reader != nil && up.under != nil {
 			got, err := c.reader.ReadFrom(&io.LimitedReader{R: up.Conn, N: min(n, 256<<10)})
 			if n -= got; err != nil {
 				return err
@@ -390,7 +390,7 @@ func (c *frontConn) fail(failure error) (again bool) {
 	}
 	c.state.enter(phaseRelaying, c.now())
 	c.out = b
-	_, err = c.Conn.Write(b)
+	_, err = c.socket.Write(b)
 	return again && err == nil
 }
 
