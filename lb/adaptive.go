@@ -37,6 +37,12 @@ type Adaptive struct {
 	Queue     float64       // requests that wait when the limit is reached, as a share of it; 0: 0.5; negative: none
 	Wait      time.Duration // longest wait there; 0: 100 ms
 
+	// PerBackend gives each backend a limit of its own, in the place of one for all: what is too much for a slow backend goes
+	// to others, and requests are shed when all are at theirs. It needs 50 answers of each backend per few seconds; with
+	// fewer, or with many balancers before small backends, one limit for all sees more. Initial, Min and Max are then those
+	// of one backend.
+	PerBackend bool
+
 	Priority func(*http.Request) int  // below 0: shed first, from three quarters of the limit on and without a wait; above 0: shed last, a quarter above it; nil: all 0
 	Exempt   func(*http.Request) bool // neither limited nor counted: long-lived streams such as server-sent events; nil: none
 }
@@ -80,22 +86,27 @@ func (b *Balancer) rank(r *http.Request) (k Key) {
 	if a == nil {
 		return k
 	}
-	if k.exempt = len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r); !k.exempt && a.Priority != nil {
-		k.Priority = a.Priority(r)
+	switch {
+	case len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r):
+		k.Priority = exempt
+	case a.Priority != nil:
+		k.Priority = int8(min(max(a.Priority(r), -1), 1))
 	}
 	return k
 }
 
 // limiter is the state of one balancer's Adaptive.
 type limiter struct {
-	o     Adaptive
-	queue queue
+	o       Adaptive
+	queue   queue
+	changed func() // of one backend: who is told of a new limit; it then counts and queues nothing itself
 
 	_        [64]byte
 	inFlight atomic.Int64
 	_        [64]byte
 	limit    atomic.Int64
-	reached  atomic.Bool // in this window
+	reached  atomic.Bool  // in this window
+	peak     atomic.Int64 // in flight, in this window
 	until    atomic.Int64
 	dropped  atomic.Uint64
 	shed     atomic.Uint64
@@ -113,9 +124,11 @@ type limiter struct {
 }
 
 const (
-	windowAnswers = 50
-	windowMost    = time.Second      // a window lasts as long as an answer takes, up to this
-	measureAfter  = 30 * time.Second // at the limit
+	firstAnswers   = 16
+	windowAnswers  = 50
+	windowMost     = time.Second      // a window lasts as long as an answer takes, up to this
+	measureAfter   = 30 * time.Second // at the limit
+	measureWindows = 8                // at a quarter of the limit, at most
 )
 
 func newLimiter(o Adaptive) *limiter {
@@ -128,6 +141,10 @@ func newLimiter(o Adaptive) *limiter {
 func (l *limiter) set(limit float64) {
 	n := int64(min(max(limit, float64(l.o.Min)), float64(l.o.Max)))
 	l.limit.Store(n)
+	if l.changed != nil {
+		l.changed()
+		return
+	}
 	l.queue.mu.Lock()
 	l.queue.limit = int(l.o.Queue * float64(n))
 	l.queue.mu.Unlock()
@@ -139,15 +156,21 @@ func (l *limiter) set(limit float64) {
 	}
 }
 
-// enter counts a request if the limit allows it.
-func (l *limiter) enter(priority int) bool {
+// allowed is the limit for requests of a priority.
+func (l *limiter) allowed(priority int8) int64 {
 	limit := l.limit.Load()
 	switch {
 	case priority < 0:
-		limit -= limit / 4
+		return limit - limit/4
 	case priority > 0:
-		limit += max(1, limit/4)
+		return limit + max(1, limit/4)
 	}
+	return limit
+}
+
+// enter counts a request if the limit allows it.
+func (l *limiter) enter(priority int8) bool {
+	limit := l.allowed(priority)
 	for {
 		n := l.inFlight.Load()
 		if n >= limit {
@@ -169,7 +192,7 @@ func (l *limiter) leave() {
 }
 
 // admit lets a request in, after a short wait perhaps. Errors: ErrShed, or ctx's.
-func (l *limiter) admit(ctx context.Context, priority int) error {
+func (l *limiter) admit(ctx context.Context, priority int8) error {
 	if (l.queue.size.Load() == 0 || priority > 0) && l.enter(priority) {
 		return nil
 	}
@@ -209,8 +232,8 @@ func (l *limiter) admit(ctx context.Context, priority int) error {
 	}
 }
 
-// observe takes the result of a request and, at a window's end, sets the limit.
-func (l *limiter) observe(r *Result) {
+// observe takes the result of a request, which is one of inFlight, and, at a window's end, sets the limit.
+func (l *limiter) observe(r *Result, inFlight int64) {
 	var timeout net.Error
 	switch {
 	case r.Ignored, r.Outrun:
@@ -222,6 +245,16 @@ func (l *limiter) observe(r *Result) {
 		l.dropped.Add(1)
 	default:
 		return // refused or broken: says nothing about load
+	}
+	if inFlight > l.peak.Load() {
+		l.peak.Store(inFlight)
+	}
+	// The first answers ever meet the shortest queue: base begins with them, not with a window in which a queue may have grown.
+	if l.baseNow.Load() == 0 && l.window.count.Load() >= firstAnswers && l.mu.TryLock() {
+		if d, ok := quantile(0.9, 1, &l.window); ok && l.base == 0 {
+			l.learn(d, true)
+		}
+		l.mu.Unlock()
 	}
 	now := time.Since(began)
 	if int64(now) < l.until.Load() || l.window.count.Load()+l.dropped.Load() < windowAnswers || !l.mu.TryLock() {
@@ -239,17 +272,22 @@ func (l *limiter) adjust(now time.Duration) {
 	d, ok := quantile(0.9, 1, &l.window)
 	l.window.clear()
 	reached := l.reached.Swap(false)
+	peak := float64(l.peak.Swap(0))
 	length := min(max(l.o.Window, d), windowMost)
 	l.until.Store(int64(now + length))
 
 	limit := float64(l.limit.Load())
 	latency := d.Seconds()
 	overloaded := dropped*10 > answers+dropped
+	settled := peak <= 1.1*limit+1 // what was in flight above it has drained
 	if l.probe > 0 {
-		if l.probe--; l.probe == 0 { // the window before had answers to requests of before
+		if l.probe--; l.probe < measureWindows-1 && settled { // the first window has answers to requests of before
 			if ok {
 				l.measured(d)
 			}
+			l.probe = 0
+		}
+		if l.probe == 0 {
 			l.set(float64(l.resume))
 		}
 		return
@@ -264,7 +302,7 @@ func (l *limiter) adjust(now time.Duration) {
 		l.top = 0
 	} else if l.top == 0 {
 		l.top = limit
-	} else if limit <= max(l.top/4, float64(l.o.Min)) && ok {
+	} else if limit <= max(l.top/4, float64(l.o.Min)) && settled && ok {
 		// A quarter of the requests are as slow as all of them were: it is not their number. The service has become slower.
 		l.top = 0
 		l.measured(d)
@@ -277,7 +315,7 @@ func (l *limiter) adjust(now time.Duration) {
 	case l.full == 0 && l.known:
 		l.full = now
 	case !l.known, now-l.full > measureAfter: // not known: all that was ever measured was measured under load
-		l.full, l.probe, l.resume = now, 2, int64(limit)
+		l.full, l.probe, l.resume = now, measureWindows, int64(limit)
 		l.set(limit / 4)
 		return
 	}

@@ -56,6 +56,10 @@ const patience = 250 * time.Millisecond
 
 // offer sends perSecond requests through b for a time, with Poisson arrivals, and waits for all.
 func offer(b *Balancer, s *service, rnd *rand.Rand, perSecond float64, length time.Duration) *load {
+	return offerTo(b, func(*Backend) *service { return s }, rnd, perSecond, length)
+}
+
+func offerTo(b *Balancer, of func(*Backend) *service, rnd *rand.Rand, perSecond float64, length time.Duration) *load {
 	l := &load{}
 	var wg sync.WaitGroup
 	end := time.Now().Add(length)
@@ -66,7 +70,7 @@ func offer(b *Balancer, s *service, rnd *rand.Rand, perSecond float64, length ti
 			start := time.Now()
 			lease, err := b.Pick(context.Background(), Key{})
 			if err == nil {
-				s.do(work)
+				of(lease.Backend()).do(work)
 				lease.Done(Result{Status: 200, Latency: time.Since(start)})
 			}
 			took := time.Since(start)
@@ -130,7 +134,7 @@ func TestLimitFollowsTheService(t *testing.T) {
 			return l
 		}
 		require.Zero(t, total("70 % load from the start", 1400, 5*time.Second).shed, "no load is refused that the backends can carry")
-		total("2x overload for two minutes", 4000, 2*time.Minute)
+		total("2x overload for 70 s", 4000, 70*time.Second)
 		require.Less(t, total("2x overload still", 4000, 5*time.Second).p99(), 150*time.Millisecond, "base does not creep up")
 		require.Less(t, total("70 % again", 1400, 5*time.Second).shed, 70)
 		s.mean.Store(int64(50 * time.Millisecond)) // five times as slow: capacity is 400 a second
@@ -145,13 +149,46 @@ func TestLimitFollowsTheService(t *testing.T) {
 	})
 }
 
+// One of four backends is five times as slow. By turns it gets a quarter of the requests: too much. One limit for all
+// holds back what the others could do; limits of their own send it there.
+func TestLimitPerBackend(t *testing.T) {
+	run := func(a *Adaptive, perSecond float64) (l *load, st Stats) {
+		synctest.Test(t, func(t *testing.T) {
+			services := map[string]*service{}
+			for _, e := range endpoints(4) {
+				services[e.ID] = newService(10, 10*time.Millisecond)
+			}
+			services["b02"].mean.Store(int64(50 * time.Millisecond))
+			b, err := New(endpoints(4), Options{Policy: RoundRobin(), Adaptive: a})
+			require.NoError(t, err)
+			defer b.Close()
+			l = offerTo(b, func(be *Backend) *service { return services[be.ID()] }, rand.New(rand.NewPCG(7, 8)), perSecond, 20*time.Second)
+			st = b.Stats()
+		})
+		require.NoError(t, l.err)
+		require.Equal(t, uint64(l.shed), st.Shed)
+		require.Zero(t, st.Queued)
+		return l, st
+	}
+	all, _ := run(&Adaptive{}, 2200)
+	each, st := run(&Adaptive{PerBackend: true}, 2200)
+	t.Logf("70 %% of what all can do: %d shed, p99 %v with one limit; %d and %v with one each (%d, %d, %d, %d)", all.shed, all.p99(), each.shed, each.p99(),
+		st.Backends[0].Limit, st.Backends[1].Limit, st.Backends[2].Limit, st.Backends[3].Limit)
+	require.Less(t, each.shed, 450, "1 %")
+	require.Less(t, each.p99(), 400*time.Millisecond)
+	over, _ := run(&Adaptive{PerBackend: true}, 6400)
+	t.Logf("2x overload: %d/s answered, %d/s in time, p99 %v", len(over.latencies)/20, over.good/20, over.p99())
+	require.Greater(t, len(over.latencies), 20*2600, "of 3200 a second; which requests meet is up to the scheduler")
+	require.Greater(t, over.good, 20*2100)
+}
+
 func TestLimiterPriorities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(endpoints(1), Options{Adaptive: &Adaptive{Initial: 8, Max: 8, Queue: 0.25}})
 		require.NoError(t, err)
 		defer b.Close()
 		var held []Lease
-		take := func(priority int) error {
+		take := func(priority int8) error {
 			l, err := b.Pick(t.Context(), Key{Priority: priority})
 			if err == nil {
 				held = append(held, l)

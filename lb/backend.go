@@ -41,8 +41,9 @@ type Backend struct {
 	weight   atomic.Uint64 // bits of the float: the weight now
 	state    atomic.Uint32
 	maxConns atomic.Int64 // 0: no limit
-	decay    float64      // seconds, of latency
+	rate     float64      // at which latency fades
 
+	limiter   *limiter  // adaptive, of this backend; nil: none
 	following following // pickers that keep an index of loads
 
 	_        [64]byte // the counters of a request are on lines of their own, away from what every pick reads
@@ -78,15 +79,20 @@ func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
 
 // Latency is the peak-sensitive mean that PeakEWMA uses; 0 when unknown.
 func (b *Backend) Latency() time.Duration {
-	return time.Duration(b.latency.at(stamp(), b.decay) * float64(time.Second))
+	return time.Duration(b.latency.at(stamp(), b.rate) * float64(time.Second))
 }
 
 // State of the backend now.
 func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
 
 // acquire counts one more request unless the backend is at its limit.
-func (b *Backend) acquire() bool {
+func (b *Backend) acquire(priority int8) bool {
 	limit := b.maxConns.Load()
+	if b.limiter != nil && priority != exempt {
+		if a := b.limiter.allowed(priority); limit == 0 || a < limit {
+			limit = a
+		}
+	}
 	if limit == 0 {
 		b.inFlight.Add(1)
 		b.following.tell()
@@ -95,6 +101,9 @@ func (b *Backend) acquire() bool {
 	for {
 		n := b.inFlight.Load()
 		if n >= limit {
+			if b.limiter != nil {
+				b.limiter.reached.Store(true)
+			}
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
@@ -102,6 +111,14 @@ func (b *Backend) acquire() bool {
 			return true
 		}
 	}
+}
+
+// full is whether a request without a priority would be refused now.
+func (b *Backend) full(inFlight int64) bool {
+	if limit := b.maxConns.Load(); limit > 0 && inFlight >= limit {
+		return true
+	}
+	return b.limiter != nil && inFlight >= b.limiter.limit.Load()
 }
 
 // suspicion ends without a success too, so that a backend that gets no requests is tried again.
@@ -132,28 +149,31 @@ type ewma struct{ word atomic.Uint64 }
 
 const defaultDecay = 3.0 // seconds
 
+// fadeRate is the rate, per millisecond and in steps of fades, that goes with a time constant in seconds.
+func fadeRate(decay float64) float64 { return fadeSteps / (1000 * decay) }
+
 var began = time.Now()
 
 // stamp is the process's monotonic time in milliseconds; it wraps after 49 days, which differences survive.
 func stamp() uint32 { return uint32(time.Since(began) / time.Millisecond) }
 
-func (e *ewma) at(now uint32, decay float64) float64 {
+func (e *ewma) at(now uint32, rate float64) float64 {
 	w := e.word.Load()
 	v := float64(math.Float32frombits(uint32(w >> 32)))
 	if dt := now - uint32(w); dt > 0 && dt < 1<<31 && v > 0 {
-		v *= math.Exp(-float64(dt) / (1000 * decay))
+		v *= fading(float64(dt) * rate)
 	}
 	return v
 }
 
-func (e *ewma) observe(seconds float64, now uint32, decay float64) {
+func (e *ewma) observe(seconds float64, now uint32, rate float64) {
 	for {
 		old := e.word.Load()
 		v := float64(math.Float32frombits(uint32(old >> 32)))
 		if old == 0 || seconds > v {
 			v = seconds
 		} else if dt := now - uint32(old); dt < 1<<31 {
-			k := math.Exp(-float64(dt) / (1000 * decay))
+			k := fading(float64(dt) * rate)
 			v = v*k + seconds*(1-k)
 		}
 		if e.word.CompareAndSwap(old, uint64(math.Float32bits(float32(v)))<<32|uint64(now)) {
@@ -161,6 +181,24 @@ func (e *ewma) observe(seconds float64, now uint32, decay float64) {
 		}
 	}
 }
+
+const fadeSteps = 32
+
+// fading is exp(-x/fadeSteps) for x of 0 or more, to within 2e-4, from a table: two of them are in every pick of PeakEWMA.
+func fading(x float64) float64 {
+	i := int(x)
+	if i >= len(fades)-1 {
+		return 0
+	}
+	return fades[i] + (fades[i+1]-fades[i])*(x-float64(i))
+}
+
+var fades = func() (t [8*fadeSteps + 1]float64) {
+	for i := range t {
+		t[i] = math.Exp(-float64(i) / fadeSteps)
+	}
+	return t
+}()
 
 // window counts successes and failures: in a row, and within the last Outlier.Window. It is per backend, and its lock is
 // held for a few additions only when a failure was seen lately; a healthy backend's requests do not lock.

@@ -39,7 +39,7 @@ type Balancer struct {
 	limiter  *limiter   // nil: no adaptive limit
 	measured *latencies // nil unless requests are hedged by a quantile
 
-	requests, retries, noRetry, refused, ejected, hedges, hedgesWon atomic.Uint64
+	requests, retries, noRetry, refused, ejected, hedges, hedgesWon, shed atomic.Uint64
 
 	mu       sync.Mutex          // guards what follows and the mutable half of each Backend; never held while calling out
 	backends map[string]*Backend // in the pool, by ID
@@ -80,7 +80,7 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 		b.prober = newProber(b, p)
 		b.probes.Go(b.prober.run)
 	}
-	if o.Adaptive != nil {
+	if o.Adaptive != nil && !o.Adaptive.PerBackend {
 		b.limiter = newLimiter(*o.Adaptive)
 	}
 	b.fallback = newTransports(&b.o)
@@ -146,13 +146,20 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), decay: defaultDecay, stop: func() {}}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}}
 	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
-		be.decay = p.latencyDecay()
+		be.rate = fadeRate(p.latencyDecay())
 	}
 	be.ep.Store(&e)
 	be.maxConns.Store(b.connLimit(e))
 	be.pool.init(e.Addr, &b.o)
+	if a := b.o.Adaptive; a != nil && a.PerBackend {
+		be.limiter = newLimiter(*a)
+		be.limiter.changed = func() {
+			be.following.tell()
+			b.resizeQueue()
+		}
+	}
 	h := b.o.Health
 	be.machine = health.NewMachine(health.Config{Rise: h.Rise, Fall: h.Fall, MinHold: h.MinHold})
 	if b.running && b.o.SlowStart > 0 {

@@ -48,7 +48,7 @@ func BenchmarkPick(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				l.b.latency.observe(rand.Float64()/100, stamp(), defaultDecay)
+				l.b.latency.observe(rand.Float64()/100, stamp(), fadeRate(defaultDecay))
 			}
 			return bal
 		}
@@ -64,7 +64,7 @@ func BenchmarkPick(b *testing.B) {
 			picker := busy(b).snap.Load().picker
 			keyed(b, func(k Key) {
 				be := picker.Pick(k)
-				be.acquire()
+				be.acquire(0)
 				be.ended()
 			})
 		})

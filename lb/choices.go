@@ -8,21 +8,26 @@ import (
 // Random takes any backend, in proportion to the weights.
 func Random() Policy { return randomPolicy{} }
 
-type randomPolicy struct{ src source }
+type randomPolicy struct{ src chance }
 
 func (p randomPolicy) Picker(bs []*Backend) Picker { return newLottery(bs, p.src) }
 
 // lottery draws by weight in constant time (Vose, "A Linear Algorithm for Generating Random Numbers With a Given
 // Distribution", 1991). With equal weights there is nothing to look up.
 type lottery struct {
-	bs    []*Backend
-	limit []uint64 // column i is itself below limit, else alias
-	alias []int32
-	mean  float64 // weight
-	src   source
+	bs      []*Backend
+	columns []column // nil: all weights are equal
+	mean    float64  // weight
+	src     chance
 }
 
-func newLottery(bs []*Backend, src source) *lottery {
+// column stands for its own backend below limit, for another above.
+type column struct {
+	limit uint64
+	alias int
+}
+
+func newLottery(bs []*Backend, src chance) *lottery {
 	l := &lottery{bs: bs, src: src}
 	sum, equal := 0.0, true
 	for _, b := range bs {
@@ -44,14 +49,14 @@ func newLottery(bs []*Backend, src source) *lottery {
 			large = append(large, i)
 		}
 	}
-	l.limit, l.alias = make([]uint64, n), make([]int32, n)
-	for i := range l.limit {
-		l.limit[i], l.alias[i] = ^uint64(0), int32(i)
+	l.columns = make([]column, n)
+	for i := range l.columns {
+		l.columns[i] = column{^uint64(0), i}
 	}
 	for len(small) > 0 && len(large) > 0 {
 		s, g := small[len(small)-1], large[len(large)-1]
 		small = small[:len(small)-1]
-		l.limit[s], l.alias[s] = uint64(p[s]*(1<<63))<<1, int32(g)
+		l.columns[s] = column{uint64(p[s]*(1<<63)) << 1, g}
 		if p[g] -= 1 - p[s]; p[g] < 1 {
 			large = large[:len(large)-1]
 			small = append(small, g)
@@ -64,32 +69,36 @@ func newLottery(bs []*Backend, src source) *lottery {
 func (l *lottery) draw(u uint64) *Backend { return l.bs[l.column(u)] }
 
 func (l *lottery) column(u uint64) int {
-	i, in := bits.Mul64(u, uint64(len(l.bs)))
-	if l.limit != nil && in >= l.limit[i] {
-		return int(l.alias[i])
+	hi, in := bits.Mul64(u, uint64(len(l.bs)))
+	if l.columns == nil {
+		return int(hi)
 	}
-	return int(i)
+	c := &l.columns[hi] // both are read, so that no branch depends on the draw
+	i := c.alias
+	if in < c.limit {
+		i = int(hi)
+	}
+	return i
 }
 
 func (l *lottery) Pick(Key) *Backend { return l.draw(l.src.next()) }
 
-// two draws two different backends, if there are two.
-func (l *lottery) two() (a, b *Backend) {
-	a = l.draw(l.src.next())
+// twoColumns draws two different backends, if there are two.
+func (l *lottery) twoColumns() (i, j int) {
+	u := l.src.next()
+	i = l.column(u)
+	if j = l.column(u<<32 | u>>32); j != i { // one number has bits enough for both
+		return i, j
+	}
 	for range 3 {
-		if b = l.draw(l.src.next()); b != a {
-			return a, b
+		if j = l.column(l.src.next()); j != i {
+			return i, j
 		}
 	}
-	return a, l.other(a) // one of very large weight: any other
-}
-
-func (l *lottery) other(a *Backend) *Backend {
-	i := l.src.below(len(l.bs))
-	if l.bs[i] == a {
-		i = (i + 1) % len(l.bs)
+	if j = l.src.below(len(l.bs)); j == i { // one of very large weight: any other
+		j = (j + 1) % len(l.bs)
 	}
-	return l.bs[i]
+	return i, j
 }
 
 // PowerOfTwo draws two backends by weight and takes the one with fewer requests in flight per weight (Mitzenmacher,
@@ -97,35 +106,41 @@ func (l *lottery) other(a *Backend) *Backend {
 // is taken only when both are such.
 func PowerOfTwo() Policy { return powerOfTwo{} }
 
-type powerOfTwo struct{ src source }
+type powerOfTwo struct{ src chance }
 
-func (p powerOfTwo) Picker(bs []*Backend) Picker { return twoLoads{newLottery(bs, p.src)} }
+func (p powerOfTwo) Picker(bs []*Backend) Picker {
+	t := twoLoads{newLottery(bs, p.src), make([]float64, len(bs))}
+	for i, b := range bs {
+		t.per[i] = t.mean / b.Weight()
+	}
+	return t
+}
 
-type twoLoads struct{ *lottery }
+type twoLoads struct {
+	*lottery
+	per []float64 // mean weight over the backend's
+}
 
 func (p twoLoads) Pick(Key) *Backend {
-	a, b := p.two()
-	if s := a.suspect.Load(); s != b.suspect.Load() {
-		if s {
-			return b
-		}
-		return a
+	a, b := p.twoColumns()
+	if p.load(b) < p.load(a) {
+		a = b
 	}
-	x, y := a.inFlight.Load(), b.inFlight.Load()
-	if x == 0 { // nothing is less than idle, and the draw was by weight already
-		return a
+	return p.bs[a]
+}
+
+// load is that with the request to come; but nothing is less than idle, and the draw was by weight already.
+func (p twoLoads) load(i int) float64 {
+	b := p.bs[i]
+	n := b.inFlight.Load()
+	load := float64(n+1) * p.per[i]
+	if n <= 0 {
+		load = 0
 	}
-	if p.limit == nil || y == 0 {
-		if x > y {
-			return b
-		}
-		return a
+	if b.suspect.Load() {
+		load += failing
 	}
-	// (x+1)/wx > (y+1)/wy without a division; the request to come counts
-	if float64(x+1)*b.Weight() > float64(y+1)*a.Weight() {
-		return b
-	}
-	return a
+	return load
 }
 
 // PeakEWMA draws two backends and takes the one with the lower cost: the peak-sensitive, exponentially decaying mean of its
@@ -141,34 +156,42 @@ func PeakEWMA(decay time.Duration) Policy {
 
 type peakEWMA struct {
 	decay float64
-	src   source
+	src   chance
 }
 
-func (p peakEWMA) Picker(bs []*Backend) Picker { return twoCosts{newLottery(bs, p.src), p.decay} }
+func (p peakEWMA) Picker(bs []*Backend) Picker {
+	t := twoCosts{lottery: newLottery(bs, p.src), rate: fadeRate(p.decay), per: make([]float64, len(bs))}
+	for i, b := range bs {
+		t.per[i] = t.mean / b.Weight()
+	}
+	return t
+}
 
 // latencyDecay is the time constant, in seconds, that latencies are to be averaged with.
 func (p peakEWMA) latencyDecay() float64 { return p.decay }
 
 type twoCosts struct {
 	*lottery
-	decay float64
+	rate float64
+	per  []float64 // mean weight over the backend's
 }
 
 func (p twoCosts) Pick(Key) *Backend {
-	a, b := p.two()
+	a, b := p.twoColumns()
 	now := stamp()
 	if p.cost(a, now) > p.cost(b, now) {
-		return b
+		a = b
 	}
-	return a
+	return p.bs[a]
 }
 
 // cost without a history is that of the requests in flight at 1 ms each: a new backend is tried at once, but not flooded
 // before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
-func (p twoCosts) cost(b *Backend, now uint32) float64 {
-	load := 1.0
-	if n := b.inFlight.Load(); n > 0 {
-		load += float64(n) * p.mean / b.Weight()
+func (p twoCosts) cost(i int, now uint32) float64 {
+	b := p.bs[i]
+	latency := b.latency.at(now, p.rate)
+	if latency < 1e-3 {
+		latency = 1e-3
 	}
-	return max(b.latency.at(now, p.decay), 1e-3) * load
+	return latency * (1 + float64(b.inFlight.Load())*p.per[i])
 }

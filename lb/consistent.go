@@ -47,7 +47,7 @@ func (c *consistentHash) Picker(bs []*Backend) Picker {
 		t, err = placement.Derive(slots, nodes)
 	}
 	if err != nil || t.Owner(0) < 0 { // not with checked endpoints; then keys are not kept together, but requests are served
-		return newLottery(bs, source{})
+		return newLottery(bs, chance{})
 	}
 	c.last = t
 	p := &ring{slots: slots, owners: make([]uint16, slots)}

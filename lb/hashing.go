@@ -69,7 +69,7 @@ func SourceHash() Policy { return sourceHash{} }
 
 type sourceHash struct{}
 
-func (sourceHash) Picker(bs []*Backend) Picker { return hashed{newLottery(bs, source{})} }
+func (sourceHash) Picker(bs []*Backend) Picker { return hashed{newLottery(bs, chance{})} }
 
 type hashed struct{ *lottery }
 

@@ -59,8 +59,8 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
 		b.budget.refund()
 		return Lease{}, false
 	}
-	limited := b.limiter != nil && !k.exempt
-	if limited {
+	limited := b.o.Adaptive != nil && !k.exempt()
+	if limited && b.limiter != nil {
 		b.limiter.force()
 	}
 	l := b.lease(be, len(all), limited)

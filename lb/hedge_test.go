@@ -257,15 +257,18 @@ func TestHedgeKeepsToTheBudget(t *testing.T) {
 	res, err := client.Get(url)
 	require.NoError(t, err)
 	res.Body.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-	_, err = client.Do(r)
-	require.Error(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
+		_, err := client.Do(r)
+		done <- err
+	}()
+	eventually(t, func() bool { return b.Stats().NoRetry == 1 }, "the second hedge is refused")
+	cancel()
+	require.Error(t, <-done)
 	close(s.release)
-	st := b.Stats()
-	require.Equal(t, uint64(1), st.Hedges)
-	require.Equal(t, uint64(1), st.NoRetry)
+	require.Equal(t, uint64(1), b.Stats().Hedges)
 }
 
 // A client that a cookie binds to a backend is served there, however slow.
@@ -277,7 +280,7 @@ func TestHedgeNotForBoundClients(t *testing.T) {
 		}
 		fmt.Fprint(w, "a")
 	})
-	b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond},
+	b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond, Only: func(r *http.Request) bool { return r.URL.Path == "/slow" }},
 		Sticky: &Sticky{Keys: []StickyKey{{ID: "k", Secret: make([]byte, 32)}}}})
 	h := b.Handler()
 	w := httptest.NewRecorder()
@@ -350,4 +353,43 @@ func TestHistogram(t *testing.T) {
 	d, _ := quantile(0.5, 0, &h)
 	require.InEpsilon(t, float64(time.Hour), float64(d), 0.07)
 	h.add(1000 * time.Hour) // counts in the last bucket
+}
+
+// Backends behind an http.Transport are hedged alike, and a Front leaves such requests to net/http.
+func TestHedgeOverHTTP2AndAFront(t *testing.T) {
+	answer := func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fast ", r.Proto) }
+	plain := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+	plain.Config.Protocols = new(http.Protocols)
+	plain.Config.Protocols.SetHTTP1(true)
+	plain.Config.Protocols.SetUnencryptedHTTP2(true)
+	plain.Start()
+	t.Cleanup(plain.Close)
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	for scheme, addr := range map[string]string{"h2c": plain.Listener.Addr().String(), "https": secure.Listener.Addr().String(), "http": plain.Listener.Addr().String()} {
+		slow, s := newStuck(t, "a")
+		b := newBalancer(t, []Endpoint{slow, {ID: "b", Addr: addr, Scheme: scheme}}, Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond},
+			TLS: secure.Client().Transport.(*http.Transport).TLSClientConfig})
+		url, client := front(t, b)
+		res, err := client.Get(url)
+		require.NoError(t, err)
+		body, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		res.Body.Close()
+		proto := "HTTP/2.0"
+		if scheme == "http" {
+			proto = "HTTP/1.1"
+		}
+		require.Equal(t, "fast "+proto, string(body), scheme)
+		eventually(t, func() bool { return s.cancelled.Load() == 1 }, "the loser is cancelled")
+
+		_, at := serveFront(t, b, FrontOptions{})
+		c, br := dialFront(t, at)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		_, got := readAnswer(t, br, "GET")
+		require.Equal(t, "fast "+proto, got, scheme)
+		eventually(t, func() bool { return s.cancelled.Load() == 2 }, "the loser is cancelled")
+	}
 }

@@ -18,7 +18,7 @@ func WeightedLeastConnections() Policy { return leastConnections{weighted: true}
 
 type leastConnections struct {
 	weighted bool
-	src      source
+	src      chance
 }
 
 func (p leastConnections) Picker(bs []*Backend) Picker {
@@ -61,7 +61,7 @@ type leastLoaded struct {
 	bs      []*Backend // nil where a group has fewer than 16
 	inverse []float32  // 1/weight
 	leaf    []atomic.Uint32
-	src     source
+	src     chance
 	lottery *lottery // weights differ: ties are drawn by weight
 
 	_     [64]byte
@@ -81,7 +81,7 @@ const failing = 1 << 60
 func (l *leastLoaded) load(at int) uint32 {
 	b := l.bs[at]
 	n := b.inFlight.Load()
-	if limit := b.maxConns.Load(); limit > 0 && n >= limit {
+	if b.full(n) {
 		return math.Float32bits(float32(math.Inf(1)))
 	}
 	var load float32

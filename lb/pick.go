@@ -28,18 +28,18 @@ func (t tried) has(b *Backend) bool {
 }
 
 func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
-	limited := b.limiter != nil && !k.exempt
+	limited := b.o.Adaptive != nil && !k.exempt()
 	switch {
 	case len(avoid) == 0:
 		b.requests.Add(1)
-		if limited {
+		if limited && b.limiter != nil {
 			if err := b.limiter.admit(ctx, k.Priority); err != nil {
 				b.refused.Add(1)
 				return Lease{}, err
 			}
 		}
 		b.budget.earn()
-	case limited:
+	case limited && b.limiter != nil:
 		b.limiter.force()
 	}
 	s := b.snap.Load()
@@ -58,7 +58,7 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) 
 			return b.lease(be, len(avoid), limited), nil
 		}
 	}
-	if limited {
+	if limited && b.limiter != nil {
 		b.limiter.leave()
 	}
 	if err != ErrClosed {
@@ -81,11 +81,11 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 		return nil
 	}
 	if k.Sticky != "" {
-		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire() {
+		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.Priority) {
 			return be
 		}
 	}
-	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire() {
+	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.Priority) {
 		return be
 	}
 	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and all
@@ -93,14 +93,14 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 	for try := uint64(1); try <= 4; try++ {
 		again := k
 		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
-		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire() {
+		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.Priority) {
 			return be
 		}
 	}
 	start := rand.IntN(len(s.usable))
 	for i := range s.usable {
 		be := s.usable[(start+i)%len(s.usable)]
-		if !avoid.has(be) && be.acquire() {
+		if !avoid.has(be) && be.acquire(k.Priority) {
 			return be
 		}
 	}
@@ -108,13 +108,25 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 }
 
 // await waits in the queue until a backend is below its limit.
-func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (*Backend, error) {
-	timeout := time.NewTimer(b.o.QueueTimeout)
+func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, err error) {
+	wait, full := b.o.QueueTimeout, ErrOverloaded
+	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.exempt() {
+		if wait, full = a.Wait, ErrShed; k.Priority < 0 {
+			b.shed.Add(1)
+			return nil, ErrShed
+		}
+	}
+	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
+	defer func() {
+		if err == ErrShed {
+			b.shed.Add(1)
+		}
+	}()
 	for {
 		ch := b.queue.join()
 		if ch == nil {
-			return nil, ErrOverloaded
+			return nil, full
 		}
 		s := b.snap.Load() // again, now that a release cannot be missed
 		if be := s.take(k, avoid); be != nil {
@@ -136,7 +148,7 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (*Backend, err
 			}
 		case <-timeout.C:
 			b.queue.leave(ch)
-			return nil, ErrOverloaded
+			return nil, full
 		case <-ctx.Done():
 			b.queue.leave(ch)
 			return nil, ctx.Err()
@@ -186,7 +198,11 @@ func (l Lease) settle(r *Result) {
 		r.Latency = time.Since(began) - l.start
 	}
 	if l.limited {
-		l.owner.limiter.observe(r)
+		if own := l.b.limiter; own != nil {
+			own.observe(r, l.b.inFlight.Load())
+		} else {
+			l.owner.limiter.observe(r, l.owner.limiter.inFlight.Load())
+		}
 	}
 	if r.Ignored {
 		return
@@ -196,8 +212,8 @@ func (l Lease) settle(r *Result) {
 		m.add(r.Latency) // an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be forgotten
 	}
 	if r.Outrun {
-		if now := stamp(); seconds > l.b.latency.at(now, l.b.decay) {
-			l.b.latency.observe(seconds, now, l.b.decay)
+		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {
+			l.b.latency.observe(seconds, now, l.b.rate)
 		}
 		return
 	}
@@ -212,13 +228,13 @@ func (l Lease) settle(r *Result) {
 			l.b.cleared()
 		}
 	}
-	l.b.latency.observe(seconds, stamp(), l.b.decay)
+	l.b.latency.observe(seconds, stamp(), l.b.rate)
 }
 
 func (l Lease) release(r Result) {
 	l.b.ended()
 	l.owner.queue.wake()
-	if l.limited {
+	if l.limited && l.owner.limiter != nil {
 		l.owner.limiter.leave()
 	}
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {

@@ -14,11 +14,15 @@ type Picker interface {
 }
 
 // Key is what a pick may depend on.
+//
+// It fits into four words, which the compiler passes in registers.
 type Key struct {
-	Hash   uint64 // of the client's address, a header, a cookie, ...; see HashString
-	Keyed  bool   // false: no key, hash policies choose at random
-	Sticky string // ID of the backend that an earlier pick chose for this client; honoured while it is usable
-
-	Priority int  // see Adaptive.Priority
-	exempt   bool // not for the adaptive limit
+	Hash     uint64 // of the client's address, a header, a cookie, ...; see HashString
+	Keyed    bool   // false: no key, hash policies choose at random
+	Priority int8   // see Adaptive.Priority; -128: not for the adaptive limit, neither limited nor counted
+	Sticky   string // ID of the backend that an earlier pick chose for this client; honoured while it is usable
 }
+
+const exempt = -128
+
+func (k Key) exempt() bool { return k.Priority == exempt }

@@ -46,7 +46,7 @@ func (o PrequalOptions) check() error {
 
 type prequal struct {
 	o   PrequalOptions
-	src source
+	src chance
 }
 
 // Picker without a balancer has nobody to probe with.
@@ -56,7 +56,7 @@ func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(
 type prober struct {
 	b    *Balancer
 	o    PrequalOptions
-	src  source
+	src  chance
 	http *transports // its own, when it asks by HTTP
 
 	due  atomic.Int64 // thousandths of a probe
@@ -65,7 +65,7 @@ type prober struct {
 	answered, failed atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; a pick tries it and never waits
-	asking  source
+	asking  chance
 	bs      []*Backend // to be asked
 	member  map[*Backend]bool
 	mean    float64 // weight
@@ -110,7 +110,7 @@ func newProber(b *Balancer, p prequal) *prober {
 	}
 	asking := p.src
 	if p.src.seeded != nil { // picks use it at the same time
-		asking = source{rand.NewPCG(p.src.next(), 0)}
+		asking = chance{rand.NewPCG(p.src.next(), 0)}
 	}
 	r := &prober{b: b, o: o, src: p.src, asking: asking, wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
 	if o.Probe == nil {

@@ -182,9 +182,9 @@ func (o oracleOf) Pick(Key) *Backend {
 	return best
 }
 
-// seeded gives a policy of the package a source of its own.
+// seeded gives a policy of the package a chance of its own.
 func seeded(p Policy, seed uint64) Policy {
-	src := source{rand.NewPCG(seed, 99)}
+	src := chance{rand.NewPCG(seed, 99)}
 	switch p := p.(type) {
 	case randomPolicy:
 		p.src = src

@@ -62,6 +62,7 @@ func (b *Balancer) rebuild(now time.Time) {
 		}
 	}
 	b.snap.Store(s)
+	b.resizeQueue()
 	for i, be := range s.all {
 		be.following.forget(replaced[i])
 	}
@@ -202,6 +203,25 @@ type queue struct {
 	mu    sync.Mutex // guards wait
 	wait  []chan struct{}
 	size  atomic.Int64
+}
+
+// resizeQueue lets a share of the backends' adaptive limits wait, where they have such, and those who may go now try.
+func (b *Balancer) resizeQueue() {
+	a := b.o.Adaptive
+	if a == nil || !a.PerBackend {
+		return
+	}
+	sum, room := int64(0), int64(0)
+	for _, be := range b.snap.Load().usable {
+		limit := be.limiter.limit.Load()
+		sum, room = sum+limit, room+max(0, limit-be.inFlight.Load())
+	}
+	b.queue.mu.Lock()
+	b.queue.limit = int(a.Queue * float64(sum))
+	b.queue.mu.Unlock()
+	for ; room > 0 && b.queue.size.Load() > 0; room-- {
+		b.queue.wake()
+	}
 }
 
 // join returns a channel that is signalled when trying again may help; nil when the queue is full.

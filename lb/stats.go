@@ -10,7 +10,7 @@ type Stats struct {
 	Hedges    uint64 `metric:"hedges_total,counter,second attempts beside one that was slow"`
 	HedgesWon uint64 `metric:"hedges_won_total,counter,second attempts that answered first"`
 	Refused   uint64 `metric:"refused_total,counter,requests refused because no backend was available or all were full"`
-	Shed      uint64 `metric:"shed_total,counter,of these because of the adaptive limit"`
+	Shed      uint64 `metric:"shed_total,counter,of these because of an adaptive limit"`
 	Queued    int    `metric:"queued,gauge,requests waiting for a backend"`
 	InFlight  int    `metric:"in_flight,gauge,requests on backends"`
 	Available int    `metric:"backends_available,gauge,backends that may be picked"`
@@ -23,7 +23,7 @@ type Stats struct {
 
 	Limit       int           `metric:"limit,gauge,requests that the adaptive limit allows at once; 0 without one"`
 	Limited     int           `metric:"limited,gauge,requests that count towards it"`
-	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load as the adaptive limit sees it"`
+	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load as the adaptive limit sees it; the largest, of limits per backend"`
 }
 
 // BackendStats are the series of one backend.
@@ -37,6 +37,7 @@ type BackendStats struct {
 	Requests uint64        `metric:"backend_requests_total,counter,attempts" json:"requests"`
 	Failures uint64        `metric:"backend_failures_total,counter,failed attempts" json:"failures"`
 	Latency  time.Duration `metric:"backend_latency_seconds,gauge,peak-sensitive mean latency" json:"latency_ns"`
+	Limit    int           `metric:"backend_limit,gauge,requests that its own adaptive limit allows at once; 0 without one" json:"limit"`
 	Idle     int           `metric:"backend_idle_connections,gauge,idle connections kept" json:"idle"`
 	Dials    uint64        `metric:"backend_dials_total,counter,connections opened" json:"dials"`
 }
@@ -53,6 +54,7 @@ func (b *Balancer) Stats() Stats {
 	if p := b.prober; p != nil {
 		out.LoadProbes, out.LoadProbeFailures = p.answered.Load(), p.failed.Load()
 	}
+	out.Shed = b.shed.Load()
 	if l := b.limiter; l != nil {
 		out.Shed, out.Limit, out.Limited, out.BaseLatency = l.shed.Load(), int(l.limit.Load()), int(l.inFlight.Load()), time.Duration(l.baseNow.Load())
 		out.Queued += int(l.queue.size.Load())
@@ -60,9 +62,15 @@ func (b *Balancer) Stats() Stats {
 	for _, be := range s.all {
 		idle, dials := be.pool.stats()
 		st := be.State()
+		limit := 0
+		if be.limiter != nil {
+			limit = int(be.limiter.limit.Load())
+			out.Limit, out.Limited = out.Limit+limit, out.Limited+be.InFlight()
+			out.BaseLatency = max(out.BaseLatency, time.Duration(be.limiter.baseNow.Load()))
+		}
 		out.Backends = append(out.Backends, BackendStats{
 			ID: be.id, Addr: be.ep.Load().Addr, State: st.String(), Weight: be.Weight(), Up: st == StateUp, InFlight: be.InFlight(),
-			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials,
+			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials, Limit: limit,
 		})
 		out.InFlight += be.InFlight()
 	}

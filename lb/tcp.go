@@ -62,7 +62,7 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 
 func (b *Balancer) forward(ctx context.Context, c net.Conn, guard *pumpGuard) {
 	defer c.Close()
-	k := Key{exempt: true}
+	k := Key{Priority: exempt}
 	peer := addrOf(c.RemoteAddr()) // waits for a PROXY header, where there must be one
 	if p, ok := c.(*proxiedConn); ok && p.err != nil {
 		return

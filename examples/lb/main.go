@@ -1,5 +1,6 @@
 // Command lb shows a load balancer at work: four web servers behind one address, how each policy shares requests out,
-// a server that is killed under load without an error at a client, a drain, and a sticky client.
+// a server that is killed under load without an error at a client, a drain, a sticky client, and a server that stalls now
+// and then, whose requests are hedged.
 //
 //	go run ./examples/lb
 package main
@@ -13,7 +14,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -133,6 +136,45 @@ func run(requests int) error {
 	if seen[0] != seen[2] || seen[3] == seen[2] || seen[3] != seen[5] {
 		return fmt.Errorf("the client was not kept together: %v", seen)
 	}
+	return hedging(pool[:3])
+}
+
+// hedging asks two good servers and one that stalls for 100 ms now and then, without and with hedging.
+func hedging(pool []lb.Endpoint) error {
+	fmt.Println("\nweb-z stalls for 100 ms now and then. The slowest one in a hundred requests takes at least:")
+	var asked atomic.Int64
+	z, err := serve("127.0.0.1:0", func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1)%10 == 0 {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-r.Context().Done():
+			}
+		}
+		io.WriteString(w, "web-z")
+	})
+	if err != nil {
+		return err
+	}
+	defer z.stop()
+	pool = append([]lb.Endpoint{{ID: "web-z", Addr: z.addr}}, pool[:2]...)
+	for _, hedge := range []lb.Hedge{{}, {After: 5 * time.Millisecond, Quantile: 0.9}} {
+		b, err := lb.New(pool, lb.Options{Policy: lb.RoundRobin(), Hedge: hedge})
+		if err != nil {
+			return err
+		}
+		h := b.Handler()
+		var took []time.Duration
+		for range 600 {
+			began := time.Now()
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example/", nil))
+			took = append(took, time.Since(began))
+		}
+		st := b.Stats()
+		b.Close()
+		slices.Sort(took)
+		fmt.Printf("  %-16s %4d ms, %d of 600 were sent to two servers\n", map[bool]string{false: "without hedging", true: "with hedging"}[hedge.After > 0],
+			took[len(took)*99/100].Milliseconds(), st.Hedges)
+	}
 	return nil
 }
 
@@ -142,14 +184,18 @@ type server struct {
 }
 
 func start(name, addr string, work time.Duration) (*server, error) {
+	return serve(addr, func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(work)
+		io.WriteString(w, name)
+	})
+}
+
+func serve(addr string, h http.HandlerFunc) (*server, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(work)
-		io.WriteString(w, name)
-	})}
+	s := &http.Server{Handler: h}
 	done := make(chan struct{})
 	go func() { s.Serve(l); close(done) }()
 	return &server{l.Addr().String(), func() { s.Close(); <-done }}, nil
