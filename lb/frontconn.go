@@ -37,6 +37,8 @@ type frontConn struct {
 	avoid tried
 	store [4]*Backend
 	last  bool
+
+	outcome outcome // of the attempt at hand
 }
 
 const (

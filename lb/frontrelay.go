@@ -97,7 +97,9 @@ func (c *frontConn) attempt(be *Backend, idempotent bool) (out outcome, keep boo
 }
 
 // over makes the exchange on one connection of the backend. silent means that it failed before a byte of an answer came.
-func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool) (out outcome, keep, silent bool) {
+func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool) (_ outcome, keep, silent bool) {
+	c.outcome = outcome{} // in c, since what streams an answer keeps a pointer to it
+	out := &c.outcome
 	up.untimed()
 	up.out = append(c.appendHead(up.out[:0]), c.body...)
 	c.up.Store(up)
@@ -124,14 +126,14 @@ func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool
 			}
 			if status >= 200 {
 				out.status = status
-				pool, keep, err = c.answer(up, be, head, status, old, idempotent, &out)
+				pool, keep, err = c.answer(up, be, head, status, old, idempotent, out)
 				return
 			}
 			if status == http.StatusSwitchingProtocols {
 				err = errors.New("lb: 101 without a request for it")
 				return
 			}
-			if err = c.inform(up, head, status, old, &out); err != nil {
+			if err = c.inform(up, head, status, old, out); err != nil {
 				return
 			}
 		}
@@ -149,7 +151,7 @@ func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool
 	} else {
 		up.Close()
 	}
-	return out, keep && err == nil, silent
+	return *out, keep && err == nil, silent
 }
 
 // appendHead writes the request as it goes to the backend, as exchange.appendHead does.
