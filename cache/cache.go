@@ -86,6 +86,10 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 		return bad("NegativeTTL", o.NegativeTTL)
 	case o.EarlyRefresh < 0 || math.IsNaN(o.EarlyRefresh):
 		return bad("EarlyRefresh", o.EarlyRefresh)
+	case o.RefreshAhead < 0 || o.RefreshAhead > 0 && o.RefreshAhead >= o.TTL:
+		return bad("RefreshAhead", o.RefreshAhead)
+	case !(o.Headroom >= 0 && o.Headroom <= 0.5):
+		return bad("Headroom", o.Headroom)
 	case o.ClockError < 0 || o.ClockError > 0 && o.ClockError < time.Millisecond:
 		return bad("ClockError", o.ClockError)
 	case o.LoadTimeout < 0:
@@ -128,6 +132,7 @@ func New[K comparable, V any](o Options[K, V]) (*Cache[K, V], error) {
 		if int64(i) < total%int64(n) {
 			s.max++
 		}
+		s.low = s.max - int64(o.Headroom*float64(s.max))
 		s.policy = evict.New[*node[K, V]](evict.Kind(o.Policy), s.max)
 		s.table.Store(newTable[K, V](0))
 	}
@@ -155,8 +160,18 @@ func (c *Cache[K, V]) glance() int64 {
 
 // Get returns a fresh entry.
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
+	// The clock is read first where it will be needed: processors wait for all loads before they read their counter, but not the other way round.
+	var now int64
+	if c.o.TTL > 0 {
+		now = c.glance()
+	}
 	s, hash := c.locate(k)
-	n := c.touch(s, k, hash)
+	var n *node[K, V]
+	if c.locking {
+		n = c.touch(s, k, hash)
+	} else if n = s.table.Load().find(k, hash); n != nil {
+		n.state.Visit()
+	}
 	if n == nil {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
@@ -165,7 +180,10 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	if v, ok = c.peek(n, c.glance()); !ok {
+	if now == 0 {
+		now = c.glance()
+	}
+	if v, ok = c.peek(n, now); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}
@@ -289,7 +307,10 @@ func (c *Cache[K, V]) Clear() {
 			s.fence(k)
 		}
 		t := s.table.Load()
-		t.each(0, len(t.buckets), func(n *node[K, V]) { c.note(&out, n, Deleted) })
+		t.each(0, len(t.buckets), func(n *node[K, V]) {
+			s.deleted++
+			c.note(&out, n, Deleted)
+		})
 		s.policy = evict.New[*node[K, V]](evict.Kind(c.o.Policy), s.max)
 		s.table.Store(newTable[K, V](0))
 		s.mu.Unlock()
@@ -350,6 +371,7 @@ func (c *Cache[K, V]) Stats() Stats {
 		s.mu.Lock()
 		out.Evicted += s.evicted
 		out.Expired += s.expired
+		out.Deleted += s.deleted
 		out.Entries += int64(s.policy.Len())
 		out.Weight += s.policy.Weight()
 		s.mu.Unlock()

@@ -115,6 +115,29 @@ func TestWeights(t *testing.T) {
 	}
 }
 
+// A cache that was full has its headroom again after a few writes, and stays within its bound throughout.
+func TestHeadroom(t *testing.T) {
+	for _, p := range policies {
+		c := newCache(t, cache.Options[int, int]{MaxEntries: 1000, Headroom: 0.2, Policy: p})
+		for i := range 1001 {
+			c.Set(i, i)
+		}
+		require.LessOrEqual(t, c.Len(), 1000)
+		require.Greater(t, c.Len(), 990, "not all at once")
+		for i := range 100 { // three go for each that comes
+			c.Set(2000+i, i)
+		}
+		low := c.Len()
+		require.InDelta(t, 800, low, 50)
+		for i := range 5000 {
+			c.Set(3000+i, i)
+			require.LessOrEqual(t, c.Len(), 1000)
+		}
+		st := c.Stats()
+		require.EqualValues(t, 1001+100+5000-st.Entries, st.Evicted)
+	}
+}
+
 func TestTTLIsExact(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Options[string, int]{TTL: time.Second})
@@ -220,13 +243,16 @@ func TestCausesAndClear(t *testing.T) {
 	c.Set(4, "e")
 	_, ok := c.Get(4)
 	require.True(t, ok)
+	st := c.Stats()
+	require.EqualValues(t, 2, st.Deleted)
+	require.EqualValues(t, 1, st.Evicted)
 }
 
 func TestOptionsNameTheField(t *testing.T) {
 	for field, o := range map[string]cache.Options[int, int]{
 		"MaxEntries": {MaxEntries: -1}, "MaxWeight": {MaxWeight: -1}, "Weigh": {MaxWeight: 5}, "TTL": {TTL: -1}, "Jitter": {Jitter: 2}, "Idle": {Idle: -1},
 		"StaleFor": {StaleFor: -1}, "StaleIfError": {StaleIfError: -1}, "NegativeTTL": {NegativeTTL: -1}, "EarlyRefresh": {EarlyRefresh: math.NaN()},
-		"LoadTimeout": {LoadTimeout: -1}, "ClockError": {ClockError: 1}, "Policy": {Policy: 9},
+		"LoadTimeout": {LoadTimeout: -1}, "RefreshAhead": {TTL: 1, RefreshAhead: 1}, "Headroom": {Headroom: 0.6}, "ClockError": {ClockError: 1}, "Policy": {Policy: 9},
 	} {
 		_, err := cache.New(o)
 		require.ErrorContains(t, err, field)
@@ -264,6 +290,24 @@ func TestAgainstModel(t *testing.T) {
 					TTL: time.Duration(rapid.IntRange(0, 3).Draw(rt, "ttl")) * time.Second}
 				if rapid.Bool().Draw(rt, "idle") {
 					o.Idle = time.Hour
+				}
+				if rapid.Bool().Draw(rt, "jitter") {
+					o.Jitter = 0.5
+				}
+				if rapid.Bool().Draw(rt, "headroom") {
+					o.Headroom = 0.25
+				}
+				if rapid.Bool().Draw(rt, "stale") {
+					o.StaleFor, o.StaleIfError = time.Second, 2*time.Second
+				}
+				if rapid.Bool().Draw(rt, "early") {
+					o.EarlyRefresh = 1
+				}
+				if o.TTL > time.Second && rapid.Bool().Draw(rt, "ahead") {
+					o.RefreshAhead = time.Second
+				}
+				if rapid.Bool().Draw(rt, "listen") {
+					o.OnRemove = func(int, int, cache.Cause) {}
 				}
 				if rapid.Bool().Draw(rt, "weigh") {
 					o.MaxWeight, o.MaxEntries, o.Weigh = int64(o.MaxEntries), 0, func(k, _ int) int64 { return int64(k%3 + 1) }

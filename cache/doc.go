@@ -1,6 +1,9 @@
 // Package cache keeps answers near, so that the database is not asked the same thing again: a generic cache in the process, and with
 // cache/rediscache a second tier that all servers share.
 //
+// [Through] and [Back] write to a store through the cache or behind it; [OpenBack] does so with a journal, so that what was acknowledged outlives the
+// process. [Tiered] joins the memory of many processes, [Ring] many servers.
+//
 // An entry is never served past its deadline. [Cache.Load] asks the source once however many callers miss at the same time,
 // and a load that is overtaken by a Set or Delete of its key does not bring the old value back.
 //

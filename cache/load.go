@@ -111,6 +111,9 @@ func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) 
 				return v, early
 			}
 		}
+		if end-now < int64(c.o.RefreshAhead) && !c.tiered {
+			return v, early
+		}
 		return v, present
 	}
 	if c.o.StaleFor > 0 && end <= now && end+int64(c.o.StaleFor) > now {

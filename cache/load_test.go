@@ -233,6 +233,34 @@ func TestEarlyRefresh(t *testing.T) {
 	})
 }
 
+// An entry in use is refreshed before it ends, once at a time, and nobody waits; one that nobody asks for ends.
+func TestRefreshAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Options[string, int]{TTL: 10 * time.Second, RefreshAhead: 2 * time.Second})
+		n := 0
+		load := func(context.Context, string) (int, error) { n++; time.Sleep(500 * time.Millisecond); return n, nil }
+		_, err := c.Load(t.Context(), "k", load)
+		require.NoError(t, err)
+		for i := range 300 {
+			time.Sleep(100 * time.Millisecond)
+			start := time.Now()
+			v, err := c.Load(t.Context(), "k", load)
+			require.NoError(t, err)
+			require.Zero(t, time.Since(start))
+			if i < 79 {
+				require.Equal(t, 1, v)
+			}
+		}
+		require.Equal(t, 4, n, "every 8.5 s or so")
+		_, ok := c.Get("k")
+		require.True(t, ok)
+		time.Sleep(10 * time.Second)
+		_, ok = c.Get("k")
+		require.False(t, ok)
+		require.NoError(t, c.Close())
+	})
+}
+
 func TestLoadMany(t *testing.T) {
 	c := newCache(t, cache.Options[int, string]{NegativeTTL: time.Hour})
 	var asked [][]int

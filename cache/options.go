@@ -67,6 +67,12 @@ type Options[K comparable, V any] struct {
 	// EarlyRefresh makes Load refresh a popular entry before it expires, the sooner the longer its load takes (XFetch, Vattani et al. 2015).
 	// 1 is the paper's optimum; default 0: off.
 	EarlyRefresh float64
+	// RefreshAhead makes Load refresh an entry in the background when less than this is left of its life, so that one that is in use is always fresh and
+	// nobody waits. It must be less than TTL. Default 0: off. What comes out of a second tier is left to that tier.
+	RefreshAhead time.Duration
+	// Headroom is the part of MaxEntries or MaxWeight, 0 to 0.5, that is made free again after the bound was reached, a few entries with each write. It keeps a
+	// margin for bursts of heavy entries, and costs the hits that the margin would have brought. Default 0: the cache stays full.
+	Headroom float64
 	// LoadTimeout bounds a load, which does not end with the caller that began it. Default 30 s.
 	LoadTimeout time.Duration
 	// ClockError lets reads use a clock that is up to so much late, which makes a hit on an entry with a TTL cheaper; such an entry may then be
@@ -89,6 +95,7 @@ type Stats struct {
 	Fenced      int64   `metric:"load_fenced_total,counter,Loads whose result was not stored because of a newer write."`
 	StaleServed int64   `metric:"stale_served_total,counter,Entries served past their TTL by permission."`
 	Evicted     int64   `metric:"evicted_total,counter,Entries removed for room."`
+	Deleted     int64   `metric:"deleted_total,counter,Entries removed by Delete and Clear, and those that the source says do not exist."`
 	Expired     int64   `metric:"expired_total,counter,Entries removed past their deadline."`
 	Entries     int64   `metric:"entries,gauge,Entries held."`
 	Weight      int64   `metric:"weight,gauge,Summed weight of the entries."`

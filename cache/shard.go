@@ -17,10 +17,13 @@ type shard[K comparable, V any] struct {
 	mu      sync.Mutex // guards writing to the table, and what follows
 	policy  evict.Policy[*node[K, V]]
 	max     int64
+	low     int64 // down to which it is emptied once it was full
+	over    bool  // on the way there
 	flights map[K]*flight[V]
 	swept   int // next bucket for the janitor
 	evicted int64
 	expired int64
+	deleted int64
 	_       [64]byte
 }
 
@@ -131,7 +134,13 @@ func (c *Cache[K, V]) put(s *shard[K, V], k K, hash uint32, e *entry[V], out *re
 		s.policy.Add(n)
 		t.insert(n)
 	}
-	for s.policy.Weight() > s.max {
+	for n := 0; ; n++ {
+		w := s.policy.Weight()
+		if w > s.max {
+			s.over = s.low < s.max
+		} else if s.over = s.over && w > s.low; !s.over || n >= evictAhead {
+			break
+		}
 		v, ok := s.policy.Evict()
 		if !ok {
 			break
@@ -141,6 +150,9 @@ func (c *Cache[K, V]) put(s *shard[K, V], k K, hash uint32, e *entry[V], out *re
 		c.note(out, v, Evicted)
 	}
 }
+
+// evictAhead is how many entries one write removes to make the headroom, beside those that it must.
+const evictAhead = 4
 
 func (c *Cache[K, V]) grow(s *shard[K, V], t *table[K, V]) *table[K, V] {
 	next := newTable[K, V](len(t.buckets) * bucketSlots)
@@ -153,8 +165,11 @@ func (c *Cache[K, V]) grow(s *shard[K, V], t *table[K, V]) *table[K, V] {
 func (c *Cache[K, V]) drop(s *shard[K, V], n *node[K, V], cause Cause, out *removed[K, V]) {
 	s.policy.Remove(n)
 	s.table.Load().replace(n, nil)
-	if cause == Expired {
+	switch cause {
+	case Expired:
 		s.expired++
+	case Deleted:
+		s.deleted++
 	}
 	c.note(out, n, cause)
 }

@@ -50,7 +50,7 @@ func wrapOptions[K comparable, V, W any](o Options[K, V], value func(W) V) (w Op
 		return w, err
 	}
 	w = Options[K, W]{MaxEntries: o.MaxEntries, MaxWeight: o.MaxWeight, TTL: o.TTL, Jitter: o.Jitter, Idle: o.Idle, StaleFor: o.StaleFor, StaleIfError: o.StaleIfError,
-		NegativeTTL: o.NegativeTTL, EarlyRefresh: o.EarlyRefresh, LoadTimeout: o.LoadTimeout, ClockError: o.ClockError, Policy: o.Policy}
+		NegativeTTL: o.NegativeTTL, EarlyRefresh: o.EarlyRefresh, RefreshAhead: o.RefreshAhead, Headroom: o.Headroom, LoadTimeout: o.LoadTimeout, ClockError: o.ClockError, Policy: o.Policy}
 	if o.Weigh != nil {
 		w.Weigh = func(k K, x W) int64 { return o.Weigh(k, value(x)) }
 	}

@@ -47,10 +47,10 @@ func (c *conn) chunkReader() *chunkReader {
 	return &c.chunk
 }
 
-// source is what the buffered reader of a connection reads from.
-type source struct{ c *conn }
+// pausing is what the buffered reader of a connection reads from.
+type pausing struct{ c *conn }
 
-func (s source) Read(p []byte) (int, error) {
+func (s pausing) Read(p []byte) (int, error) {
 	if s.c.pause != nil {
 		if err := s.c.pause(); err != nil {
 			return 0, err
@@ -102,7 +102,7 @@ func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
 
 func newConn(nc net.Conn) *conn {
 	c := &conn{Conn: nc}
-	c.br = bufio.NewReaderSize(source{c}, readBuffer)
+	c.br = bufio.NewReaderSize(pausing{c}, readBuffer)
 	c.abort = func() { nc.Close() }
 	if c.raw = rawOf(nc); c.raw != nil {
 		c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }

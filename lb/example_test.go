@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
@@ -34,6 +36,35 @@ func Example() {
 		fmt.Print(w.Body.String(), " ")
 	}
 	// Output: a b a b
+}
+
+func ExampleFront() {
+	a, stop := backend("a")
+	defer stop()
+	pool, _ := lb.New([]lb.Endpoint{a}, lb.Options{})
+	defer pool.Close()
+	front, err := lb.NewFront(pool, lb.FrontOptions{HeaderTimeout: 5 * time.Second})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	served := make(chan error, 1)
+	go func() { served <- front.Serve(l) }()
+	res, err := http.Get("http://" + l.Addr().String())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	io.Copy(os.Stdout, res.Body)
+	res.Body.Close()
+	front.Shutdown(context.Background()) // requests end, idle connections are closed
+	fmt.Println(" ", <-served)
+	// Output: a  http: Server closed
 }
 
 func ExampleBalancer_Pick() {

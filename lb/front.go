@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: about half of what
+// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: less than half of what
 // [Balancer.Handler] costs per request. It reads a request's head in place, refuses what two readers could understand
 // differently, and sends it on by copying bytes. Requests that are out of the ordinary (chunked or large bodies,
-// Upgrade, Expect, HTTP/1.0, TLS) are handed to an [http.Server] with the balancer's Handler, on the same connection
+// Upgrade, Expect, HTTP/1.0, TLS; all of them with Options.Hedge) are handed to an [http.Server] with the balancer's Handler, on the same connection
 // and after the same checks, so that there is one behaviour.
 //
 // Use Handler where other handlers stand beside or around the balancer, or where TLS ends in this process; use Front
@@ -125,7 +125,7 @@ func (f *Front) accepted(c net.Conn) {
 	switch {
 	case f.closing:
 		c.Close()
-	case secure || !f.b.plain():
+	case secure || !f.b.snap.Load().plain:
 		f.wg.Go(func() { f.hand(1, c) })
 	default:
 		fc := newFrontConn(f, c)

@@ -204,7 +204,7 @@ func TestFrontRetriesAndErrors(t *testing.T) {
 	bad := fakeBackend(t, func(n int, c net.Conn, br *bufio.Reader) { http.ReadRequest(br) })
 	bad.ID = "bad"
 	b := newBalancer(t, []Endpoint{good, bad}, Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Budget: -1},
-		Error: func(w http.ResponseWriter, r *http.Request, err error) { http.Error(w, "sorry "+r.URL.Path, 502) }})
+		Error: func(w http.ResponseWriter, r *http.Request, err error) { http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway) }})
 	_, addr := serveFront(t, b, FrontOptions{})
 	c, br := dialFront(t, addr)
 	for range 10 {
@@ -252,6 +252,41 @@ func TestFrontOptionsThatNeedARequest(t *testing.T) {
 	}
 	require.Len(t, ids, 3)
 	require.Zero(t, f.Stats().HandedOver)
+}
+
+// A front is under the balancer's adaptive limit as the handler is, and leaves requests that may be hedged to it.
+func TestFrontLimitsAndHedges(t *testing.T) {
+	entered, release := make(chan struct{}, 9), make(chan struct{})
+	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-release
+	})
+	defer close(release)
+	b := newBalancer(t, []Endpoint{e}, Options{Adaptive: &Adaptive{Initial: 1, Min: 1, Max: 1, Queue: -1, Priority: func(r *http.Request) int {
+		if r.Header.Get("X-First") != "" {
+			return 1
+		}
+		return 0
+	}}})
+	_, addr := serveFront(t, b, FrontOptions{})
+	slow, _ := dialFront(t, addr)
+	io.WriteString(slow, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-entered
+	c, br := dialFront(t, addr)
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	res, _ := readAnswer(t, br, "GET")
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	require.NotEmpty(t, res.Header.Get("Retry-After"))
+	require.EqualValues(t, 1, b.Stats().Shed)
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nX-First: 1\r\n\r\n")
+	<-entered // above the limit, by its priority
+
+	h := newBalancer(t, []Endpoint{e}, Options{Hedge: Hedge{After: time.Minute}})
+	f, addr := serveFront(t, h, FrontOptions{})
+	c, _ = dialFront(t, addr)
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-entered
+	require.EqualValues(t, 1, f.Stats().HandedOver)
 }
 
 func TestFrontHandsOver(t *testing.T) {

@@ -66,7 +66,8 @@ func (c *frontConn) serve() {
 	o := &c.f.b.o
 	c.peer = peerOf(c.RemoteAddr().String()) // waits for a PROXY header, where there must be one
 	c.trusted = trustedPeer(o, c.peer)
-	c.custom = !o.plainKey || !o.plainRetry || o.Sticky != nil || c.trusted
+	ranked := o.Adaptive != nil && (o.Adaptive.Priority != nil || o.Adaptive.Exempt != nil)
+	c.custom = !o.plainKey || !o.plainRetry || o.Sticky != nil || c.trusted || ranked
 	c.key = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
 	for {
 		switch c.read() {
@@ -155,7 +156,7 @@ func (c *frontConn) read() verdict {
 	switch {
 	case v == verdictBad:
 		return c.refuse(http.StatusBadRequest)
-	case v == verdictOurs && c.head.length > o.Retry.MaxBody, !c.f.b.plain():
+	case v == verdictOurs && c.head.length > o.Retry.MaxBody, !c.f.b.snap.Load().plain:
 		v = verdictPassed
 	}
 	if v == verdictPassed {

@@ -11,20 +11,6 @@ import (
 	"time"
 )
 
-// plain is whether every backend speaks HTTP/1.1 without TLS and no option needs more than one attempt at a time, so
-// that a Front may forward by itself.
-func (b *Balancer) plain() bool {
-	if b.o.Hedge.on() || b.o.Adaptive != nil {
-		return false
-	}
-	for _, be := range b.snap.Load().all {
-		if be.ep.Load().Scheme != "http" {
-			return false
-		}
-	}
-	return true
-}
-
 var errClientLeft = errors.New("lb: the client left")
 
 // exchange forwards the request that was read, as exchange.serve does for net/http. again is whether the connection may

@@ -56,3 +56,14 @@ func unreachable(context.Context, string, string) (net.Conn, error) {
 
 // How long a state is awaited, and how often it is looked at.
 const waitFor, pause = 20 * time.Second, 2 * time.Millisecond
+
+// ways are the two servers that a balancer can stand behind.
+var ways = map[string]func(t testing.TB, b *Balancer) (url string, client *http.Client){
+	"handler": front,
+	"front": func(t testing.TB, b *Balancer) (string, *http.Client) {
+		_, addr := serveFront(t, b, FrontOptions{})
+		tr := &http.Transport{DisableCompression: true}
+		t.Cleanup(tr.CloseIdleConnections)
+		return "http://" + addr, &http.Client{Transport: tr}
+	},
+}

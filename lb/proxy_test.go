@@ -704,6 +704,12 @@ func TestAdmin(t *testing.T) {
 
 // Backends are killed and started again under load: no idempotent request may fail.
 func TestKilledBackendsCostNothing(t *testing.T) {
+	for name, front := range ways {
+		t.Run(name, func(t *testing.T) { killedBackendsCostNothing(t, front) })
+	}
+}
+
+func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (string, *http.Client)) {
 	type node struct {
 		e    Endpoint
 		stop func()

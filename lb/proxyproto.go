@@ -86,9 +86,10 @@ func (c *proxiedConn) Read(p []byte) (int, error) {
 	return c.Conn.Read(p) // past the buffer: nothing is copied twice
 }
 
-// CloseWrite is passed on, so that half closes work.
+// NetConn is the connection behind the header.
 func (c *proxiedConn) NetConn() net.Conn { return c.Conn }
 
+// CloseWrite is passed on, so that half closes work.
 func (c *proxiedConn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()

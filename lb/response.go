@@ -24,6 +24,7 @@ type framing struct {
 	close   bool  // the connection can't be used again
 	conn    []string
 	trailer bool // a Trailer field was there
+	upgrade string
 }
 
 const (
@@ -41,7 +42,7 @@ func (c *conn) head() (head []byte, err error) {
 				return nil, fmt.Errorf("%w: head larger than %d bytes", errBadResponse, maxHead)
 			}
 			buffered, _ := c.br.Peek(c.br.Buffered())
-			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), source{c}), 4*c.br.Size())
+			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), pausing{c}), 4*c.br.Size())
 		}
 		if _, err = c.br.Peek(need); err != nil {
 			return nil, err
@@ -104,7 +105,10 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 				f.close = false
 			}
 			continue
-		case "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Upgrade", "Te":
+		case "Upgrade":
+			f.upgrade = v
+			continue
+		case "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Te":
 			continue
 		case "Trailer":
 			f.trailer = true

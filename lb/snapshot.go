@@ -20,6 +20,7 @@ type snapshot struct {
 	picker Picker // nil when usable is empty
 	panic  bool
 	closed bool
+	plain  bool // every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
 }
 
 // rebuild makes the snapshot from the backends' states. b.mu is held.
@@ -27,11 +28,12 @@ func (b *Balancer) rebuild(now time.Time) {
 	if b.closed {
 		return
 	}
-	s := &snapshot{byID: make(map[string]*Backend, len(b.backends))}
+	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: !b.o.Hedge.on()}
 	ramping := false
 	for id, be := range b.backends {
 		s.all = append(s.all, be)
 		s.byID[id] = be
+		s.plain = s.plain && be.ep.Load().Scheme == "http"
 		state := StateUp
 		switch {
 		case be.drained:

@@ -24,6 +24,12 @@ import (
 // 10,000 POSTs to a backend that ends idle connections whenever it likes: none is processed twice, and each that was not
 // answered is a 502. Connections and goroutines are back to where they were.
 func TestNoPostIsSentTwice(t *testing.T) {
+	for name, front := range ways {
+		t.Run(name, func(t *testing.T) { noPostIsSentTwice(t, front) })
+	}
+}
+
+func noPostIsSentTwice(t *testing.T, front func(testing.TB, *Balancer) (string, *http.Client)) {
 	var mu sync.Mutex
 	seen := map[string]int{}
 	e := fakeBackend(t, func(n int, c net.Conn, br *bufio.Reader) {

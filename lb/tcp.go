@@ -19,6 +19,8 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
+	guard := newPumpGuard()
+	defer guard.close()
 	var conns sync.WaitGroup
 	live := &liveSet{m: map[net.Conn]struct{}{}}
 	defer func() {
@@ -53,12 +55,12 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 		live.add(c)
 		conns.Go(func() {
 			defer live.remove(c)
-			b.forward(ctx, c)
+			b.forward(ctx, c, guard)
 		})
 	}
 }
 
-func (b *Balancer) forward(ctx context.Context, c net.Conn) {
+func (b *Balancer) forward(ctx context.Context, c net.Conn, guard *pumpGuard) {
 	defer c.Close()
 	k := Key{Priority: exempt}
 	peer := addrOf(c.RemoteAddr()) // waits for a PROXY header, where there must be one
@@ -83,7 +85,7 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn) {
 		}
 		if err == nil {
 			latency := time.Since(start)
-			join(c, up, b.o.Timeouts.Tunnel)
+			join(c, up, b.o.Timeouts.Tunnel, guard)
 			lease.Done(Result{Latency: latency})
 			return
 		}

@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"net/textproto"
 	"strings"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
 // transports speak what the balancer's own pool does not: HTTP/2, with TLS or without, and HTTP/1.1 over TLS.
@@ -236,6 +239,9 @@ func (x *exchange) tunnelBody(res *http.Response, be *Backend, out *outcome) err
 	back, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || x.upgrade == "" {
 		return errors.New("lb: 101 without a request for it")
+	}
+	if up := res.Header.Get("Upgrade"); up == "" || !httpfield.Lists([]string{x.upgrade}, up) {
+		return fmt.Errorf("%w: switch to %q, %q was asked for", errBadResponse, up, x.upgrade)
 	}
 	client, buf, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,52 +66,125 @@ type lifeCtx struct {
 func (l *lifeCtx) Value(key any) any                { return l.values.Value(key) }
 func (l *lifeCtx) Deadline() (t time.Time, ok bool) { return l.values.Deadline() }
 
-// flight is a statement under a context that can end by itself; the node lists them to cancel them when it is ejected.
+// flight is the context of a statement whose own context can end: it ends with that one, when the node is ejected, or with the use. Most of it is made when
+// the driver first asks for Done, which not every driver does: a context that ends costs more than the rest of a statement's way through this package.
 type flight struct {
-	node       *node
+	context.Context // the statement's: its deadline and its values
+	node            *node
+	life            *life
+
+	mu     sync.Mutex
+	landed bool
+	made   atomic.Pointer[madeFlight]
+}
+
+type madeFlight struct {
+	context.Context
 	cancel     context.CancelCauseFunc
-	prev, next *flight
+	prev, next *madeFlight // of the node, which cancels them when it is ejected
+}
+
+func (f *flight) Done() <-chan struct{} {
+	if m := f.made.Load(); m != nil {
+		return m.Done()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.made.Load()
+	if m != nil {
+		return m.Done()
+	}
+	m = new(madeFlight)
+	m.Context, m.cancel = context.WithCancelCause(f.Context)
+	if f.landed {
+		m.cancel(nil)
+	} else {
+		f.node.takeOff(m)
+		if f.life.ctx.Err() != nil { // after it was listed: whoever ejects the node meanwhile finds it there
+			m.cancel(errEjected)
+		}
+	}
+	f.made.Store(m)
+	return m.Done()
+}
+
+func (f *flight) Err() error {
+	if m := f.made.Load(); m != nil {
+		return m.Err()
+	}
+	if err := f.Context.Err(); err != nil {
+		return err
+	}
+	if f.life.ctx.Err() != nil {
+		return context.Canceled
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.landed {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Value finds the made context too, so that package context joins what is derived from this one without a goroutine.
+func (f *flight) Value(key any) any {
+	if m := f.made.Load(); m != nil {
+		return m.Value(key)
+	}
+	return f.Context.Value(key)
+}
+
+func (f *flight) land() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.landed = true
+	if m := f.made.Load(); m != nil {
+		f.node.landed(m)
+		m.cancel(nil)
+	}
+}
+
+func (n *node) takeOff(m *madeFlight) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m.next = n.flights; m.next != nil {
+		m.next.prev = m
+	}
+	n.flights = m
+}
+
+func (n *node) landed(m *madeFlight) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if m.prev != nil {
+		m.prev.next = m.next
+	} else {
+		n.flights = m.next
+	}
+	if m.next != nil {
+		m.next.prev = m.prev
+	}
+	m.prev, m.next = nil, nil
 }
 
 // under returns a context that ends with parent or when the node is ejected. It lasts until the use ends.
 func (n *conn) under(parent context.Context, nd *node) context.Context {
+	life := nd.life.Load()
 	if parent == context.Background() {
-		return nd.life.Load().plain
+		return life.plain
 	}
 	if parent.Done() == nil {
-		return &lifeCtx{Context: nd.life.Load().ctx, values: parent}
+		return &lifeCtx{Context: life.ctx, values: parent}
 	}
-	ctx, cancel := context.WithCancelCause(parent)
-	f := &n.flight
-	if f.node != nil { // taken: several rows are open
-		f = new(flight)
-	}
-	*f = flight{node: nd, cancel: cancel}
-	nd.mu.Lock()
-	if f.next = nd.flights; f.next != nil {
-		f.next.prev = f
-	}
-	nd.flights = f
-	nd.mu.Unlock()
+	f := &flight{Context: parent, node: nd, life: life}
 	n.flying = append(n.flying, f)
-	return ctx
+	return f
 }
 
 // land ends the flights of a use.
 func (n *conn) land() {
 	for i, f := range n.flying {
-		f.node.mu.Lock()
-		if f.prev != nil {
-			f.prev.next = f.next
-		} else {
-			f.node.flights = f.next
-		}
-		if f.next != nil {
-			f.next.prev = f.prev
-		}
-		f.node.mu.Unlock()
-		f.cancel(nil)
-		*f = flight{}
+		f.land()
 		n.flying[i] = nil
 	}
 	n.flying = n.flying[:0]

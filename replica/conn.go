@@ -21,7 +21,6 @@ type conn struct {
 	inTx     bool
 	txWrites bool
 	spills   int
-	flight   flight
 	flying   []*flight
 	// pending is the session of a write whose rows were still open when it was sent; its position is captured at the end of the use.
 	pending   *Session

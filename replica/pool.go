@@ -32,7 +32,7 @@ type node struct {
 	free    []*phys    // the last one is the warmest
 	total   int        // existing connections, those being opened included
 	waiting []chan *phys
-	flights *flight
+	flights *madeFlight
 	removed bool
 }
 

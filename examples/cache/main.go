@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -181,5 +182,38 @@ func run(addr string, requests int) error {
 		return err
 	}
 	fmt.Printf("write-back: 10000 writes became %d in the database; the last value is %d\n", writes.Load(), rows[9].Load())
+	return journaled(ctx, counters, store, &rows[3])
+}
+
+// journaled writes while the database is away, stops, and starts again: the write is there, as it is after kill -9.
+func journaled(ctx context.Context, counters *cache.Cache[int, int64], store cache.Funcs[int, int64], row *atomic.Int64) error {
+	dir, err := os.MkdirTemp("", "journal")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	away := store
+	away.SetFunc = func(context.Context, int, int64) error { return errors.New("the database is away") }
+	journal := cache.Journal[int, int64]{Dir: dir}
+	back, err := cache.OpenBack(counters, away, cache.BackOptions{}, journal)
+	if err != nil {
+		return err
+	}
+	if err := back.Set(ctx, 3, 333); err != nil { // returns when it is on disk
+		return err
+	}
+	at, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := back.Close(at); err == nil {
+		return errors.New("the write cannot be in the database")
+	}
+	if back, err = cache.OpenBack(counters, store, cache.BackOptions{}, journal); err != nil {
+		return err
+	}
+	replayed := back.Stats().Replayed
+	if err := back.Close(ctx); err != nil {
+		return err
+	}
+	fmt.Printf("journal: %d write outlived the process; the database has %d\n", replayed, row.Load())
 	return nil
 }

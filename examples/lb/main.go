@@ -28,8 +28,9 @@ import (
 
 func main() {
 	requests := flag.Int("requests", 2000, "requests per policy")
+	flag.BoolVar(&ownFront, "front", false, "serve with lb.Front, the balancer's own HTTP/1 server, in place of net/http")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "Shows a load balancer at work; takes about three seconds and needs nothing.\n\nusage: lb [-requests N]")
+		fmt.Fprintln(flag.CommandLine.Output(), "Shows a load balancer at work; takes about three seconds and needs nothing.\n\nusage: lb [-requests N] [-front]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -107,7 +108,7 @@ func run(requests int) error {
 	}
 
 	fmt.Println("\nA client with a cookie stays on one server until it drains:")
-	front, stop := listen(b.Handler())
+	front, stop := listen(b)
 	defer stop()
 	jar, _ := cookiejar.New(nil)
 	transport := &http.Transport{}
@@ -200,19 +201,30 @@ func serve(addr string, h http.HandlerFunc) (*server, error) {
 	return &server{l.Addr().String(), func() { s.Close(); <-done }}, nil
 }
 
-func listen(h http.Handler) (url string, stop func()) {
+var ownFront bool
+
+// listen serves b on a free port: behind net/http or, for a tier that does nothing else, by itself.
+func listen(b *lb.Balancer) (url string, stop func()) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
-	s := &http.Server{Handler: h}
+	if ownFront {
+		f, err := lb.NewFront(b, lb.FrontOptions{})
+		if err != nil {
+			log.Fatal(err)
+		}
+		go f.Serve(l)
+		return "http://" + l.Addr().String(), func() { f.Close() }
+	}
+	s := &http.Server{Handler: b.Handler()}
 	go s.Serve(l)
 	return "http://" + l.Addr().String(), func() { s.Close() }
 }
 
 // load sends n requests, or as many as it can while during runs.
 func load(b *lb.Balancer, n int, during func()) (got map[string]int, failed, sent int64) {
-	url, stop := listen(b.Handler())
+	url, stop := listen(b)
 	defer stop()
 	transport := &http.Transport{MaxIdleConnsPerHost: 32}
 	defer transport.CloseIdleConnections()

@@ -65,9 +65,14 @@ const (
 // that the hottest entries do not bounce between processors. A visit that races with another may be lost.
 func (s *State) Visit() {
 	if w := s.word.Load(); w&visitMask < visitMask {
-		s.word.CompareAndSwap(w, w+1)
+		s.count(w)
 	}
 }
+
+// count stands apart so that the rest of Visit is small enough to be inlined.
+//
+//go:noinline
+func (s *State) count(w uint32) { s.word.CompareAndSwap(w, w+1) }
 
 func (s *State) visits() uint32        { return s.word.Load() & visitMask }
 func (s *State) pos() int              { return int(s.word.Load() >> posShift) }

@@ -156,7 +156,7 @@ var upgrades = []Case{
 		t.origin.on(t.path, func(e *Exchange) bool {
 			var err error
 			if up := list(e.values("Upgrade")); strings.Contains(strings.ToLower(up), "h2c") || len(e.values("HTTP2-Settings")) > 0 {
-				err = fmt.Errorf("Upgrade %q reached the origin", up)
+				err = fmt.Errorf("the origin saw Upgrade: %q", up)
 			}
 			seen <- err
 			return e.ok("ok")
