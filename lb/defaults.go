@@ -20,12 +20,12 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Policy == nil {
 		o.Policy = PowerOfTwo()
 	}
-	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
 	if p, ok := o.Policy.(prequal); ok {
 		if err := p.o.check(); err != nil {
 			return o, err
 		}
 	}
+	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
 	if o.Key == nil {
 		o.Key = KeyClient()
 	}

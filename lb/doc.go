@@ -31,13 +31,13 @@
 // [Balancer.RoundTripper] balances the requests of a Go client, [Balancer.ServeTCP] forwards connections. All of them
 // call [Balancer.Pick], which is open to other uses too.
 //
+// For a tier that only balances, [Front] is the same proxy without net/http in the way of common requests, at less than
+// half of the CPU time. Handler is the right choice everywhere else: with middlewares, with TLS in this process.
+//
 // Which policy? [PowerOfTwo], the default, does well where backends are alike; [PeakEWMA] where some are slow;
 // [Prequal] where they are many and noisy and can report their load; [ConsistentHash] where a backend remembers what it
 // served. The simulation in this package's tests compares them (go test -run Simulation -v). Against a slow tail, turn on
 // [Hedge]; against overload, [Adaptive].
-//
-// For a tier that only balances, [Front] is the same proxy without net/http in the way of common requests, at less than
-// half of the CPU time. Handler is the right choice everywhere else: with middlewares, with TLS in this process.
 //
 // Everything is safe for concurrent use. The path of a request takes no lock that other requests take: configuration
 // and health stand in an immutable snapshot that changes are swapped into.

@@ -204,7 +204,9 @@ func TestFrontRetriesAndErrors(t *testing.T) {
 	bad := fakeBackend(t, func(n int, c net.Conn, br *bufio.Reader) { http.ReadRequest(br) })
 	bad.ID = "bad"
 	b := newBalancer(t, []Endpoint{good, bad}, Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Budget: -1},
-		Error: func(w http.ResponseWriter, r *http.Request, err error) { http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway) }})
+		Error: func(w http.ResponseWriter, r *http.Request, err error) {
+			http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway)
+		}})
 	_, addr := serveFront(t, b, FrontOptions{})
 	c, br := dialFront(t, addr)
 	for range 10 {
