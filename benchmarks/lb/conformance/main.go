@@ -87,12 +87,19 @@ func table(names []string, posts int) (map[string][]error, error) {
 			return nil, err
 		}
 		for _, c := range proxytest.Cases() {
-			fmt.Fprintf(os.Stderr, "\r%s: %-40s", n, c.Name)
+			progress("\r%s: %-40s", n, c.Name)
 			out[n] = append(out[n], proxytest.Run(c, p.Addr, o, proxytest.Options{Posts: posts, Wait: 5 * time.Second}))
 		}
 		p.Stop()
 		o.Close()
 	}
-	fmt.Fprintf(os.Stderr, "\r%60s\r", "")
+	progress("\r%60s\r", "")
 	return out, nil
+}
+
+// progress goes to a terminal only.
+func progress(format string, args ...any) {
+	if s, err := os.Stderr.Stat(); err == nil && s.Mode()&os.ModeCharDevice != 0 {
+		fmt.Fprintf(os.Stderr, format, args...)
+	}
 }
