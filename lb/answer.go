@@ -119,7 +119,7 @@ func (c *conn) wait(idle time.Duration) error {
 // socket (splice on Linux).
 func (x *exchange) copyLength(c *conn, n int64, out *outcome) error {
 	for n > 0 {
-		if n >= 256<<10 && c.br.Buffered() == 0 && c.raw != nil {
+		if n >= 256<<10 && c.br.Buffered() == 0 && c.under != nil {
 			if rf, ok := x.w.(io.ReaderFrom); ok {
 				if t := x.b.o.Timeouts.Idle; t > 0 {
 					c.SetReadDeadline(time.Now().Add(t))

@@ -27,10 +27,10 @@ func (p *connPool) init(addr string, o *Options) { p.addr, p.o = addr, o }
 
 // conn is one connection to a backend, used by one request at a time.
 type conn struct {
-	net.Conn
+	socket
 	br    *bufio.Reader
-	out   []byte // the request's head, built in place
-	raw   syscall.RawConn
+	out   []byte                // the request's head, built in place
+	under syscall.RawConn       // the socket, also under other connections; nil: none
 	quiet bool                  // result of peek
 	peek  func(fd uintptr) bool // bound once, so that a look costs no allocation
 	abort func()                // Close, bound once: what a client that leaves calls
@@ -56,7 +56,7 @@ func (s pausing) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return s.c.Conn.Read(p)
+	return s.c.socket.Read(p)
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
@@ -101,10 +101,11 @@ func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
 }
 
 func newConn(nc net.Conn) *conn {
-	c := &conn{Conn: nc}
+	c := &conn{}
+	c.socket.init(nc)
 	c.br = bufio.NewReaderSize(pausing{c}, readBuffer)
 	c.abort = func() { nc.Close() }
-	if c.raw = rawOf(nc); c.raw != nil {
+	if c.under = rawOf(nc); c.under != nil {
 		c.peek = func(fd uintptr) bool { c.quiet = silent(fd); return true }
 	}
 	return c
@@ -117,10 +118,10 @@ func (c *conn) reusable(careful bool) bool {
 	if c.br.Buffered() > 0 {
 		return false
 	}
-	if c.raw == nil {
+	if c.under == nil {
 		return !careful
 	}
-	return c.raw.Read(c.peek) == nil && c.quiet
+	return c.under.Read(c.peek) == nil && c.quiet
 }
 
 func (p *connPool) put(c *conn) {

@@ -15,9 +15,13 @@ import (
 
 // Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: less than half of what
 // [Balancer.Handler] costs per request. It reads a request's head in place, refuses what two readers could understand
-// differently, and sends it on by copying bytes. Requests that are out of the ordinary (chunked or large bodies,
-// Upgrade, Expect, HTTP/1.0, TLS; all of them with Options.Hedge) are handed to an [http.Server] with the balancer's Handler, on the same connection
-// and after the same checks, so that there is one behaviour.
+// differently, and sends it on by copying bytes. A request that is out of the ordinary (a body in chunks or above
+// Retry.MaxBody, Upgrade, Expect, HTTP/1.0) is checked in the same way and then handed to an [http.Server] with the
+// balancer's Handler, on the same connection, which ends with it: there is one behaviour. Connections of a TLS listener,
+// and all of a balancer with Options.Hedge or with backends that are not "http", are that server's from the start.
+//
+// A client that leaves is noticed, and limits of time are kept, within about 0.1 s; a client that takes nothing of its
+// answer for Timeouts.Idle is dropped.
 //
 // Use Handler where other handlers stand beside or around the balancer, or where TLS ends in this process; use Front
 // for a tier that only balances. Refused with 400 and an end of the connection: folded lines, lines that end without

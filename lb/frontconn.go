@@ -16,11 +16,11 @@ import (
 
 // frontConn is one client connection of a [Front]: its goroutine reads a request, forwards it, and then reads the next.
 type frontConn struct {
-	net.Conn
+	socket
 	f       *Front
 	state   watched
 	up      atomic.Pointer[conn] // what a phase of waiting or relaying waits for
-	raw     syscall.RawConn
+	under   syscall.RawConn
 	reader  io.ReaderFrom // of the TCP connection, for splice; nil: none
 	peer    netip.Addr
 	trusted bool
@@ -37,6 +37,8 @@ type frontConn struct {
 	avoid tried
 	store [4]*Backend
 	last  bool
+
+	outcome outcome // of the attempt at hand
 }
 
 const (
@@ -45,7 +47,8 @@ const (
 )
 
 func newFrontConn(f *Front, nc net.Conn) *frontConn {
-	c := &frontConn{Conn: nc, f: f, raw: rawOf(nc)}
+	c := &frontConn{f: f, under: rawOf(nc)}
+	c.socket.init(nc)
 	c.reader, _ = nc.(io.ReaderFrom)
 	c.state.enter(phaseReading, f.now.Load())
 	return c
@@ -191,7 +194,7 @@ func (c *frontConn) fill(want int) bool {
 			c.in = in
 		}
 	}
-	n, err := c.Conn.Read(c.in[c.w:])
+	n, err := c.socket.Read(c.in[c.w:])
 	c.w += n
 	if n > 0 {
 		return true
@@ -210,7 +213,7 @@ func (c *frontConn) refuse(status int) verdict {
 	c.f.refused.Add(1)
 	text := http.StatusText(status)
 	c.state.enter(phaseRelaying, c.now())
-	io.WriteString(c.Conn, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
+	io.WriteString(&c.socket, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
 		strconv.Itoa(len(text))+"\r\n\r\n"+text)
 	c.linger()
 	return verdictBad
@@ -222,7 +225,7 @@ func (c *frontConn) linger() {
 		var sink [4 << 10]byte
 		c.SetReadDeadline(time.Now().Add(lingering))
 		for range 64 {
-			if _, err := c.Conn.Read(sink[:]); err != nil {
+			if _, err := c.socket.Read(sink[:]); err != nil {
 				break
 			}
 		}

@@ -122,10 +122,10 @@ func (c *frontConn) look(now uint32, limits *[phaseLate]uint32) {
 
 // hungUp is whether the client has closed its side. Control, not Read: it must not wait for a reader.
 func (c *frontConn) hungUp() (gone bool) {
-	if c.raw == nil {
+	if c.under == nil {
 		return false
 	}
-	err := c.raw.Control(func(fd uintptr) { gone = hungUp(fd) })
+	err := c.under.Control(func(fd uintptr) { gone = hungUp(fd) })
 	return gone && err == nil
 }
 

@@ -15,3 +15,5 @@ const canRead = false
 var errAgain = errors.New("lb: nothing to read")
 
 func readNow(uintptr, []byte) (int, error) { return 0, errAgain }
+
+func writeNow(uintptr, []byte) (int, error) { return 0, errAgain }

@@ -26,17 +26,3 @@ func peek(fd uintptr) (n int, err error) {
 		}
 	}
 }
-
-const (
-	canRead  = true
-	errAgain = syscall.EAGAIN
-)
-
-// readNow is a read that does not wait: errAgain when there is nothing.
-func readNow(fd uintptr, p []byte) (n int, err error) {
-	for {
-		if n, err = syscall.Read(int(fd), p); err != syscall.EINTR {
-			return n, err
-		}
-	}
-}

@@ -1,6 +1,7 @@
 package lb
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -45,14 +46,18 @@ func join(a, b net.Conn, idle time.Duration, guard *pumpGuard) {
 // the data. A guard wakes up whoever waits in this way for longer than a sweep, and then it is looked at.
 type pump struct {
 	dst, src net.Conn
-	raw      syscall.RawConn // nil: src is no socket
+	raw      syscall.RawConn // of src; nil: it is no socket
+	out      syscall.RawConn // of dst
 	idle     time.Duration
 	act      *activity
 	guard    *pumpGuard // nil: always look
 
 	step   func(fd uintptr) bool
-	bursts int // reads that found data
-	full   int // of these, in a row, those that filled the buffer
+	push   func(fd uintptr) bool
+	rest   []byte // to write
+	failed error  // of writing
+	bursts int    // reads that found data
+	full   int    // of these, in a row, those that filled the buffer
 	err    error
 
 	parked atomic.Uint32 // sweep at which it began to wait without a look; 0: it does not
@@ -66,10 +71,8 @@ const (
 
 func newPump(dst, src net.Conn, idle time.Duration, act *activity, guard *pumpGuard) *pump {
 	p := &pump{dst: dst, src: src, idle: idle, act: act, guard: guard}
-	if s, ok := src.(syscall.Conn); ok && canRead {
-		p.raw, _ = s.SyscallConn()
-	}
-	p.step = p.ready
+	p.raw, p.out = socketOf(src), socketOf(dst)
+	p.step, p.push = p.ready, p.room
 	guard.add(p)
 	return p
 }
@@ -150,8 +153,30 @@ func (p *pump) moved(b []byte) error {
 	if p.full++; len(b) < cap(b) {
 		p.full = 0
 	}
-	_, err := p.dst.Write(b)
-	return err
+	if p.out == nil {
+		_, err := p.dst.Write(b)
+		return err
+	}
+	p.rest, p.failed = b, nil
+	err := p.out.Write(p.push)
+	p.rest = nil
+	return errors.Join(err, p.failed)
+}
+
+// room writes what can be written; false waits for more room.
+func (p *pump) room(fd uintptr) (done bool) {
+	for len(p.rest) > 0 {
+		n, err := writeNow(fd, p.rest)
+		p.rest = p.rest[n:]
+		if err == errAgain {
+			return false
+		}
+		if err != nil {
+			p.failed = err
+			return true
+		}
+	}
+	return true
 }
 
 func (p *pump) copyOnce() error {

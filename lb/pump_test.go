@@ -78,7 +78,7 @@ func TestTunnelMovesEverySize(t *testing.T) {
 
 func TestTunnelIdleTimeout(t *testing.T) {
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { io.Copy(c, br) })
-	b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: 200 * time.Millisecond}})
+	b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: time.Second}})
 	c, br := dialFront(t, serveTCP(t, b))
 	for range 3 * provenBursts {
 		io.WriteString(c, "x")

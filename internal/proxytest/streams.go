@@ -258,7 +258,7 @@ func (t *trial) flushed(fields, first, end string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(min(t.Wait, 5*time.Second)))
+	c.SetDeadline(time.Now().Add(t.Wait))
 	io.WriteString(c, t.request("GET"))
 	var got []byte
 	buf := make([]byte, 1024)
@@ -278,7 +278,7 @@ func (t *trial) left(answer func(*Exchange)) error {
 	t.origin.on(t.path, func(e *Exchange) bool {
 		answer(e)
 		close(at)
-		seen <- e.gone(min(t.Wait, 5*time.Second))
+		seen <- e.gone(t.Wait)
 		return false
 	})
 	c, err := t.dial()

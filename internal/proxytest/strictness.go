@@ -85,7 +85,7 @@ func (t *trial) smuggle(method, body string, lines ...string) error {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(min(t.Wait, 3*time.Second)))
+	c.SetDeadline(time.Now().Add(t.Wait))
 	io.WriteString(c, t.request(method, lines...)+body)
 	a, err := c.final(method)
 	if err == nil && a.StatusCode == 200 {

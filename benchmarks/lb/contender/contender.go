@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -166,8 +167,17 @@ func Busy() time.Duration {
 	return time.Duration(n) * tick
 }
 
-// Self is this process's own time.
-func Self() time.Duration { t, _ := pidCPU(os.Getpid()); return t }
+// Self is the time of this process and of the children that it has waited for.
+func Self() time.Duration {
+	var sum time.Duration
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) == nil {
+			sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return sum
+}
 
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -1,0 +1,24 @@
+//go:build unix && !linux
+
+package lb
+
+import "syscall"
+
+const (
+	canRead  = true
+	errAgain = syscall.EAGAIN
+)
+
+// readNow is a read that does not wait: errAgain when there is nothing.
+func readNow(fd uintptr, p []byte) (n int, err error) { return nowait(syscall.Read, fd, p) }
+
+// writeNow writes what there is room for; errAgain when there is none.
+func writeNow(fd uintptr, p []byte) (n int, err error) { return nowait(syscall.Write, fd, p) }
+
+func nowait(call func(int, []byte) (int, error), fd uintptr, p []byte) (n int, err error) {
+	for {
+		if n, err = call(int(fd), p); err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
