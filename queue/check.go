@@ -40,7 +40,7 @@ func Check(dir string) (Report, error) {
 		return rep, err
 	}
 	defer lock.Close()
-	e := &engine{dir: dir, start: time.Now(), files: readOnly{osFiles{dir}}, topics: map[string]*topicState{}, segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
+	e := &engine{dir: dir, start: time.Now(), files: readOnly{diskfile.Dir(dir)}, topics: map[string]*topicState{}, segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
 	e.topicMap.Store(&map[string]*topicState{})
 	e.o.Hooks = &Hooks{Corrupt: func(file string, offset, length int64, err error) {
 		rep.Damage = append(rep.Damage, Damage{file, offset, length, err.Error()})

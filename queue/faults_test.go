@@ -31,7 +31,7 @@ type faultyFile struct {
 }
 
 func newFaulty(dir string) *faulty {
-	f := &faulty{files: osFiles{dir}}
+	f := &faulty{files: diskfile.Dir(dir)}
 	f.budget.Store(-1)
 	return f
 }
@@ -243,7 +243,7 @@ func TestBacklogIsCheap(t *testing.T) {
 
 func FuzzScan(f *testing.F) {
 	dir := f.TempDir()
-	e, err := openEngine(dir, Options{SegmentBytes: tiny}, osFiles{dir})
+	e, err := openEngine(dir, Options{SegmentBytes: tiny}, diskfile.Dir(dir))
 	require.NoError(f, err)
 	q := New(e)
 	for i := range 5 {

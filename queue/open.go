@@ -69,7 +69,7 @@ func Open(dir string, o Options) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
-	e, err := openEngine(dir, o, osFiles{dir})
+	e, err := openEngine(dir, o, diskfile.Dir(dir))
 	if err != nil {
 		return nil, err
 	}

@@ -182,7 +182,7 @@ func Restore(r io.Reader, dir string) (err error) {
 			return fmt.Errorf("%s: %w", want.Name, err)
 		}
 	}
-	if err := (osFiles{dir}).SyncDir(); err != nil {
+	if err := diskfile.Dir(dir).SyncDir(); err != nil {
 		return err
 	}
 	rep, err := Check(dir)

@@ -93,7 +93,7 @@ func Open(dir string, o Options, replay func(seq uint64, payload, note []byte) e
 	if err := (osFiles{filepath.Dir(filepath.Clean(dir))}).SyncDir(); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return open(dir, o, osFiles{dir}, replay)
+	return open(dir, o, diskfile.Dir(dir), replay)
 }
 
 func open(dir string, o Options, fs files, replay func(seq uint64, payload, note []byte) error) (_ *Journal, err error) {

@@ -48,7 +48,7 @@ func add(t require.TestingT, j *Journal, s string) (seq uint64) {
 
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
-	j, got, _ := replayed(t, dir, osFiles{dir})
+	j, got, _ := replayed(t, dir, diskfile.Dir(dir))
 	require.Empty(t, got)
 	a, b, c := add(t, j, "a"), add(t, j, "b"), add(t, j, "c")
 	j.Settle(b)
@@ -57,13 +57,13 @@ func TestReopen(t *testing.T) {
 	require.NoError(t, j.Close())
 	require.ErrorIs(t, j.Append(t.Context(), nil, nil), ErrClosed)
 
-	j, got, notes := replayed(t, dir, osFiles{dir})
+	j, got, notes := replayed(t, dir, diskfile.Dir(dir))
 	require.Equal(t, map[uint64]string{a: "a", c: "c"}, got)
 	require.Equal(t, map[uint64]string{c: "poison"}, notes)
 	j.Note(c, nil)
 	require.Greater(t, add(t, j, "d"), c)
 	require.NoError(t, j.Close())
-	j, _, notes = replayed(t, dir, osFiles{dir})
+	j, _, notes = replayed(t, dir, diskfile.Dir(dir))
 	require.Empty(t, notes)
 	require.NoError(t, j.Close())
 }
@@ -90,7 +90,7 @@ func TestOptions(t *testing.T) {
 // Many at once share a frame, and are applied in the order of their numbers.
 func TestGroupCommit(t *testing.T) {
 	dir := t.TempDir()
-	j, _, _ := replayed(t, dir, osFiles{dir})
+	j, _, _ := replayed(t, dir, diskfile.Dir(dir))
 	var order []uint64
 	want := map[uint64]string{}
 	var mu sync.Mutex
@@ -115,7 +115,7 @@ func TestGroupCommit(t *testing.T) {
 	require.Len(t, order, 1600)
 	require.Less(t, j.Stats().Syncs, int64(1600))
 	require.NoError(t, j.Close())
-	j, got, _ := replayed(t, dir, osFiles{dir})
+	j, got, _ := replayed(t, dir, diskfile.Dir(dir))
 	require.Equal(t, want, got)
 	require.NoError(t, j.Close())
 }
@@ -123,7 +123,7 @@ func TestGroupCommit(t *testing.T) {
 // A few entries that stay do not keep the space of the many that go.
 func TestSpaceIsBounded(t *testing.T) {
 	dir := t.TempDir()
-	j, _, _ := replayed(t, dir, osFiles{dir})
+	j, _, _ := replayed(t, dir, diskfile.Dir(dir))
 	body := string(make([]byte, 1000))
 	want := map[uint64]string{}
 	for i := range 3000 {
@@ -140,10 +140,10 @@ func TestSpaceIsBounded(t *testing.T) {
 	require.Positive(t, j.Stats().Moved)
 	require.Eventually(t, func() bool { return j.Stats().Bytes <= 8*tiny }, 20*time.Second, time.Millisecond)
 	require.NoError(t, j.Close())
-	names, err := osFiles{dir}.List()
+	names, err := diskfile.Dir(dir).List()
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(names), 9)
-	j, got, notes := replayed(t, dir, osFiles{dir})
+	j, got, notes := replayed(t, dir, diskfile.Dir(dir))
 	require.Equal(t, want, got)
 	require.Len(t, notes, len(want))
 	require.NoError(t, j.Close())
@@ -152,7 +152,7 @@ func TestSpaceIsBounded(t *testing.T) {
 // What was cut off at any byte costs what was not acknowledged then, and nothing else.
 func TestTornTail(t *testing.T) {
 	dir := t.TempDir()
-	j, _, _ := replayed(t, dir, osFiles{dir})
+	j, _, _ := replayed(t, dir, diskfile.Dir(dir))
 	var ends []int64
 	for i := range 5 {
 		add(t, j, fmt.Sprint("entry ", i))
@@ -196,7 +196,7 @@ func TestTornTail(t *testing.T) {
 // Damage in what was once durable is not taken for a cut-off write.
 func TestDamage(t *testing.T) {
 	dir := t.TempDir()
-	j, _, _ := replayed(t, dir, osFiles{dir})
+	j, _, _ := replayed(t, dir, diskfile.Dir(dir))
 	var ends []int64
 	for i := range 3 {
 		add(t, j, fmt.Sprint("entry ", i))
@@ -240,7 +240,7 @@ type faultyFile struct {
 }
 
 func newFaulty(dir string) *faulty {
-	f := &faulty{files: osFiles{dir}}
+	f := &faulty{files: diskfile.Dir(dir)}
 	f.budget.Store(-1)
 	return f
 }
@@ -304,7 +304,7 @@ func TestFailedDiskIsFinal(t *testing.T) {
 			fs.writeFail.Store(false)
 			require.ErrorIs(t, j.Append(t.Context(), []byte("bad"), nil), ErrFailed, "also when the disk says that all is well again")
 			_ = j.Close()
-			j, got, _ := replayed(t, dir, osFiles{dir})
+			j, got, _ := replayed(t, dir, diskfile.Dir(dir))
 			require.Equal(t, "good", got[n])
 			require.NoError(t, j.Close())
 		})
@@ -340,7 +340,7 @@ func TestDiskFull(t *testing.T) {
 		return j.Append(t.Context(), []byte(body), func(seq uint64) { want[seq] = body }) == nil
 	}, 20*time.Second, time.Millisecond, "used again")
 	require.NoError(t, j.Close())
-	j, got, _ := replayed(t, dir, osFiles{dir})
+	j, got, _ := replayed(t, dir, diskfile.Dir(dir))
 	require.Equal(t, want, got)
 	require.NoError(t, j.Close())
 }
@@ -348,7 +348,7 @@ func TestDiskFull(t *testing.T) {
 // A caller that gives up does not know, and the entry may be there.
 func TestContext(t *testing.T) {
 	dir := t.TempDir()
-	j, _, _ := replayed(t, dir, osFiles{dir})
+	j, _, _ := replayed(t, dir, diskfile.Dir(dir))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.ErrorIs(t, j.Append(ctx, []byte("x"), nil), context.Canceled)
@@ -414,7 +414,7 @@ func TestModel(t *testing.T) {
 // FuzzRecover: whatever a segment holds, opening ends with entries or an error.
 func FuzzRecover(f *testing.F) {
 	dir := f.TempDir()
-	j, err := open(dir, Options{SegmentBytes: tiny}, osFiles{dir}, func(uint64, []byte, []byte) error { return nil })
+	j, err := open(dir, Options{SegmentBytes: tiny}, diskfile.Dir(dir), func(uint64, []byte, []byte) error { return nil })
 	require.NoError(f, err)
 	n := add(f, j, "one")
 	add(f, j, "two")
@@ -440,7 +440,7 @@ func FuzzRecover(f *testing.F) {
 		dir := t.TempDir()
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), b, 0o600))
 		count := 0
-		j, err := open(dir, Options{SegmentBytes: tiny}, osFiles{dir}, func(_ uint64, p, _ []byte) error {
+		j, err := open(dir, Options{SegmentBytes: tiny}, diskfile.Dir(dir), func(_ uint64, p, _ []byte) error {
 			count++
 			return nil
 		})
