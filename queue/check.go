@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // Report is what [Check] found.
@@ -35,7 +37,7 @@ func Check(dir string) (Report, error) {
 	if _, err := os.Stat(dir); err != nil {
 		return rep, fmt.Errorf("queue: check: %w", err)
 	}
-	lock, err := lockDir(dir)
+	lock, err := diskfile.Lock(dir, ErrLocked)
 	if err != nil {
 		return rep, err
 	}
@@ -78,16 +80,16 @@ func Check(dir string) (Report, error) {
 }
 
 // readOnly refuses every change.
-type readOnly struct{ files }
+type readOnly struct{ diskfile.FS }
 
-type readOnlyFile struct{ file }
+type readOnlyFile struct{ diskfile.File }
 
-func (r readOnly) Create(string) (file, error) { return nil, os.ErrPermission }
-func (r readOnly) Rename(string, string) error { return os.ErrPermission }
-func (r readOnly) Remove(string) error         { return nil } // leftovers that Open would remove
-func (r readOnly) SyncDir() error              { return nil }
-func (r readOnly) Open(name string) (file, error) {
-	f, err := r.files.Open(name)
+func (r readOnly) Create(string) (diskfile.File, error) { return nil, os.ErrPermission }
+func (r readOnly) Rename(string, string) error          { return os.ErrPermission }
+func (r readOnly) Remove(string) error                  { return nil } // leftovers that Open would remove
+func (r readOnly) SyncDir() error                       { return nil }
+func (r readOnly) Open(name string) (diskfile.File, error) {
+	f, err := r.FS.Open(name)
 	return readOnlyFile{f}, err
 }
 func (readOnlyFile) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }

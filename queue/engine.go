@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // engine is the embedded [Driver]: a log in one directory and an index of it in memory.
@@ -17,7 +19,7 @@ import (
 type engine struct {
 	dir   string
 	o     Options
-	files files
+	files diskfile.FS
 	lock  *os.File
 	start time.Time // for monotonic deadlines
 

@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // faulty is a file system that fails on purpose.
 type faulty struct {
-	files
+	diskfile.FS
 	budget    atomic.Int64 // bytes of new files that still fit; negative: no limit
 	syncFails atomic.Bool
 	writeFail atomic.Pointer[error]
@@ -24,32 +26,32 @@ type faulty struct {
 }
 
 type faultyFile struct {
-	file
+	diskfile.File
 	fs    *faulty
 	fresh bool // counts against the budget
 	end   int64
 }
 
 func newFaulty(dir string) *faulty {
-	f := &faulty{files: diskfile.Dir(dir)}
+	f := &faulty{FS: diskfile.Dir(dir)}
 	f.budget.Store(-1)
 	return f
 }
 
-func (f *faulty) Create(name string) (file, error) {
-	x, err := f.files.Create(name)
-	return &faultyFile{file: x, fs: f, fresh: true}, err
+func (f *faulty) Create(name string) (diskfile.File, error) {
+	x, err := f.FS.Create(name)
+	return &faultyFile{File: x, fs: f, fresh: true}, err
 }
 
-func (f *faulty) Open(name string) (file, error) {
-	x, err := f.files.Open(name)
-	return &faultyFile{file: x, fs: f}, err
+func (f *faulty) Open(name string) (diskfile.File, error) {
+	x, err := f.FS.Open(name)
+	return &faultyFile{File: x, fs: f}, err
 }
 
 func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
 	if e := f.fs.writeFail.Load(); e != nil {
 		if f.fs.short.Load() {
-			n, _ := f.file.WriteAt(b[:len(b)/2], at)
+			n, _ := f.File.WriteAt(b[:len(b)/2], at)
 			return n, *e
 		}
 		return 0, *e
@@ -63,7 +65,7 @@ func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
 		}
 		f.end = at + int64(len(b))
 	}
-	return f.file.WriteAt(b, at)
+	return f.File.WriteAt(b, at)
 }
 
 func (f *faultyFile) Datasync() error {
@@ -71,7 +73,7 @@ func (f *faultyFile) Datasync() error {
 		return syscall.EIO
 	}
 	f.fs.synced.Add(1)
-	return f.file.Datasync()
+	return f.File.Datasync()
 }
 
 const tiny = 256 << 10

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // memFiles is a directory in memory.
@@ -25,7 +27,7 @@ type memData struct {
 	b  []byte
 }
 
-func (f *memFiles) Create(name string) (file, error) {
+func (f *memFiles) Create(name string) (diskfile.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.m[name] != nil {
@@ -35,7 +37,7 @@ func (f *memFiles) Create(name string) (file, error) {
 	return f.m[name], nil
 }
 
-func (f *memFiles) Open(name string) (file, error) {
+func (f *memFiles) Open(name string) (diskfile.File, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if d := f.m[name]; d != nil {

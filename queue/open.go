@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // Options configure the embedded engine. The zero value is good.
@@ -76,7 +78,7 @@ func Open(dir string, o Options) (*Queue, error) {
 	return New(e), nil
 }
 
-func openEngine(dir string, o Options, fs files) (*engine, error) {
+func openEngine(dir string, o Options, fs diskfile.FS) (*engine, error) {
 	o, err := o.withDefaults()
 	if err != nil {
 		return nil, err
@@ -88,7 +90,7 @@ func openEngine(dir string, o Options, fs files) (*engine, error) {
 	e.seen.window, e.seen.max = max(0, int64(o.DedupeWindow)), o.DedupeMax
 	e.filled.L, e.room.L = &e.mu, &e.mu
 	e.topicMap.Store(&map[string]*topicState{})
-	if e.lock, err = lockDir(dir); err != nil {
+	if e.lock, err = diskfile.Lock(dir, ErrLocked); err != nil {
 		return nil, err
 	}
 	if err := e.recover(); err != nil {

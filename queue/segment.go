@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // segment is one file of the log.
@@ -13,7 +15,7 @@ type segment struct {
 	id    uint32
 	epoch uint64
 	size  int64
-	file  file
+	file  diskfile.File
 	end   int64  // next frame; guarded by engine.mu
 	base  uint64 // number of its first record (recovery and cleaning only)
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // manifest is the first file of a snapshot: without all that it lists the rest is worth nothing.

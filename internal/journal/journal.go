@@ -15,6 +15,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // Errors that a caller can act on; wrapped with their cause.
@@ -42,7 +44,7 @@ type Options struct {
 // Journal is safe for concurrent use.
 type Journal struct {
 	o         Options
-	files     files
+	files     diskfile.FS
 	lock      *os.File
 	wake      chan struct{} // for keeps
 	stop      chan struct{}
@@ -90,20 +92,20 @@ func Open(dir string, o Options, replay func(seq uint64, payload, note []byte) e
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	// A directory that was made just now must not go with the power either.
-	if err := (osFiles{filepath.Dir(filepath.Clean(dir))}).SyncDir(); err != nil {
+	if err := diskfile.Dir(filepath.Dir(filepath.Clean(dir))).SyncDir(); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	return open(dir, o, diskfile.Dir(dir), replay)
 }
 
-func open(dir string, o Options, fs files, replay func(seq uint64, payload, note []byte) error) (_ *Journal, err error) {
+func open(dir string, o Options, fs diskfile.FS, replay func(seq uint64, payload, note []byte) error) (_ *Journal, err error) {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 8 << 20
 	}
 	if o.SegmentBytes < 64<<10 || o.SegmentBytes > 1<<30 {
 		return nil, fmt.Errorf("journal: Options.SegmentBytes is %d, must be 64 KiB to 1 GiB", o.SegmentBytes)
 	}
-	lock, err := lockDir(dir)
+	lock, err := diskfile.Lock(dir, ErrLocked)
 	if err != nil {
 		return nil, err
 	}

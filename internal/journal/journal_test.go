@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const tiny = 64 << 10
 
 // replayed opens a journal and returns what it holds.
-func replayed(t require.TestingT, dir string, fs files) (*Journal, map[uint64]string, map[uint64]string) {
+func replayed(t require.TestingT, dir string, fs diskfile.FS) (*Journal, map[uint64]string, map[uint64]string) {
 	got, notes := map[uint64]string{}, map[uint64]string{}
 	last := uint64(0)
 	j, err := open(dir, Options{SegmentBytes: tiny}, fs, func(seq uint64, payload, note []byte) error {
@@ -227,37 +229,37 @@ func TestDamage(t *testing.T) {
 
 // faulty is a file system that fails on purpose.
 type faulty struct {
-	files
+	diskfile.FS
 	budget    atomic.Int64 // bytes of new files that still fit; negative: no limit
 	syncFails atomic.Bool
 	writeFail atomic.Bool
 }
 
 type faultyFile struct {
-	file
+	diskfile.File
 	fs  *faulty
 	end int64
 }
 
 func newFaulty(dir string) *faulty {
-	f := &faulty{files: diskfile.Dir(dir)}
+	f := &faulty{FS: diskfile.Dir(dir)}
 	f.budget.Store(-1)
 	return f
 }
 
-func (f *faulty) Create(name string) (file, error) {
-	x, err := f.files.Create(name)
+func (f *faulty) Create(name string) (diskfile.File, error) {
+	x, err := f.FS.Create(name)
 	return &faultyFile{x, f, 0}, err
 }
 
-func (f *faulty) Open(name string) (file, error) {
-	x, err := f.files.Open(name)
+func (f *faulty) Open(name string) (diskfile.File, error) {
+	x, err := f.FS.Open(name)
 	return &faultyFile{x, f, 1 << 40}, err
 }
 
 func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
 	if f.fs.writeFail.Load() {
-		n, _ := f.file.WriteAt(b[:len(b)/2], at)
+		n, _ := f.File.WriteAt(b[:len(b)/2], at)
 		return n, syscall.EIO
 	}
 	if n := at + int64(len(b)) - f.end; n > 0 {
@@ -269,14 +271,14 @@ func (f *faultyFile) WriteAt(b []byte, at int64) (int, error) {
 		}
 		f.end += n
 	}
-	return f.file.WriteAt(b, at)
+	return f.File.WriteAt(b, at)
 }
 
 func (f *faultyFile) Datasync() error {
 	if f.fs.syncFails.Load() {
 		return syscall.EIO
 	}
-	return f.file.Datasync()
+	return f.File.Datasync()
 }
 
 // After a failed write or sync the journal takes nothing more, and what was acknowledged is there at the next open.

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // memory is a disk whose power can be cut: what was not synced is then there in part, sector by sector, and names that were not synced are as they were some
@@ -35,7 +37,7 @@ func newMemory() *memory { return &memory{names: map[string]*memoryFile{}} }
 // note keeps the names as they were before a change; mu is held.
 func (m *memory) note() { m.steps = append(m.steps, maps.Clone(m.names)) }
 
-func (m *memory) Create(name string) (file, error) {
+func (m *memory) Create(name string) (diskfile.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.names[name] != nil {
@@ -46,7 +48,7 @@ func (m *memory) Create(name string) (file, error) {
 	return m.names[name], nil
 }
 
-func (m *memory) Open(name string) (file, error) {
+func (m *memory) Open(name string) (diskfile.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.names[name] == nil {

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // recover reads the log and replays what is not settled.
@@ -85,7 +87,7 @@ func (j *Journal) recover(replay func(seq uint64, payload, note []byte) error) e
 	return nil
 }
 
-func readAll(f file) ([]byte, error) {
+func readAll(f diskfile.File) ([]byte, error) {
 	n, err := f.Size()
 	if err != nil {
 		return nil, err

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
 // segment is one file of the log. They are removed or recycled oldest first, so that what settles an entry never goes before the entry.
@@ -14,7 +16,7 @@ type segment struct {
 	id    uint64
 	epoch uint64
 	size  int64
-	file  file
+	file  diskfile.File
 	end   int64 // next frame; of the committing goroutine
 	dirty bool  // holds frames that were not synced; likewise
 	empty bool  // held no frame at the open
