@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
+	"pgregory.net/rapid"
 
 	"github.com/tierkit/tierkit/cache"
 )
@@ -304,4 +305,74 @@ func backChild(dir string) {
 		}()
 	}
 	select {}
+}
+
+// TestBackModel holds a write-back cache with a journal against a map, through stores that fail and processes that end: every Get sees the newest write, and in the
+// end the store has it.
+func TestBackModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ctx := context.Background()
+		dir, err := os.MkdirTemp("", "journal")
+		require.NoError(t, err)
+		defer os.RemoveAll(dir)
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		s := &table{rows: map[string]int{}}
+		c, err := cache.New(cache.Options[string, int]{MaxEntries: 5})
+		require.NoError(t, err)
+		defer c.Close()
+		var b *cache.Back[string, int]
+		open := func() {
+			o := cache.BackOptions{Delay: -1, Attempts: 2, RetryBase: time.Microsecond, RetryMax: time.Microsecond, Workers: 2}
+			b, err = cache.OpenBack(c, s, o, cache.Journal[string, int]{Dir: dir, SegmentBytes: 64 << 10})
+			require.NoError(t, err)
+		}
+		open()
+		defer func() { b.Close(ended) }()
+		want := map[string]int{}
+		key := rapid.SampledFrom([]string{"a", "b", "c", "d", "e", "f", "g"})
+		check := func(k string) {
+			if s.broken() != nil {
+				return
+			}
+			v, err := b.Get(ctx, k)
+			if n, ok := want[k]; ok {
+				require.NoError(t, err)
+				require.Equal(t, n, v, k)
+			} else {
+				require.ErrorIs(t, err, cache.ErrNotFound, k)
+			}
+		}
+		n := 0
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			switch k := key.Draw(t, "key"); rapid.IntRange(0, 9).Draw(t, "op") {
+			case 0, 1, 2, 3:
+				n++
+				require.NoError(t, b.Set(ctx, k, n))
+				want[k] = n
+				check(k)
+			case 4:
+				require.NoError(t, b.Delete(ctx, k))
+				delete(want, k)
+			case 5:
+				s.breakIt(errors.New("down"))
+			case 6:
+				s.breakIt(nil)
+			case 7:
+				b.Retry()
+			case 8:
+				_ = b.Close(ended)
+				c.Clear()
+				open()
+			case 9:
+				require.NoError(t, b.Flush(ctx))
+			}
+			check(key.Draw(t, "check"))
+		}
+		s.breakIt(nil)
+		require.NoError(t, b.Flush(ctx)) // the last of what fails is parked
+		b.Retry()
+		require.NoError(t, b.Close(ctx))
+		require.Equal(t, want, s.rows)
+	})
 }

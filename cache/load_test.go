@@ -324,6 +324,18 @@ func (s *table) Delete(_ context.Context, k string) error {
 	return s.fail
 }
 
+func (s *table) breakIt(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+func (s *table) broken() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fail
+}
+
 func (s *table) row(k string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

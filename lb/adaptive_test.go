@@ -71,7 +71,7 @@ func offerTo(b *Balancer, of func(*Backend) *service, rnd *rand.Rand, perSecond 
 			lease, err := b.Pick(context.Background(), Key{})
 			if err == nil {
 				of(lease.Backend()).do(work)
-				lease.Done(Result{Status: 200, Latency: time.Since(start)})
+				lease.Done(Result{Status: 200})
 			}
 			took := time.Since(start)
 			l.mu.Lock()
@@ -178,8 +178,8 @@ func TestLimitPerBackend(t *testing.T) {
 	require.Less(t, each.p99(), 400*time.Millisecond)
 	over, _ := run(&Adaptive{PerBackend: true}, 6400)
 	t.Logf("2x overload: %d/s answered, %d/s in time, p99 %v", len(over.latencies)/20, over.good/20, over.p99())
-	require.Greater(t, len(over.latencies), 20*2600, "of 3200 a second; which requests meet is up to the scheduler")
-	require.Greater(t, over.good, 20*2100)
+	require.Greater(t, len(over.latencies), 20*3000, "of 3200 a second")
+	require.Greater(t, over.good, 20*2600)
 }
 
 func TestLimiterPriorities(t *testing.T) {

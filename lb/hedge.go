@@ -17,10 +17,25 @@ import (
 // not given more to do. A request is hedged once at most, and only when it is idempotent (Retry.Idempotent), has no body
 // or one that is kept (Retry.MaxBody; RoundTripper: GetBody), is no upgrade, and its client is not bound to a backend by
 // a sticky cookie. Off unless After or Quantile is set.
+//
+// Both attempts may be carried out, and the slow one after the client's next request: a PUT that is overtaken so undoes
+// a later one. By default only safe methods are hedged.
 type Hedge struct {
 	After    time.Duration              // the least delay; with Quantile 0 the delay itself
 	Quantile float64                    // the delay is this quantile of the latencies of the last half minute, such as 0.95; 0: After. Below 100 requests: After, or no hedge
-	Only     func(r *http.Request) bool // narrows it to some requests, such as cheap ones; nil: all of the above
+	Only     func(r *http.Request) bool // which of these requests; nil: GET, HEAD, OPTIONS and TRACE
+}
+
+// wants is whether a request is one of those that are to be hedged, when it may be.
+func (h *Hedge) wants(r *http.Request) bool {
+	if h.Only != nil {
+		return h.Only(r)
+	}
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "":
+		return true
+	}
+	return false
 }
 
 func (h Hedge) on() bool { return h.After > 0 || h.Quantile > 0 }
@@ -75,7 +90,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
 // attempt sends the request to the backend of l, and to another one when that is slow and the request may be hedged.
 func (x *exchange) attempt(l Lease, k Key) outcome {
 	h := &x.b.o.Hedge
-	if h.on() && x.again && !x.hedged && x.body != bodyStreamed && x.bound == "" && (h.Only == nil || h.Only(x.r)) {
+	if h.on() && x.again && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
 		if delay, ok := x.b.hedgeDelay(); ok {
 			return x.race(l, k, delay)
 		}

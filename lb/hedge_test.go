@@ -72,7 +72,7 @@ func TestHedge(t *testing.T) {
 				w.Header().Set("X-Sum", "42")
 			})
 			hedged := make(chan string, 10)
-			b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 20 * time.Millisecond},
+			b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 20 * time.Millisecond, Only: func(*http.Request) bool { return true }},
 				Hooks: &Hooks{Hedge: func(from, to *Backend) { hedged <- from.ID() + ">" + to.ID() }}})
 			do := modes(t, b)[mode]
 			for i, method := range []string{"GET", "PUT"} {
@@ -305,6 +305,14 @@ func TestHedgePanic(t *testing.T) {
 	require.PanicsWithValue(t, "hook", func() {
 		b.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example/", nil))
 	})
+}
+
+func TestHedgeWantsSafeMethods(t *testing.T) {
+	for method, want := range map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "PUT": false, "DELETE": false, "POST": false} {
+		r := httptest.NewRequest(method, "/", nil)
+		require.Equal(t, want, (&Hedge{}).wants(r), method)
+		require.True(t, (&Hedge{Only: func(*http.Request) bool { return true }}).wants(r))
+	}
 }
 
 func TestHedgeOptions(t *testing.T) {

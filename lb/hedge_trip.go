@@ -9,7 +9,7 @@ import (
 // hedges is whether a second attempt at r may be made beside the first, and when.
 func (t *tripper) hedges(r *http.Request) (time.Duration, bool) {
 	h := &t.b.o.Hedge
-	if !h.on() || !t.b.o.Retry.Idempotent(r) || len(r.Header["Upgrade"]) > 0 || h.Only != nil && !h.Only(r) {
+	if !h.on() || !t.b.o.Retry.Idempotent(r) || len(r.Header["Upgrade"]) > 0 || !h.wants(r) {
 		return 0, false
 	}
 	return t.b.hedgeDelay()

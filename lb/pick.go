@@ -173,7 +173,7 @@ func (l Lease) Backend() *Backend { return l.b }
 type Result struct {
 	Err     error         // transport error: the backend gave no proper answer
 	Status  int           // HTTP status, 0 where there is none
-	Latency time.Duration // until the answer's header; 0: the time from Pick to Done
+	Latency time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
 	Ignored bool          // says nothing about the backend, such as a client that left
 	Outrun  bool          // was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all one knows
 }

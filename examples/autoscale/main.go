@@ -1,5 +1,5 @@
 // Autoscale shows a worker tier that sizes itself: a burst of jobs comes, the tier grows, the backlog falls, and the
-// tier shrinks again.
+// tier shrinks again. Then it plays a morning for which the days before let a tier prepare.
 package main
 
 import (
@@ -87,4 +87,33 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Printf("grew to %d workers and came back to 1\n", peak)
+	morning()
+}
+
+// morning plays Thursday from half past seven, with what was measured since Monday and without. Nothing waits: Desired and
+// Forecast are pure functions.
+func morning() {
+	demand := func(at time.Time) float64 { // requests per second: 100 at night, 900 from eight to six
+		if at.Hour() >= 8 && at.Hour() < 18 {
+			return 900
+		}
+		return 100
+	}
+	monday := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	thursday := monday.Add(3*24*time.Hour + 7*time.Hour + 30*time.Minute)
+	past := autoscale.History{Start: monday, Step: 5 * time.Minute}
+	for at := monday; at.Before(thursday); at = at.Add(past.Step) {
+		past.Values = append(past.Values, demand(at))
+	}
+	policy := autoscale.Policy{Min: 1, Max: 20, Metrics: []autoscale.Metric{{Name: "requests", Target: 100}}}
+	now, ahead := autoscale.State{Current: 1}, autoscale.State{Current: 1}
+	fmt.Println("\n  time  requests/s  by what is measured  with a forecast for 15 minutes ahead")
+	for at := thursday; at.Before(thursday.Add(45 * time.Minute)); at = at.Add(5 * time.Minute) {
+		sample := autoscale.Sample{Metric: "requests", Value: demand(at)}
+		now = autoscale.Desired(now, policy, []autoscale.Sample{sample}, at).State
+		past.Add(at, sample.Value, 4032)
+		sample.Forecast, _ = past.Forecast(at, 15*time.Minute, 24*time.Hour)
+		ahead = autoscale.Desired(ahead, policy, []autoscale.Sample{sample}, at).State
+		fmt.Printf(" %s  %10.0f  %-19s  %s\n", at.Format("15:04"), sample.Value, strings.Repeat("#", now.Current), strings.Repeat("#", ahead.Current))
+	}
 }

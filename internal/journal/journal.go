@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -86,6 +87,10 @@ func Open(dir string, o Options, replay func(seq uint64, payload, note []byte) e
 		return nil, errors.New("journal: directory is empty")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	// A directory that was made just now must not go with the power either.
+	if err := (osFiles{filepath.Dir(filepath.Clean(dir))}).SyncDir(); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
 	return open(dir, o, osFiles{dir}, replay)

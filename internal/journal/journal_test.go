@@ -162,6 +162,7 @@ func TestTornTail(t *testing.T) {
 	require.NoError(t, j.Close())
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	require.NoError(t, err)
+	lock := t.TempDir()
 	for cut := int64(segmentHeader); cut <= ends[4]; cut += 3 {
 		whole := 0
 		for _, e := range ends {
@@ -170,7 +171,6 @@ func TestTornTail(t *testing.T) {
 			}
 		}
 		for _, garbage := range []bool{false, true} {
-			torn := t.TempDir()
 			x := slices.Clone(data)
 			clear(x[cut:])
 			if garbage {
@@ -178,13 +178,14 @@ func TestTornTail(t *testing.T) {
 					x[i] = byte(i * 7)
 				}
 			}
-			require.NoError(t, os.WriteFile(filepath.Join(torn, name), x, 0o600))
-			j, got, _ := replayed(t, torn, osFiles{torn})
+			disk := newMemory()
+			disk.names[name] = &memoryFile{disk: disk, data: x}
+			j, got, _ := replayed(t, lock, disk)
 			require.GreaterOrEqual(t, len(got), whole, "cut at %d", cut)
 			require.LessOrEqual(t, len(got), whole+1) // padding may be gone
 			n := add(t, j, "more")
 			require.NoError(t, j.Close())
-			j, again, _ := replayed(t, torn, osFiles{torn})
+			j, again, _ := replayed(t, lock, disk)
 			got[n] = "more"
 			require.Equal(t, got, again, "the hole stays where it is")
 			require.NoError(t, j.Close())
@@ -211,9 +212,9 @@ func TestDamage(t *testing.T) {
 		}
 		x := slices.Clone(data)
 		x[at] ^= 0x40
-		bad := t.TempDir()
-		require.NoError(t, os.WriteFile(filepath.Join(bad, name), x, 0o600))
-		j, err := open(bad, Options{SegmentBytes: tiny}, osFiles{bad}, func(uint64, []byte, []byte) error { return nil })
+		disk := newMemory()
+		disk.names[name] = &memoryFile{disk: disk, data: x}
+		j, err := open(dir, Options{SegmentBytes: tiny}, disk, func(uint64, []byte, []byte) error { return nil })
 		if err == nil { // only in padding
 			n := len(j.entries)
 			require.NoError(t, j.Close())
@@ -360,7 +361,8 @@ func TestModel(t *testing.T) {
 		dir, err := os.MkdirTemp("", "journal")
 		require.NoError(t, err)
 		defer os.RemoveAll(dir)
-		j, _, _ := replayed(t, dir, osFiles{dir})
+		disk := newMemory()
+		j, _, _ := replayed(t, dir, disk)
 		defer func() { j.Close() }()
 		want, notes, settled := map[uint64]string{}, map[uint64]string{}, map[uint64]bool{}
 		some := func() uint64 {
@@ -397,7 +399,7 @@ func TestModel(t *testing.T) {
 			"reopen": func(t *rapid.T) {
 				require.NoError(t, j.Close())
 				var got, gotNotes map[uint64]string
-				j, got, gotNotes = replayed(t, dir, osFiles{dir})
+				j, got, gotNotes = replayed(t, dir, disk)
 				require.Equal(t, want, got)
 				require.Equal(t, notes, gotNotes)
 			},
