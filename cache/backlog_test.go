@@ -135,7 +135,10 @@ func TestParkedIsBounded(t *testing.T) {
 	s.mu.Lock()
 	s.rows, s.fail = map[string]int{}, nil
 	s.mu.Unlock()
-	b.Retry()
+	require.Eventually(t, func() bool { // an attempt that had begun before may fail, and be parked, after a Retry
+		b.Retry()
+		return b.Pending() == 0 && len(b.Parked()) == 0
+	}, 20*time.Second, time.Millisecond)
 	require.NoError(t, b.Close(t.Context()))
 	require.Len(t, s.rows, 5)
 }
