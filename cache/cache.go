@@ -160,11 +160,6 @@ func (c *Cache[K, V]) glance() int64 {
 
 // Get returns a fresh entry.
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
-	// The clock is read first where it will be needed: processors wait for all loads before they read their counter, but not the other way round.
-	var now int64
-	if c.o.TTL > 0 {
-		now = c.glance()
-	}
 	s, hash := c.locate(k)
 	var n *node[K, V]
 	if c.locking {
@@ -180,10 +175,16 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	if now == 0 {
-		now = c.glance()
+	if n.class() == timedClass { // what peek does, for the common case
+		t := n.timed()
+		if end := t.expires.Load(); c.glance() < end {
+			if v = c.value(n); t.expires.Load() == end {
+				c.counts[stripe()].hits.Add(1)
+				return v, true
+			}
+		}
 	}
-	if v, ok = c.peek(n, now); !ok {
+	if v, ok = c.peek(n, c.glance()); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}
