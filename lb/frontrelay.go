@@ -64,13 +64,8 @@ func (c *frontConn) exchange() (again, passed bool) {
 		if c.last || !out.unsent && !idempotent {
 			break
 		}
-		if !b.budget.spend() {
-			b.noRetry.Add(1)
+		if !b.again(be, failure) {
 			break
-		}
-		b.retries.Add(1)
-		if h := b.o.Hooks; h != nil && h.Retry != nil {
-			h.Retry(be, failure)
 		}
 		c.avoid = append(c.avoid, be)
 	}

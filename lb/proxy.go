@@ -110,13 +110,8 @@ func (x *exchange) serve() (abort bool) {
 		if out.client || r.Context().Err() != nil || x.last || !(out.unsent || x.again && x.resendable()) {
 			break
 		}
-		if !b.budget.spend() {
-			b.noRetry.Add(1)
+		if !b.again(be, failure) {
 			break
-		}
-		b.retries.Add(1)
-		if h := b.o.Hooks; h != nil && h.Retry != nil {
-			h.Retry(be, failure)
 		}
 		x.avoid = append(x.avoid, be)
 	}
@@ -125,6 +120,19 @@ func (x *exchange) serve() (abort bool) {
 	}
 	b.o.Error(x.w, r, failure)
 	return false
+}
+
+// again pays for one more attempt and tells of it; false when there is nothing to pay with.
+func (b *Balancer) again(from *Backend, failure error) bool {
+	if !b.budget.spend() {
+		b.noRetry.Add(1)
+		return false
+	}
+	b.retries.Add(1)
+	if h := b.o.Hooks; h != nil && h.Retry != nil {
+		h.Retry(from, failure)
+	}
+	return true
 }
 
 func (x *exchange) resendable() bool { return x.body != bodyStreamed || !x.begun }
