@@ -175,16 +175,16 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	if n.class() == timedClass { // what peek does, for the common case
-		t := n.timed()
-		if end := t.expires.Load(); c.glance() < end {
-			if v = c.value(n); t.expires.Load() == end {
-				c.counts[stripe()].hits.Add(1)
-				return v, true
-			}
+	t := n.timed()
+	end := t.expires.Load()
+	now := c.glance()
+	if n.class() == timedClass && now < end { // what peek does, for the common case
+		if v = c.value(n); t.expires.Load() == end {
+			c.counts[stripe()].hits.Add(1)
+			return v, true
 		}
 	}
-	if v, ok = c.peek(n, c.glance()); !ok {
+	if v, ok = c.peek(n, now); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}
