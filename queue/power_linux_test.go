@@ -97,7 +97,7 @@ func TestPowerCut(t *testing.T) {
 		// The process stands still while the image is copied, and what it has said by then is what it has acknowledged.
 		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 		next := filepath.Join(root, "disk"+strconv.Itoa(round+1))
-		copyFile(t, image, next)
+		copyImage(t, image, next)
 		require.NoError(t, cmd.Process.Kill())
 		<-ended
 		_ = cmd.Wait()
@@ -114,9 +114,9 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("%d published, %d acknowledged, %d left after 6 cuts", len(published), len(acked), left)
 }
 
-// copyFile copies the image as it was at one moment, though the kernel may go on writing to it: to its journal first, and then to where that says. A copy is
+// copyImage copies the disk as it was at one moment, though the kernel may go on writing to it: to its journal first, and then to where that says. A copy is
 // good if the one after it is the same: then nothing has changed between the end of the first and the beginning of the second.
-func copyFile(t *testing.T, from, to string) {
+func copyImage(t *testing.T, from, to string) {
 	last := [sha256.Size]byte{}
 	for range 100 {
 		in, err := os.ReadFile(from)
