@@ -41,7 +41,7 @@ func TestTunnelSeesAnEndBehindData(t *testing.T) {
 		addr := serveTCP(t, newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: idle}}))
 		for range 30 {
 			c, br := dialFront(t, addr)
-			for i := range 2 * provenBursts {
+			for i := range 9 {
 				fmt.Fprintf(c, "line %d\n", i)
 				got, err := br.ReadString('\n')
 				require.NoError(t, err)
@@ -80,7 +80,7 @@ func TestTunnelIdleTimeout(t *testing.T) {
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { io.Copy(c, br) })
 	b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: time.Second}})
 	c, br := dialFront(t, serveTCP(t, b))
-	for range 3 * provenBursts {
+	for range 12 {
 		io.WriteString(c, "x")
 		_, err := br.ReadByte()
 		require.NoError(t, err)

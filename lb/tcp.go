@@ -19,22 +19,8 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	defer l.Close()
-	guard := newPumpGuard()
-	defer guard.close()
-	var conns sync.WaitGroup
-	live := &liveSet{m: map[net.Conn]struct{}{}}
-	defer func() {
-		drained := make(chan struct{})
-		go func() { conns.Wait(); close(drained) }()
-		limit := time.NewTimer(b.o.TCPDrain)
-		defer limit.Stop()
-		select {
-		case <-drained:
-		case <-limit.C:
-			live.closeAll()
-			<-drained
-		}
-	}()
+	t := &tcpConns{live: map[net.Conn]struct{}{}, loops: newTunnelLoops(b.o.Timeouts.Tunnel)}
+	defer t.drain(b.o.TCPDrain)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -52,15 +38,16 @@ func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 			}
 			return err
 		}
-		live.add(c)
-		conns.Go(func() {
-			defer live.remove(c)
-			b.forward(ctx, c, guard)
-		})
+		t.add(c)
+		go func() {
+			defer t.remove(c)
+			b.forward(ctx, c, t)
+		}()
 	}
 }
 
-func (b *Balancer) forward(ctx context.Context, c net.Conn, guard *pumpGuard) {
+// forward carries a connection to its end, or gives it away to a loop.
+func (b *Balancer) forward(ctx context.Context, c net.Conn, t *tcpConns) {
 	defer c.Close()
 	k := Key{Priority: exempt}
 	peer := addrOf(c.RemoteAddr()) // waits for a PROXY header, where there must be one
@@ -85,8 +72,15 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, guard *pumpGuard) {
 		}
 		if err == nil {
 			latency := time.Since(start)
-			join(c, up, b.o.Timeouts.Tunnel, guard)
-			lease.Done(Result{Latency: latency})
+			t.open.Add(1)
+			over := func() {
+				lease.Done(Result{Latency: latency})
+				t.open.Done()
+			}
+			if !t.loops.take(c, up, over) {
+				join(c, up, b.o.Timeouts.Tunnel)
+				over()
+			}
 			return
 		}
 		lease.Done(Result{Err: err, Ignored: ctx.Err() != nil})
@@ -98,28 +92,41 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, guard *pumpGuard) {
 	}
 }
 
-// liveSet knows the open connections, so that a drain can end.
-type liveSet struct {
-	mu sync.Mutex // guards m
-	m  map[net.Conn]struct{}
+// tcpConns are the connections of one ServeTCP.
+type tcpConns struct {
+	open  sync.WaitGroup // one for each that has a goroutine, and one for each tunnel
+	loops *tunnelLoops
+	mu    sync.Mutex            // guards live
+	live  map[net.Conn]struct{} // those that have a goroutine
 }
 
-func (s *liveSet) add(c net.Conn) {
-	s.mu.Lock()
-	s.m[c] = struct{}{}
-	s.mu.Unlock()
+func (t *tcpConns) add(c net.Conn) {
+	t.open.Add(1)
+	t.mu.Lock()
+	t.live[c] = struct{}{}
+	t.mu.Unlock()
 }
 
-func (s *liveSet) remove(c net.Conn) {
-	s.mu.Lock()
-	delete(s.m, c)
-	s.mu.Unlock()
+func (t *tcpConns) remove(c net.Conn) {
+	t.mu.Lock()
+	delete(t.live, c)
+	t.mu.Unlock()
+	t.open.Done()
 }
 
-func (s *liveSet) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.m {
-		c.Close()
-	}
+// drain waits until all have ended, and ends them when that takes longer than limit.
+func (t *tcpConns) drain(limit time.Duration) {
+	drained := make(chan struct{})
+	go func() { t.open.Wait(); close(drained) }()
+	late := time.AfterFunc(limit, func() {
+		t.mu.Lock()
+		for c := range t.live {
+			c.Close()
+		}
+		t.mu.Unlock()
+		t.loops.close() // after these: what is given away from now on is closed already
+	})
+	<-drained
+	late.Stop()
+	t.loops.close()
 }

@@ -55,6 +55,6 @@ func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error
 			return err
 		}
 	}
-	join(client, c.Conn, x.b.o.Timeouts.Tunnel, nil)
+	join(client, c.Conn, x.b.o.Timeouts.Tunnel)
 	return nil
 }
