@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 // tunnelLoops carry the tunnels between TCP sockets of one ServeTCP. A tunnel there costs no goroutine and, while it is
@@ -135,6 +134,7 @@ type tunnelLoop struct {
 	again []*tunnelFlow // used up their share of the turn
 	spare []*tunnelFlow // again's other array
 	buf   *[]byte       // what one read takes
+	pipe  *loopPipe     // what one splice takes; nil: none yet, or it was kept by a flow
 }
 
 const (
@@ -154,7 +154,7 @@ func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
 		syscall.Close(epoll)
 		return nil, errno
 	}
-	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}), buf: loopBuffers.Get().(*[]byte)}
+	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}), buf: buffers.Get().(*[]byte)}
 	if err := l.watch(l.wake, syscall.EPOLLIN|onEdge); err != nil {
 		syscall.Close(epoll)
 		syscall.Close(l.wake)
@@ -194,8 +194,8 @@ func (l *tunnelLoop) close() {
 }
 
 func (l *tunnelLoop) rouse() {
-	one := uint64(1)
-	writeNow(uintptr(l.wake), (*[8]byte)(unsafe.Pointer(&one))[:])
+	one := [8]byte{0: 1, 7: 1} // a count, in either order of bytes
+	syscall.Write(l.wake, one[:])
 }
 
 func (l *tunnelLoop) run() {
@@ -224,7 +224,10 @@ func (l *tunnelLoop) run() {
 	}
 	syscall.Close(l.wake)
 	syscall.Close(l.epoll)
-	loopBuffers.Put(l.buf)
+	buffers.Put(l.buf)
+	if l.pipe != nil {
+		l.pipe.close()
+	}
 }
 
 // wait returns the number of sockets to which something has happened.
@@ -270,7 +273,7 @@ func (l *tunnelLoop) welcome() bool {
 // happened is told what epoll knows of an end.
 func (l *tunnelLoop) happened(e *tunnelEnd, events uint32) {
 	p := e.pair
-	if events&syscall.EPOLLOUT != 0 && len(e.out.rest) > 0 && !l.step(e.out) {
+	if events&syscall.EPOLLOUT != 0 && e.out.stuck() && !l.step(e.out) {
 		return
 	}
 	if events&(syscall.EPOLLIN|beyondData) == 0 {
@@ -285,7 +288,7 @@ func (l *tunnelLoop) happened(e *tunnelEnd, events uint32) {
 	}
 	in.ready = true
 	in.beyond = in.beyond || events&beyondData != 0
-	if len(in.rest) == 0 {
+	if !in.stuck() {
 		l.step(in)
 	}
 }
@@ -354,4 +357,21 @@ func (l *tunnelLoop) end(p *tunnelPair) {
 	l.live.remove(p)
 	l.load.Add(-1)
 	go p.done()
+}
+
+// hasPipe is false when there are no more descriptors for one.
+func (l *tunnelLoop) hasPipe() bool {
+	if l.pipe == nil {
+		l.pipe = newLoopPipe()
+	}
+	return l.pipe != nil
+}
+
+// takeBack gets an empty pipe.
+func (l *tunnelLoop) takeBack(p *loopPipe) {
+	if l.pipe == nil {
+		l.pipe = p
+	} else {
+		p.close()
+	}
 }

@@ -1,0 +1,487 @@
+package lb
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// tunnelWays are the sockets that ServeTCP can meet: TCP goes to the loops where there are some, Unix sockets are pumped
+// as sockets, and a type of the user's own only by its methods.
+var tunnelWays = map[string]func(t testing.TB) net.Listener{
+	"tcp": func(t testing.TB) net.Listener { return listen(t, "tcp", "127.0.0.1:0") },
+	"unix": func(t testing.TB) net.Listener {
+		return listen(t, "unix", filepath.Join(t.TempDir(), "s"))
+	},
+	"wrapped": func(t testing.TB) net.Listener { return wrappedListener{listen(t, "tcp", "127.0.0.1:0")} },
+}
+
+func listen(t testing.TB, network, addr string) net.Listener {
+	l, err := net.Listen(network, addr)
+	require.NoError(t, err)
+	return l
+}
+
+type (
+	wrappedListener struct{ net.Listener }
+	wrappedConn     struct{ *net.TCPConn }
+)
+
+func (l wrappedListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return wrappedConn{c.(*net.TCPConn)}, nil
+}
+
+// eachTunnel runs a test over every way, with a function that opens a tunnel.
+func eachTunnel(t *testing.T, test func(t *testing.T, start func(*Balancer) (dial func() (net.Conn, *bufio.Reader)))) {
+	for name, way := range tunnelWays {
+		t.Run(name, func(t *testing.T) {
+			test(t, func(b *Balancer) func() (net.Conn, *bufio.Reader) { return serveTCP(t, b, way(t), nil) })
+		})
+	}
+}
+
+// serveTCP starts the L4 mode; stopped gets what it returns when it is given, else that must be nil.
+func serveTCP(t testing.TB, b *Balancer, l net.Listener, stopped *tcpServer) (dial func() (net.Conn, *bufio.Reader)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.ServeTCP(ctx, l) }()
+	if stopped != nil {
+		*stopped = tcpServer{cancel, done}
+	} else {
+		t.Cleanup(func() { cancel(); require.NoError(t, <-done) })
+	}
+	at := l.Addr()
+	return func() (net.Conn, *bufio.Reader) {
+		c, err := net.Dial(at.Network(), at.String())
+		require.NoError(t, err)
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(waitFor))
+		return c, bufio.NewReader(c)
+	}
+}
+
+type tcpServer struct {
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// stop must find that ServeTCP returns.
+func (s tcpServer) stop(t testing.TB) {
+	s.cancel()
+	select {
+	case err := <-s.done:
+		require.NoError(t, err)
+	case <-time.After(waitFor):
+		t.Fatal("ServeTCP does not return")
+	}
+}
+
+func echo(t testing.TB) Endpoint {
+	return fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { io.Copy(c, br) })
+}
+
+// exchange sends a line and must get it back.
+func exchangeLine(t testing.TB, c net.Conn, br *bufio.Reader, line string) {
+	t.Helper()
+	_, err := io.WriteString(c, line+"\n")
+	require.NoError(t, err)
+	got, err := br.ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, line+"\n", got)
+}
+
+func closeWrite(t testing.TB, c net.Conn) {
+	t.Helper()
+	require.NoError(t, c.(interface{ CloseWrite() error }).CloseWrite())
+}
+
+func noneInFlight(t *testing.T, b *Balancer) {
+	t.Helper()
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause)
+}
+
+// An end that comes together with the last data is seen too, although the poller tells of it only once.
+func TestTunnelSeesAnEndBehindData(t *testing.T) {
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		for {
+			line, err := br.ReadString('\n')
+			if err != nil {
+				return
+			}
+			io.WriteString(c, line)
+			if line == "bye\n" {
+				return // at once: data and end are one event for who looks later
+			}
+		}
+	})
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		for _, idle := range []time.Duration{0, -1} {
+			dial := start(newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: idle}}))
+			for range 30 {
+				c, br := dial()
+				for i := range 9 {
+					exchangeLine(t, c, br, fmt.Sprintf("line %d", i))
+				}
+				io.WriteString(c, "bye\n")
+				rest, err := io.ReadAll(br)
+				require.NoError(t, err)
+				require.Equal(t, "bye\n", string(rest))
+				c.Close()
+			}
+		}
+	})
+}
+
+// Streams of every size pass unchanged, small exchanges after them go on.
+func TestTunnelMovesEverySize(t *testing.T) {
+	e := echo(t)
+	pattern := make([]byte, 5<<20)
+	for i := range pattern {
+		pattern[i] = byte(i * 7 >> 3)
+	}
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{})
+		c, br := start(b)()
+		for _, n := range []int{1, 10, 32 << 10, 5 << 20, 3, 128 << 10, 1 << 20, 1} {
+			go c.Write(pattern[:n])
+			got := make([]byte, n)
+			_, err := io.ReadFull(br, got)
+			require.NoError(t, err)
+			require.True(t, string(got) == string(pattern[:n]), n)
+		}
+		c.Close()
+		noneInFlight(t, b)
+	})
+}
+
+func TestTunnelIdleTimeout(t *testing.T) {
+	e := echo(t)
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: time.Second}})
+		c, br := start(b)()
+		for range 12 {
+			exchangeLine(t, c, br, "x")
+		}
+		begin := time.Now()
+		_, err := br.ReadByte()
+		require.ErrorIs(t, err, io.EOF, "closed when nothing moved for a while")
+		require.Greater(t, time.Since(begin), 900*time.Millisecond)
+		noneInFlight(t, b)
+	})
+}
+
+// Each side may end first; the other goes on until it ends too.
+func TestTunnelHalfClose(t *testing.T) {
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		line, _ := br.ReadString('\n')
+		if line == "you first\n" {
+			all, _ := io.ReadAll(br)
+			fmt.Fprintf(c, "got %q", all)
+			return
+		}
+		io.WriteString(c, "I have ended")
+		c.(*net.TCPConn).CloseWrite()
+		all, _ := io.ReadAll(br)
+		if string(all) != "I have not" {
+			panic(fmt.Sprintf("%q", all))
+		}
+	})
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{})
+		dial := start(b)
+		c, br := dial()
+		io.WriteString(c, "you first\nthe end")
+		closeWrite(t, c)
+		all, err := io.ReadAll(br)
+		require.NoError(t, err)
+		require.Equal(t, `got "the end"`, string(all))
+		c, br = dial()
+		io.WriteString(c, "I first\n")
+		all, err = io.ReadAll(br)
+		require.NoError(t, err)
+		require.Equal(t, "I have ended", string(all))
+		require.Equal(t, 1, b.Stats().InFlight)
+		io.WriteString(c, "I have not")
+		closeWrite(t, c)
+		noneInFlight(t, b)
+	})
+}
+
+// A reset on one side ends the other, also when the first had ended its sending before.
+func TestTunnelReset(t *testing.T) {
+	seen := make(chan error, 1)
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		line, _ := br.ReadString('\n')
+		io.WriteString(c, line)
+		if line == "reset\n" {
+			br.ReadByte()
+			c.(*net.TCPConn).SetLinger(0)
+			return
+		}
+		c.SetReadDeadline(time.Now().Add(waitFor))
+		_, err := br.ReadByte()
+		if line == "half\n" && err == io.EOF {
+			io.WriteString(c, "more\n")
+			for err = nil; err == nil; { // there is an end to writing
+				_, err = c.Write(make([]byte, 4096))
+			}
+		}
+		seen <- err
+	})
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{})
+		dial := start(b)
+		reset := func(c net.Conn) {
+			if s, ok := c.(*net.TCPConn); ok {
+				s.SetLinger(0)
+			}
+			c.Close()
+		}
+		c, br := dial()
+		exchangeLine(t, c, br, "hello")
+		reset(c)
+		err := <-seen
+		require.Error(t, err)
+		require.False(t, isTimeout(err), "the backend waits")
+		noneInFlight(t, b)
+
+		c, br = dial()
+		exchangeLine(t, c, br, "half")
+		closeWrite(t, c)
+		more, err := br.ReadString('\n')
+		require.NoError(t, err)
+		require.Equal(t, "more\n", more)
+		reset(c)
+		require.Error(t, <-seen)
+		noneInFlight(t, b)
+
+		c, br = dial()
+		exchangeLine(t, c, br, "reset")
+		io.WriteString(c, "x")
+		_, err = br.ReadByte()
+		require.Error(t, err)
+		require.False(t, isTimeout(err), "the client waits")
+		noneInFlight(t, b)
+	})
+}
+
+// Who reads slowly stops who sends: no more is read than is written.
+func TestTunnelSlowReader(t *testing.T) {
+	sent := make(chan int, 1)
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		c.(*net.TCPConn).SetWriteBuffer(64 << 10)
+		c.SetWriteDeadline(time.Now().Add(time.Second))
+		n, block := 0, make([]byte, 64<<10)
+		for err := error(nil); err == nil && n < 1<<30; {
+			for i := range block {
+				block[i] = byte((n + i) % 251)
+			}
+			var m int
+			m, err = c.Write(block)
+			n += m
+		}
+		sent <- n
+	})
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{})
+		c, br := start(b)()
+		c.(interface{ SetReadBuffer(int) error }).SetReadBuffer(64 << 10)
+		n := <-sent
+		require.Less(t, n, 64<<20, "what the sockets hold, not what memory does")
+		c.SetDeadline(time.Now().Add(waitFor))
+		all, err := io.ReadAll(br)
+		require.NoError(t, err)
+		require.Len(t, all, n)
+		for i, x := range all {
+			if x != byte(i%251) {
+				t.Fatalf("byte %d is %d", i, x)
+			}
+		}
+		c.Close()
+		noneInFlight(t, b)
+	})
+}
+
+// Streams that never pause leave room for others.
+func TestTunnelBulkBesideSmall(t *testing.T) {
+	bulk := make([]byte, 1<<20)
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		if line, _ := br.ReadString('\n'); line == "bulk\n" {
+			for err := error(nil); err == nil; {
+				_, err = c.Write(bulk)
+			}
+			return
+		}
+		io.WriteString(c, "small\n")
+		io.Copy(c, br)
+	})
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		b := newBalancer(t, []Endpoint{e}, Options{})
+		dial := start(b)
+		var streams sync.WaitGroup
+		for range 3 {
+			c, br := dial()
+			io.WriteString(c, "bulk\n")
+			_, err := br.ReadByte()
+			require.NoError(t, err)
+			streams.Go(func() { io.Copy(io.Discard, c) })
+			defer streams.Wait()
+			defer c.Close()
+		}
+		c, br := dial()
+		exchangeLine(t, c, br, "small")
+		for i := range 100 {
+			exchangeLine(t, c, br, fmt.Sprint(i))
+		}
+	})
+}
+
+// What ServeTCP does not get rid of by waiting ends when the drain does.
+func TestTunnelDrainEnds(t *testing.T) {
+	e := echo(t)
+	for name, way := range tunnelWays {
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(t, []Endpoint{e}, Options{TCPDrain: 50 * time.Millisecond})
+			var s tcpServer
+			dial := serveTCP(t, b, way(t), &s)
+			var brs []*bufio.Reader
+			for range 5 {
+				c, br := dial()
+				exchangeLine(t, c, br, "here")
+				brs = append(brs, br)
+			}
+			s.stop(t)
+			require.Zero(t, b.Stats().InFlight)
+			for _, br := range brs {
+				_, err := br.ReadByte()
+				require.Error(t, err)
+				require.False(t, isTimeout(err))
+			}
+		})
+	}
+}
+
+// A backend that dies takes its tunnels along and nothing else.
+func TestTunnelBackendKilled(t *testing.T) {
+	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+		die := make(chan struct{})
+		mortal := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+			go func() { <-die; c.Close() }()
+			io.Copy(c, br)
+		})
+		b := newBalancer(t, []Endpoint{mortal, echo(t)}, Options{Policy: RoundRobin()})
+		dial := start(b)
+		type tunnel struct {
+			c  net.Conn
+			br *bufio.Reader
+		}
+		var all []tunnel
+		for range 10 {
+			c, br := dial()
+			exchangeLine(t, c, br, "hello")
+			all = append(all, tunnel{c, br})
+		}
+		close(die)
+		ended := 0
+		for _, x := range all {
+			io.WriteString(x.c, "still there?\n")
+			if _, err := x.br.ReadString('\n'); err != nil {
+				require.False(t, isTimeout(err))
+				x.c.Close() // a pump may wait for it: an end is only half of one
+				ended++
+			}
+		}
+		require.Equal(t, 5, ended)
+		require.Eventually(t, func() bool { return b.Stats().InFlight == 5 }, waitFor, pause)
+	})
+}
+
+// What came with the PROXY header is the tunnel's first data.
+func TestTunnelKeepsBytesBehindProxyHeader(t *testing.T) {
+	e := echo(t)
+	for name, way := range tunnelWays {
+		if name == "unix" {
+			continue // no address to trust
+		}
+		t.Run(name, func(t *testing.T) {
+			b := newBalancer(t, []Endpoint{e}, Options{Proxy: ProxyProtocol{Accept: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
+			dial := serveTCP(t, b, way(t), nil)
+			for _, early := range []string{"", "early\n", strings.Repeat("long ", 2000) + "\n"} {
+				c, br := dial()
+				io.WriteString(c, "PROXY TCP4 203.0.113.9 127.0.0.1 4711 80\r\n"+early)
+				if early != "" {
+					got, err := br.ReadString('\n')
+					require.NoError(t, err)
+					require.Equal(t, early, got)
+				}
+				exchangeLine(t, c, br, "late")
+				closeWrite(t, c)
+				_, err := br.ReadByte()
+				require.ErrorIs(t, err, io.EOF)
+				c.Close()
+			}
+			noneInFlight(t, b)
+		})
+	}
+}
+
+// Whoever has come and gone leaves nothing behind.
+func TestTunnelsLeaveNothing(t *testing.T) {
+	e := echo(t)
+	for name, way := range tunnelWays {
+		t.Run(name, func(t *testing.T) {
+			goroutines, files := runtime.NumGoroutine(), openFiles()
+			b := newBalancer(t, []Endpoint{e}, Options{})
+			var s tcpServer
+			l := way(t)
+			serveTCP(t, b, l, &s)
+			at := l.Addr()
+			for range 10 {
+				const n = 100
+				var wave sync.WaitGroup
+				for i := range n {
+					wave.Go(func() {
+						c, err := net.Dial(at.Network(), at.String())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						defer c.Close()
+						c.SetDeadline(time.Now().Add(waitFor))
+						io.WriteString(c, "hello\n")
+						if i%3 == 0 {
+							return // before the answer, perhaps before the dial
+						}
+						if line, err := bufio.NewReader(c).ReadString('\n'); line != "hello\n" {
+							t.Error(line, err)
+						}
+						if i%3 == 1 {
+							c.(interface{ CloseWrite() error }).CloseWrite()
+							io.Copy(io.Discard, c)
+						}
+					})
+				}
+				wave.Wait()
+			}
+			s.stop(t)
+			require.Zero(t, b.Stats().InFlight)
+			b.Close()
+			require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+5 && openFiles() <= files+5 }, waitFor, pause)
+		})
+	}
+}
