@@ -334,13 +334,13 @@ func TestTunnelBulkBesideSmall(t *testing.T) {
 		b := newBalancer(t, []Endpoint{e}, Options{})
 		dial := start(b)
 		var streams sync.WaitGroup
+		defer streams.Wait()
 		for range 3 {
 			c, br := dial()
 			io.WriteString(c, "bulk\n")
 			_, err := br.ReadByte()
 			require.NoError(t, err)
 			streams.Go(func() { io.Copy(io.Discard, c) })
-			defer streams.Wait()
 			defer c.Close()
 		}
 		c, br := dial()

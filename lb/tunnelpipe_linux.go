@@ -10,9 +10,9 @@ type loopPipe struct {
 }
 
 const (
-	pipeSize       = 256 << 10 // in the kernel; a user with many gets smaller ones, which work too
-	spliceNonblock = 2         // SPLICE_F_NONBLOCK, with SPLICE_F_MOVE
-	setPipeSize    = 1031      // F_SETPIPE_SZ
+	pipeSize       = 1 << 20 // in the kernel; a user with very many gets smaller ones, which work too
+	spliceNonblock = 2       // SPLICE_F_NONBLOCK, with SPLICE_F_MOVE
+	setPipeSize    = 1031    // F_SETPIPE_SZ
 )
 
 func newLoopPipe() *loopPipe {
