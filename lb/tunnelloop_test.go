@@ -4,6 +4,8 @@ package lb
 
 import (
 	"bufio"
+	"bytes"
+	"io"
 	"net"
 	"runtime"
 	"syscall"
@@ -86,4 +88,30 @@ func TestLoopsRefuse(t *testing.T) {
 	for _, l := range open.loops {
 		require.Zero(t, l.load.Load())
 	}
+}
+
+// A stream that breaks off while the kernel holds some of it leaves nothing to the next.
+func TestLoopPipeIsEmptyForTheNext(t *testing.T) {
+	const size = 8 << 20
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		mark, _ := br.ReadByte()
+		c.Write(bytes.Repeat([]byte{mark}, size))
+	})
+	b := newBalancer(t, []Endpoint{e}, Options{})
+	dial := serveTCP(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
+	for i := range 20 {
+		broken, br := dial()
+		broken.Write([]byte{'x'})
+		_, err := io.CopyN(io.Discard, br, int64(i)<<16+1)
+		require.NoError(t, err)
+		broken.(*net.TCPConn).SetLinger(0) // resets
+		broken.Close()
+		c, br := dial()
+		c.Write([]byte{byte(i)})
+		closeWrite(t, c)
+		got, err := io.ReadAll(br)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(bytes.Repeat([]byte{byte(i)}, size), got), i)
+	}
+	noneInFlight(t, b)
 }
