@@ -307,8 +307,10 @@ const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // A backend that closes idle connections must not cost a request, and never have a POST sent twice.
 func TestStaleConnections(t *testing.T) {
-	var posts atomic.Int64
+	var posts, ends atomic.Int64
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { // one request per connection, then an unannounced end
+		defer ends.Add(1)
+		defer c.Close()
 		r, err := http.ReadRequest(br)
 		if err != nil {
 			return
@@ -324,7 +326,7 @@ func TestStaleConnections(t *testing.T) {
 		if i%2 == 0 {
 			get(t, c, url)
 		} else {
-			time.Sleep(time.Millisecond) // the FIN arrives; without it an ambiguous POST may be a 502
+			eventually(t, func() bool { return ends.Load() == int64(i) }, "the end is sent; without it an ambiguous POST may be a 502")
 			res, err := c.Post(url, "text/plain", strings.NewReader("x"))
 			require.NoError(t, err)
 			res.Body.Close()
@@ -510,10 +512,11 @@ func TestLengthAndChunkedTogether(t *testing.T) {
 }
 
 func TestEarlyAnswerToAStreamedBody(t *testing.T) {
+	answered := make(chan struct{})
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		if _, err := http.ReadRequest(br); err == nil { // the body is not read
 			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-			time.Sleep(50 * time.Millisecond)
+			<-answered // closing with bytes unread resets the connection, and may take the answer with it
 		}
 	})
 	url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}))
@@ -529,6 +532,7 @@ func TestEarlyAnswerToAStreamedBody(t *testing.T) {
 	}()
 	req, _ := http.NewRequest("POST", url, pr)
 	res, err := c.Do(req)
+	close(answered)
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Equal(t, 413, res.StatusCode)

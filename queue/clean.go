@@ -209,7 +209,7 @@ func (e *engine) noteCopy(old ref, payload func([]byte) []byte) (*waiter, error)
 	e.nextSeq++
 	b.count++
 	b.sync = true
-	w := waiters.Get().(*waiter)
+	w := e.waiter()
 	b.waiters = append(b.waiters, w)
 	e.filled.Signal()
 	return w, nil

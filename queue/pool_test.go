@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -206,29 +207,38 @@ func TestKilledWorkerInMidJob(t *testing.T) {
 }
 
 func TestLongHandlerKeepsItsLeaseAndStuckOneLosesIt(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 60 * time.Millisecond})
-	m := queue.NewMux()
-	var calls atomic.Int64
-	queue.Handle(m, "long", func(ctx context.Context, j *queue.Job[job]) error {
-		calls.Add(1)
-		time.Sleep(250 * time.Millisecond)
-		return nil
-	})
-	var stuck atomic.Int64
-	queue.Handle(m, "stuck", func(ctx context.Context, j *queue.Job[job]) error {
-		if stuck.Add(1) == 1 {
-			<-ctx.Done()
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: time.Minute})
+		m := queue.NewMux()
+		var calls, stuck atomic.Int64
+		queue.Handle(m, "long", func(ctx context.Context, j *queue.Job[job]) error {
+			calls.Add(1)
+			time.Sleep(250 * time.Second)
+			return nil
+		})
+		queue.Handle(m, "stuck", func(ctx context.Context, j *queue.Job[job]) error {
+			if stuck.Add(1) == 1 {
+				<-ctx.Done()
+			}
+			return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{Workers: 2, StuckAfter: 400 * time.Second})
+		began := time.Now()
+		send(t, q, "long", 1)
+		for !drained(t, g)() {
+			time.Sleep(time.Second)
 		}
-		return nil
+		require.EqualValues(t, 1, calls.Load())
+		require.Less(t, time.Since(began), 255*time.Second)
+		send(t, q, "stuck", 1)
+		for stuck.Load() < 2 {
+			time.Sleep(time.Second)
+			require.Less(t, time.Since(began), time.Hour)
+		}
+		require.NoError(t, p.Close())
+		require.NoError(t, q.Close())
 	})
-	p := pool(t, g, m, queue.PoolOptions{Workers: 2, StuckAfter: 400 * time.Millisecond})
-	send(t, q, "long", 1)
-	eventually(t, drained(t, g))
-	require.EqualValues(t, 1, calls.Load())
-	send(t, q, "stuck", 1)
-	eventually(t, func() bool { return stuck.Load() == 2 })
-	require.NoError(t, p.Close())
 }
 
 func TestShutdownGivesUnstartedJobsBack(t *testing.T) {
