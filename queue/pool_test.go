@@ -35,6 +35,14 @@ func eventually(t testing.TB, f func() bool) {
 	require.Eventually(t, f, 10*time.Second, 2*time.Millisecond)
 }
 
+// until waits in a bubble's virtual time, for an hour of it at most.
+func until(t testing.TB, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Hour); !f(); time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), "not in time")
+	}
+}
+
 func drained(t testing.TB, g *queue.Group) func() bool {
 	return func() bool {
 		l, err := g.Lag(context.Background())
@@ -176,34 +184,36 @@ func TestSetWorkersWhileRunning(t *testing.T) {
 
 // A killed worker's job comes back when its lease ends, and nothing that the dead worker does counts any more.
 func TestKilledWorkerInMidJob(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 300 * time.Millisecond})
-	m := queue.NewMux()
-	started := make(chan *queue.Job[job], 10)
-	late := make(chan error, 1)
-	var done atomic.Int64
-	queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
-		started <- j
-		if j.Attempt == 1 {
-			<-ctx.Done()
-			late <- j.Ack(context.Background())
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: 300 * time.Millisecond})
+		m := queue.NewMux()
+		started := make(chan *queue.Job[job], 10)
+		late := make(chan error, 1)
+		var done atomic.Int64
+		queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
+			started <- j
+			if j.Attempt == 1 {
+				<-ctx.Done()
+				late <- j.Ack(context.Background())
+				return nil
+			}
+			done.Add(1)
 			return nil
-		}
-		done.Add(1)
-		return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{})
+		send(t, q, "w", 1)
+		<-started
+		killed := time.Now()
+		require.Equal(t, 1, p.Kill(1))
+		require.ErrorIs(t, <-late, queue.ErrLeaseLost)
+		j := <-started
+		require.Equal(t, 2, j.Attempt)
+		require.LessOrEqual(t, time.Since(killed), 400*time.Millisecond)
+		until(t, drained(t, g))
+		require.EqualValues(t, 1, done.Load())
+		require.Equal(t, 1, p.Workers())
 	})
-	p := pool(t, g, m, queue.PoolOptions{})
-	send(t, q, "w", 1)
-	<-started
-	killed := time.Now()
-	require.Equal(t, 1, p.Kill(1))
-	require.ErrorIs(t, <-late, queue.ErrLeaseLost)
-	j := <-started
-	require.Equal(t, 2, j.Attempt)
-	require.Less(t, time.Since(killed), 3*time.Second)
-	eventually(t, drained(t, g))
-	require.EqualValues(t, 1, done.Load())
-	require.Equal(t, 1, p.Workers())
 }
 
 func TestLongHandlerKeepsItsLeaseAndStuckOneLosesIt(t *testing.T) {
@@ -226,16 +236,11 @@ func TestLongHandlerKeepsItsLeaseAndStuckOneLosesIt(t *testing.T) {
 		p := pool(t, g, m, queue.PoolOptions{Workers: 2, StuckAfter: 400 * time.Second})
 		began := time.Now()
 		send(t, q, "long", 1)
-		for !drained(t, g)() {
-			time.Sleep(time.Second)
-		}
+		until(t, drained(t, g))
 		require.EqualValues(t, 1, calls.Load())
 		require.Less(t, time.Since(began), 255*time.Second)
 		send(t, q, "stuck", 1)
-		for stuck.Load() < 2 {
-			time.Sleep(time.Second)
-			require.Less(t, time.Since(began), time.Hour)
-		}
+		until(t, func() bool { return stuck.Load() == 2 })
 		require.NoError(t, p.Close())
 		require.NoError(t, q.Close())
 	})
@@ -271,19 +276,21 @@ func TestShutdownGivesUnstartedJobsBack(t *testing.T) {
 
 // A handler that ends its goroutine costs the pool nothing: the job is retried, and another worker takes the place.
 func TestGoexitInAHandler(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 50 * time.Millisecond})
-	m := queue.NewMux()
-	var calls atomic.Int64
-	queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
-		if calls.Add(1) == 1 {
-			runtime.Goexit()
-		}
-		return nil
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: 50 * time.Millisecond})
+		m := queue.NewMux()
+		var calls atomic.Int64
+		queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
+			if calls.Add(1) == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{})
+		send(t, q, "w", 1)
+		until(t, func() bool { return calls.Load() == 2 })
+		until(t, drained(t, g))
+		until(t, func() bool { return p.Stats().Busy == 0 })
 	})
-	p := pool(t, g, m, queue.PoolOptions{})
-	send(t, q, "w", 1)
-	eventually(t, func() bool { return calls.Load() == 2 })
-	eventually(t, drained(t, g))
-	eventually(t, func() bool { return p.Stats().Busy == 0 })
 }

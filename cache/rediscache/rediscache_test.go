@@ -47,13 +47,14 @@ func newNode(t *testing.T, addr string, o rediscache.Options) *node {
 		require.NoError(t, c.Close())
 	})
 	n := &node{tr, l1, r}
-	require.Eventually(t, r.Trusted, 5*time.Second, time.Millisecond)
+	require.Eventually(t, r.Trusted, 30*time.Second, time.Millisecond)
 	return n
 }
 
 func TestTwoTiers(t *testing.T) {
 	both(t, func(t *testing.T, addr string) {
-		a, b := newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})
+		o := rediscache.Options{Confirm: time.Minute}
+		a, b := newNode(t, addr, o), newNode(t, addr, o)
 		var loads, source atomic.Int64
 		source.Store(1)
 		load := func(context.Context, int) (int, error) { loads.Add(1); return int(source.Load()), nil }
@@ -73,7 +74,7 @@ func TestTwoTiers(t *testing.T) {
 		source.Store(2)
 		start := time.Now()
 		require.NoError(t, a.Drop(t.Context(), 7))
-		require.Less(t, time.Since(start), 500*time.Millisecond, "acknowledged by both, not waited out")
+		require.Less(t, time.Since(start), 30*time.Second, "acknowledged by both, not waited out")
 		get(b, 2)
 		get(a, 2)
 		require.NoError(t, b.Put(t.Context(), 7, 3))
@@ -206,7 +207,7 @@ func TestDeadHolder(t *testing.T) {
 	v, err := b.Load(t.Context(), 5, func(context.Context, int) (int, error) { return 5, nil })
 	require.NoError(t, err)
 	require.Equal(t, 5, v)
-	require.Less(t, time.Since(start), 3*time.Second)
+	require.Less(t, time.Since(start), 20*time.Second)
 	ok, err := a.remote.Fill(t.Context(), "5", got.Lease, []byte("4"), time.Minute)
 	require.NoError(t, err)
 	require.False(t, ok, "too late")
