@@ -206,7 +206,7 @@ func TestCancelReachesTheBackend(t *testing.T) {
 	require.Error(t, err)
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the backend was not told")
 	}
 	require.Zero(t, b.Stats().Backends[0].Failures, "not the backend's fault")
@@ -261,7 +261,7 @@ func TestExpectContinueSavesARefusedBody(t *testing.T) {
 		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		require.NoError(t, err)
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", path)
 		br := bufio.NewReader(c)
 		res, err := http.ReadResponse(br, nil)
