@@ -512,22 +512,27 @@ func TestLengthAndChunkedTogether(t *testing.T) {
 }
 
 func TestEarlyAnswerToAStreamedBody(t *testing.T) {
-	answered := make(chan struct{})
+	told, answered := make(chan struct{}), make(chan struct{})
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		if _, err := http.ReadRequest(br); err == nil { // the body is not read
 			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			close(told)
 			<-answered // closing with bytes unread resets the connection, and may take the answer with it
 		}
 	})
 	url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}))
 	pr, pw := io.Pipe()
 	defer pw.Close()
-	go func() {
+	go func() { // sends on until there is an answer; one who went on for half a second more would find its connection reset
 		for {
+			select {
+			case <-told:
+				return
+			default:
+			}
 			if _, err := pw.Write(make([]byte, 1000)); err != nil {
 				return
 			}
-			time.Sleep(time.Millisecond)
 		}
 	}()
 	req, _ := http.NewRequest("POST", url, pr)
