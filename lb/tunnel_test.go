@@ -198,7 +198,7 @@ func TestTunnelHalfClose(t *testing.T) {
 		c.(*net.TCPConn).CloseWrite()
 		all, _ := io.ReadAll(br)
 		if string(all) != "I have not" {
-			panic(fmt.Sprintf("%q", all))
+			t.Errorf("the backend got %q", all)
 		}
 	})
 	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
@@ -210,6 +210,7 @@ func TestTunnelHalfClose(t *testing.T) {
 		all, err := io.ReadAll(br)
 		require.NoError(t, err)
 		require.Equal(t, `got "the end"`, string(all))
+		noneInFlight(t, b)
 		c, br = dial()
 		io.WriteString(c, "I first\n")
 		all, err = io.ReadAll(br)
@@ -380,8 +381,9 @@ func TestTunnelDrainEnds(t *testing.T) {
 func TestTunnelBackendKilled(t *testing.T) {
 	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
 		die := make(chan struct{})
+		var dead sync.WaitGroup
 		mortal := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
-			go func() { <-die; c.Close() }()
+			dead.Go(func() { <-die; c.Close() })
 			io.Copy(c, br)
 		})
 		b := newBalancer(t, []Endpoint{mortal, echo(t)}, Options{Policy: RoundRobin()})
@@ -397,6 +399,7 @@ func TestTunnelBackendKilled(t *testing.T) {
 			all = append(all, tunnel{c, br})
 		}
 		close(die)
+		dead.Wait()
 		ended := 0
 		for _, x := range all {
 			io.WriteString(x.c, "still there?\n")
