@@ -381,9 +381,9 @@ func TestTunnelDrainEnds(t *testing.T) {
 func TestTunnelBackendKilled(t *testing.T) {
 	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
 		die := make(chan struct{})
-		var dead sync.WaitGroup
+		dead := make(chan bool, 10)
 		mortal := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
-			dead.Go(func() { <-die; c.Close() })
+			go func() { <-die; c.Close(); dead <- true }()
 			io.Copy(c, br)
 		})
 		b := newBalancer(t, []Endpoint{mortal, echo(t)}, Options{Policy: RoundRobin()})
@@ -399,7 +399,9 @@ func TestTunnelBackendKilled(t *testing.T) {
 			all = append(all, tunnel{c, br})
 		}
 		close(die)
-		dead.Wait()
+		for range 5 {
+			<-dead
+		}
 		ended := 0
 		for _, x := range all {
 			io.WriteString(x.c, "still there?\n")
