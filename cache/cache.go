@@ -29,6 +29,7 @@ type Cache[K comparable, V any] struct {
 	ticked  atomic.Int64 // the late clock of ClockError; 0: not running
 	stale   int64        // how long after its freshness an entry may still be of use
 	clock   tick.Clock
+	_       [64]byte // what every read looks at, and what every read changes, are apart
 	counts  [countStripes]counts
 	loads   loadCounts
 

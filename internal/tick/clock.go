@@ -34,10 +34,10 @@ import (
 
 // Clock is safe for concurrent use after Start. It must not be copied.
 type Clock struct {
+	grant  // first: what reads look at lies together
 	start  time.Time
 	offset int64 // of start, from base
-	used   bool  // by the counter, until it is stopped
-	grant
+	used   bool  // may use the counter, until it is stopped
 }
 
 // The counter is the process's, and so is its pace. base is read outside of any bubble.
