@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/tierkit/tierkit/internal/evict"
+	"github.com/tierkit/tierkit/internal/tick"
 )
 
 // Cache holds entries in the process. It is safe for concurrent use; with the policies S3TK and FIFO a hit takes no lock and allocates nothing.
@@ -23,10 +24,12 @@ type Cache[K comparable, V any] struct {
 	word    word
 	locking bool         // hits take the lock (LRU, LFU)
 	allRich bool         // entries need more than a deadline
+	counted atomic.Bool  // reads ask the processor's counter before they ask for the time
 	tiered  bool         // a Tiered loads into it
 	ticked  atomic.Int64 // the late clock of ClockError; 0: not running
 	stale   int64        // how long after its freshness an entry may still be of use
-	start   time.Time
+	clock   tick.Clock
+	_       [64]byte // what every read looks at, and what every read changes, are apart
 	counts  [countStripes]counts
 	loads   loadCounts
 
@@ -114,7 +117,8 @@ func New[K comparable, V any](o Options[K, V]) (*Cache[K, V], error) {
 	}
 	c := &Cache[K, V]{o: o, hasher: newHasher[K](), word: wordOf[V](), locking: evict.Kind(o.Policy).TouchNeedsLock(),
 		allRich: o.Weigh != nil || o.Idle > 0 || o.EarlyRefresh > 0, stale: int64(max(o.StaleFor, o.StaleIfError)),
-		start: time.Now(), stop: make(chan struct{}), shortest: never}
+		stop: make(chan struct{}), shortest: never}
+	c.clock.Start()
 	// A shard has at least 4096 entries, so that the policy sees enough of the traffic to judge by; weights get at most eight, so that
 	// an entry of an eighth of the whole has a place.
 	n, most := 1, 4*runtime.GOMAXPROCS(0)
@@ -146,7 +150,7 @@ func (c *Cache[K, V]) locate(k K) (s *shard[K, V], hash uint32) {
 }
 
 // now is the cache's clock: nanoseconds since its start.
-func (c *Cache[K, V]) now() int64 { return int64(time.Since(c.start)) }
+func (c *Cache[K, V]) now() int64 { return c.clock.Now() }
 
 // glance is the time for a read: exact, or what the ticker has noted.
 func (c *Cache[K, V]) glance() int64 {
@@ -155,6 +159,9 @@ func (c *Cache[K, V]) glance() int64 {
 			return t
 		}
 	}
+	if c.counted.Load() {
+		return c.clock.Renew()
+	}
 	return c.now()
 }
 
@@ -162,7 +169,16 @@ func (c *Cache[K, V]) glance() int64 {
 func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 	s, hash := c.locate(k)
 	var n *node[K, V]
-	if c.locking {
+	if c.counted.Load() {
+		var at tick.Count
+		if n, at = s.table.Load().findTimed(k, hash); n != nil {
+			n.state.Visit()
+			if v, ok = c.surely(n, at, 0); ok {
+				c.counts[stripe()].hits.Add(1)
+				return v, true
+			}
+		}
+	} else if c.locking {
 		n = c.touch(s, k, hash)
 	} else if n = s.table.Load().find(k, hash); n != nil {
 		n.state.Visit()
@@ -175,21 +191,27 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 		c.counts[stripe()].hits.Add(1)
 		return c.value(n), true
 	}
-	t := n.timed()
-	end := t.expires.Load()
-	now := c.glance()
-	if n.class() == timedClass && now < end { // what peek does, for the common case
-		if v = c.value(n); t.expires.Load() == end {
-			c.counts[stripe()].hits.Add(1)
-			return v, true
-		}
-	}
-	if v, ok = c.peek(n, now); !ok {
+	if v, ok = c.peek(n, c.glance()); !ok {
 		c.counts[stripe()].misses.Add(1)
 		return v, false
 	}
 	c.counts[stripe()].hits.Add(1)
 	return v, true
+}
+
+// surely is peek without the time, for the common case: the value of an entry that ends, and certainly had more than left of its life when the
+// counter was read.
+func (c *Cache[K, V]) surely(n *node[K, V], at tick.Count, left time.Duration) (v V, ok bool) {
+	if n.class() == plainClass || n.negative() {
+		return v, false
+	}
+	t := n.timed()
+	end := t.expires.Load()
+	if !c.clock.BeforeAt(at, end-int64(left)) {
+		return v, false
+	}
+	v = c.value(n)
+	return v, t.expires.Load() == end
 }
 
 // touch finds an entry and tells the policy.

@@ -28,6 +28,7 @@ func (c *Cache[K, V]) hire(ttl int64) {
 	}
 	c.janitor = true
 	c.timedSet.Store(true)
+	c.counted.Store(c.clock.Counts() && c.o.ClockError == 0 && c.o.Idle == 0 && !c.locking)
 	c.tasks.Add(1)
 	go c.sweeps()
 	if c.o.ClockError > 0 {
@@ -63,6 +64,7 @@ func (c *Cache[K, V]) sweeps() {
 			return
 		case <-timer.C:
 		}
+		c.clock.Check()
 		for i := range c.shards {
 			for c.sweep(&c.shards[i]) {
 				select {
@@ -115,6 +117,8 @@ func (c *Cache[K, V]) Close() error {
 	if !c.closed {
 		c.closed = true
 		close(c.stop)
+		c.counted.Store(false)
+		c.clock.Stop() // nobody is left to check it
 	}
 	c.life.Unlock()
 	c.tasks.Wait()

@@ -7,6 +7,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/tick"
 )
 
 // flight is one load of one key, and everybody who waits for it.
@@ -83,8 +85,20 @@ const (
 )
 
 func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) {
-	n := c.touch(s, k, hash)
+	var n *node[K, V]
 	cs := &c.counts[stripe()]
+	if c.counted.Load() {
+		var at tick.Count
+		if n, at = s.table.Load().findTimed(k, hash); n != nil {
+			n.state.Visit()
+			if v, ok := c.surely(n, at, c.o.RefreshAhead); ok && c.o.EarlyRefresh == 0 {
+				cs.hits.Add(1)
+				return v, present
+			}
+		}
+	} else {
+		n = c.touch(s, k, hash)
+	}
 	if n == nil {
 		cs.misses.Add(1)
 		return v, absent

@@ -92,8 +92,10 @@ func (c *Cache[K, V]) inPlace(s *shard[K, V], k K, hash uint32, e *entry[V]) boo
 	if n == nil || n.class() == richClass || n.class() == plainClass && e.expires != never {
 		return false
 	}
-	if n.class() == timedClass && n.fresh()-c.now() < inPlaceMargin {
-		return false
+	if n.class() == timedClass {
+		if last := n.fresh() - inPlaceMargin; !c.clock.Before(last) && c.clock.Renew() > last {
+			return false
+		}
 	}
 	c.word.store(unsafe.Pointer(&n.value), unsafe.Pointer(&e.value))
 	if n.class() == timedClass {

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/tierkit/tierkit/internal/tick"
 )
 
 // table is a hash table that is read without a lock and written under the shard's. A bucket is one cache line: seven bits of hash for each
@@ -56,6 +58,24 @@ func (t *table[K, V]) find(k K, hash uint32) *node[K, V] {
 		}
 	}
 	return nil
+}
+
+// findTimed is find, and reads the counter of the clock before it looks at what it finds.
+func (t *table[K, V]) findTimed(k K, hash uint32) (n *node[K, V], at tick.Count) {
+	want := tag(hash) * lowBits
+	for b := &t.buckets[hash&t.mask]; b != nil; b = b.next.Load() {
+		x := b.tags.Load() ^ want
+		for m := (x - lowBits) &^ x & highBits; m != 0; m &= m - 1 {
+			if n = b.slots[bits.TrailingZeros64(m)>>3].Load(); n != nil {
+				first := uintptr(unsafe.Pointer(n))
+				at = tick.Read(first, first+unsafe.Offsetof(timed[K, V]{}.expires))
+				if n.key == k {
+					return n, at
+				}
+			}
+		}
+	}
+	return nil, 0
 }
 
 func (t *table[K, V]) insert(n *node[K, V]) {
