@@ -88,10 +88,9 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, t *tcpConns) {
 			return
 		}
 		lease.Done(Result{Err: err, Ignored: ctx.Err() != nil})
-		if ctx.Err() != nil || len(avoid) >= b.o.Retry.Max || !b.budget.spend() {
+		if ctx.Err() != nil || len(avoid) >= b.o.Retry.Max || !b.again(lease.b, err) {
 			return
 		}
-		b.retries.Add(1)
 		avoid = append(avoid, lease.b)
 	}
 }
