@@ -180,6 +180,9 @@ func (j *Job) prepare(g *group) error {
 		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
 			return err
 		}
+		if err := d.hasten(j.ctx, tx, g.slots); err != nil {
+			return err
+		}
 		return d.guards(j.ctx, tx, g.tables)
 	})
 }
