@@ -31,6 +31,7 @@ begin
 end $tk$;
 drop trigger if exists zz_tk_quick on tk_slot;
 create trigger zz_tk_quick after update on tk_slot for each statement execute function tk_quick_first();
+alter sequence tk_dirty_seq_seq cache 1000;
 alter table tk_slot add column if not exists held boolean;
 grant select, update (held) on tk_slot to public;
 grant select on tk_pin to public;

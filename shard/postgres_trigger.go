@@ -67,16 +67,24 @@ func (g guarded) bodies(t *tableInfo, schema string) []guardBody {
 		}
 	}
 	unchanged := strings.Join(same, " and ")
-	pass := func(slot, as string) string {
-		return `if ` + g.bits.test(slot, 0) + ` or current_setting('tk.mover', true) = '1' then return ` + as + `; end if;
+	// Rows of slots that stay, then those of slots in tk_quick: the mover itself writes none of these.
+	pass := func(record, condition, quickly string) string {
+		open := condition + g.bits.test(record+"."+quote(t.SlotColumn), 0)
+		const mover = `current_setting('tk.mover', true) = '1'`
+		if quickly == "" {
+			return `if ` + open + ` or ` + mover + ` then return ` + record + `; end if;
+`
+		}
+		return `if ` + open + ` then return ` + record + `; end if;
+` + quickly + `if ` + mover + ` then return ` + record + `; end if;
 `
 	}
 	return []guardBody{
-		{"insert", g.quickly(t, schema, "new", "true") + pass(new, "new") + g.check(t, schema, "new") + ` return new;`},
-		{"update", g.quickly(t, schema, "new", unchanged) + `if ` + old + ` = ` + new + ` and ` + g.bits.test(new, 0) + ` or current_setting('tk.mover', true) = '1' then return new; end if;
-if not (` + unchanged + `) then ` + g.check(t, schema, "old") + ` end if; ` + g.check(t, schema, "new") + ` return new;`},
-		{"reslot", pass(new, "new") + g.check(t, schema, "new") + ` return new;`},
-		{"delete", g.quickly(t, schema, "old", "true") + pass(old, "old") + g.check(t, schema, "old") + ` return old;`},
+		{"insert", pass("new", "", g.quickly(t, schema, "new", "")) + g.check(t, schema, "new") + ` return new;`},
+		{"update", pass("new", old+` = `+new+` and `, g.quickly(t, schema, "new", ` and `+unchanged)) +
+			`if not (` + unchanged + `) then ` + g.check(t, schema, "old") + ` end if; ` + g.check(t, schema, "new") + ` return new;`},
+		{"reslot", pass("new", "", "") + g.check(t, schema, "new") + ` return new;`},
+		{"delete", pass("old", "", g.quickly(t, schema, "old", "")) + g.check(t, schema, "old") + ` return old;`},
 	}
 }
 
@@ -85,17 +93,13 @@ func (g guarded) note(t *tableInfo, schema, record, slot string) string {
 	return `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + slot + `, jsonb_build_array(` + names(t.keys, func(c string) string { return record + "." + c }) + `)`
 }
 
-// quickly notes the key of a row whose slot is in tk_quick and asks nothing. The mover itself writes no rows of such slots.
+// quickly notes the key of a row whose slot is in tk_quick and asks nothing.
 func (g guarded) quickly(t *tableInfo, schema, record, condition string) string {
 	if len(g.quick) == 0 {
 		return ""
 	}
 	slot := record + "." + quote(t.SlotColumn)
-	test := g.quick.test(slot, 1)
-	if condition != "true" {
-		test += ` and ` + condition
-	}
-	return `if ` + test + ` then
+	return `if ` + g.quick.test(slot, 1) + condition + ` then
   ` + g.note(t, schema, record, slot) + `;
   return ` + record + `;
 end if;
