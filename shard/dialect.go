@@ -15,7 +15,7 @@ import (
 //
 //	state      client writes       reads in Tx   becomes
 //	owned      pass                pass          capture
-//	capture    pass, keys noted    pass          fenced, or owned again (abort)
+//	capture    pass, keys noted    pass          fenced, or owned again (abort); on PostgreSQL also see tk_quick
 //	fenced     refused             pass          left, or capture again (differences found)
 //	left       refused             refused       gone, or owned again (rollback); the rows are still here
 //	gone       refused             refused       importing

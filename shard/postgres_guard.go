@@ -47,6 +47,9 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 		return err
 	}
 	if !have {
+		if _, err := tx.ExecContext(ctx, `set local lock_timeout = '200ms'`); err != nil { // tables of an earlier build are in use
+			return err
+		}
 		for _, q := range splitSchema(pgSchema) {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
