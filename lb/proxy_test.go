@@ -206,7 +206,7 @@ func TestCancelReachesTheBackend(t *testing.T) {
 	require.Error(t, err)
 	select {
 	case <-ended:
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the backend was not told")
 	}
 	require.Zero(t, b.Stats().Backends[0].Failures, "not the backend's fault")
@@ -261,7 +261,7 @@ func TestExpectContinueSavesARefusedBody(t *testing.T) {
 		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		require.NoError(t, err)
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(30 * time.Second))
 		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n", path)
 		br := bufio.NewReader(c)
 		res, err := http.ReadResponse(br, nil)
@@ -307,8 +307,10 @@ const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // A backend that closes idle connections must not cost a request, and never have a POST sent twice.
 func TestStaleConnections(t *testing.T) {
-	var posts atomic.Int64
+	var posts, ends atomic.Int64
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { // one request per connection, then an unannounced end
+		defer ends.Add(1)
+		defer c.Close()
 		r, err := http.ReadRequest(br)
 		if err != nil {
 			return
@@ -324,7 +326,7 @@ func TestStaleConnections(t *testing.T) {
 		if i%2 == 0 {
 			get(t, c, url)
 		} else {
-			time.Sleep(time.Millisecond) // the FIN arrives; without it an ambiguous POST may be a 502
+			eventually(t, func() bool { return ends.Load() == int64(i) }, "the end is sent; without it an ambiguous POST may be a 502")
 			res, err := c.Post(url, "text/plain", strings.NewReader("x"))
 			require.NoError(t, err)
 			res.Body.Close()
@@ -510,25 +512,32 @@ func TestLengthAndChunkedTogether(t *testing.T) {
 }
 
 func TestEarlyAnswerToAStreamedBody(t *testing.T) {
+	told, answered := make(chan struct{}), make(chan struct{})
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		if _, err := http.ReadRequest(br); err == nil { // the body is not read
 			io.WriteString(c, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-			time.Sleep(50 * time.Millisecond)
+			close(told)
+			<-answered // closing with bytes unread resets the connection, and may take the answer with it
 		}
 	})
 	url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}))
 	pr, pw := io.Pipe()
 	defer pw.Close()
-	go func() {
+	go func() { // sends on until there is an answer; one who went on for half a second more would find its connection reset
 		for {
+			select {
+			case <-told:
+				return
+			default:
+			}
 			if _, err := pw.Write(make([]byte, 1000)); err != nil {
 				return
 			}
-			time.Sleep(time.Millisecond)
 		}
 	}()
 	req, _ := http.NewRequest("POST", url, pr)
 	res, err := c.Do(req)
+	close(answered)
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Equal(t, 413, res.StatusCode)

@@ -69,27 +69,19 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			got = t.send(ctx, r, lease, len(avoid) > 0)
 		}
 		again := resendable && ctx.Err() == nil && !last
-		if got.err == nil {
-			again = again && t.retryStatus(r, got) && len(avoid)+1 < len(b.snap.Load().usable)
-			if !again || !b.budget.spend() {
+		if failure = got.err; failure == nil {
+			again, failure = again && t.retryStatus(r, got) && len(avoid)+1 < len(b.snap.Load().usable), errStatus
+		} else {
+			again = again && !got.own && (unsentError(failure) || b.o.Retry.Idempotent(r))
+		}
+		if !again || !b.again(got.lease.b, failure) {
+			if got.err == nil {
 				return got.pass(ctx), nil
 			}
 			got.fail(ctx)
-			failure = errStatus
-		} else {
-			got.fail(ctx)
-			if failure = got.err; !again || got.own || !unsentError(got.err) && !b.o.Retry.Idempotent(r) {
-				return nil, got.err
-			}
-			if !b.budget.spend() {
-				b.noRetry.Add(1)
-				return nil, got.err
-			}
+			return nil, got.err
 		}
-		b.retries.Add(1)
-		if h := b.o.Hooks; h != nil && h.Retry != nil {
-			h.Retry(got.lease.b, failure)
-		}
+		got.fail(ctx)
 		avoid = append(avoid, got.lease.b)
 	}
 }

@@ -97,7 +97,7 @@ func noPostIsSentTwice(t *testing.T, front func(testing.TB, *Balancer) (string, 
 	mu.Unlock()
 	require.EqualValues(t, 10_000, answered.Load()+refused.Load())
 	require.Less(t, refused.Load(), int64(1000), "most stale connections are seen before they are used")
-	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines+5 || openFiles() > files+5; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines+5 || openFiles() > files+5; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d goroutines and %d files, at the start %d and %d", runtime.NumGoroutine(), openFiles(), goroutines, files)
 		}

@@ -144,9 +144,9 @@ func (e *engine) copyLive(seg *segment) bool {
 		case kindPublish:
 			seq = en.seq
 		case kindCopy:
-			p := reader{b: payload}
+			p := reads(payload)
 			seq, _, _ = p.copied()
-			payload = p.b
+			payload = p.B
 		default:
 			return nil
 		}
@@ -161,10 +161,10 @@ func (e *engine) copyLive(seg *segment) bool {
 			e.state.Unlock()
 			return nil // a newer copy exists
 		}
-		p := reader{b: payload}
+		p := reads(payload)
 		x := p.routing()
 		t := e.topics[string(x.topic)]
-		if t == nil || p.bad {
+		if t == nil || p.Bad {
 			e.state.Unlock()
 			return nil
 		}
@@ -209,7 +209,7 @@ func (e *engine) noteCopy(old ref, payload func([]byte) []byte) (*waiter, error)
 	e.nextSeq++
 	b.count++
 	b.sync = true
-	w := waiters.Get().(*waiter)
+	w := e.waiter()
 	b.waiters = append(b.waiters, w)
 	e.filled.Signal()
 	return w, nil

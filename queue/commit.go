@@ -32,9 +32,18 @@ type arrival struct {
 	notBefore int64
 }
 
-type waiter struct{ done chan error }
+type waiter struct {
+	done chan error
+	home *sync.Pool
+}
 
-var waiters = sync.Pool{New: func() any { return &waiter{make(chan error, 1)} }}
+// waiter takes one from the queue's own pool: a channel must not come from another queue, which may live in a bubble of testing/synctest.
+func (e *engine) waiter() *waiter {
+	if w, ok := e.waiters.Get().(*waiter); ok {
+		return w
+	}
+	return &waiter{make(chan error, 1), &e.waiters}
+}
 
 // maxBatch bounds a batch, so that its write does not delay those who come after; one larger message is a batch alone.
 const maxBatch = 4 << 20
@@ -243,7 +252,7 @@ func (e *engine) index(b *batch) {
 func (w *waiter) wait(ctx context.Context) error {
 	select {
 	case err := <-w.done:
-		waiters.Put(w)
+		w.home.Put(w)
 		return err
 	case <-ctx.Done():
 		return fmt.Errorf("queue: outcome unknown: %w", ctx.Err())

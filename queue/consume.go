@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/wire"
 )
 
 // logGroup is a [GroupDriver] on the embedded log.
@@ -68,11 +70,11 @@ func (e *engine) adopt(g *groupState) error {
 		key, notBefore := uint64(0), int64(0)
 		buf := make([]byte, at.length)
 		if _, err := e.segments[at.segment].file.ReadAt(buf, int64(at.offset)); err == nil {
-			p := reader{b: buf[recordHeader:]}
+			p := reads(buf[recordHeader:])
 			if kind(buf[8]&^kindContinues) == kindCopy {
 				p.copied()
 			}
-			if x := p.routing(); !p.bad {
+			if x := p.routing(); !p.Bad {
 				key, notBefore = hashKey(string(x.key)), x.notBefore
 			}
 		}
@@ -232,7 +234,7 @@ func (e *engine) bury(g *groupState, r ref, reason string, wait bool) (*waiter, 
 		b = binary.AppendUvarint(b, r.seq)
 		b = binary.AppendUvarint(b, uint64(now))
 		b = binary.AppendUvarint(b, uint64(r.attempts))
-		return appendString(b, reason)
+		return wire.AppendString(b, reason)
 	})
 	if err != nil {
 		g.back(r, 0, 0)

@@ -98,12 +98,12 @@ func (e *engine) publishedAt(r ref) int64 {
 	if _, err := seg.file.ReadAt(buf, int64(r.offset)); err != nil {
 		return time.Now().UnixNano()
 	}
-	p := reader{b: buf[recordHeader:]}
+	p := reads(buf[recordHeader:])
 	if kind(buf[8]&^kindContinues) == kindCopy {
 		p.copied()
 	}
-	p.byte()
-	return int64(p.uvarint())
+	p.Byte()
+	return int64(p.Uvarint())
 }
 
 func (e *engine) Stats() Stats {

@@ -81,12 +81,12 @@ func decodeMessage(rec []byte, epoch uint64) (m Message, published int64, ok boo
 	if !ok || n != len(rec) {
 		return m, 0, false
 	}
-	p := reader{b: payload}
+	p := reads(payload)
 	if k == kindCopy {
 		p.copied()
 	} else if k != kindPublish {
 		return m, 0, false
 	}
 	m, published = p.message()
-	return m, published, !p.bad
+	return m, published, !p.Bad
 }

@@ -40,6 +40,7 @@ type engine struct {
 	seen     dedupe
 	failed   error
 	closing  bool
+	waiters  sync.Pool // of *waiter
 
 	// state guards the index.
 	state    sync.Mutex
@@ -223,7 +224,7 @@ func (e *engine) add(msgs []Message, keys []dedupeKey, receipts []Receipt) *wait
 			return nil
 		}
 	}
-	w := waiters.Get().(*waiter)
+	w := e.waiter()
 	if !b.sync { // the batch in flight holds a message, so it is set there
 		b.sync = true
 	}
@@ -261,7 +262,7 @@ func (e *engine) note(k kind, wait bool, payload func([]byte) []byte) (*waiter, 
 	if !wait {
 		return nil, nil
 	}
-	w := waiters.Get().(*waiter)
+	w := e.waiter()
 	b.sync = true
 	b.people++
 	b.waiters = append(b.waiters, w)

@@ -270,9 +270,9 @@ func FuzzScan(f *testing.F) {
 				t.Fatalf("damage %+v outside of %d bytes", d, seg.size)
 			}
 		}, visit: func(en entry) error {
-			p := reader{b: en.payload}
+			p := reads(en.payload)
 			if en.kind == kindPublish {
-				if m, _ := p.message(); !p.bad && string(m.Body) != "body" {
+				if m, _ := p.message(); !p.Bad && string(m.Body) != "body" {
 					t.Fatalf("damaged body %q", m.Body)
 				}
 			}

@@ -32,9 +32,15 @@ func TestKilledProcess(t *testing.T) {
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
-		timer := time.AfterFunc(time.Duration(100+rand.IntN(150))*time.Millisecond, func() { cmd.Process.Kill() })
+		kill := func() { cmd.Process.Kill() }
+		timer := time.AfterFunc(time.Minute, kill) // unless it gets to work
 		lines := bufio.NewScanner(out)
-		for lines.Scan() {
+		for working := false; lines.Scan(); {
+			if !working && len(published) > 20*round+20 && len(acked) > 5*round+5 {
+				working = true
+				timer.Stop()
+				timer = time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, kill) // any moment of its work will do
+			}
 			what, id, ok := strings.Cut(lines.Text(), " ")
 			if !ok || !strings.HasSuffix(id, ";") {
 				continue // cut off

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -67,28 +68,35 @@ func TestLimitsAreFair(t *testing.T) {
 }
 
 func TestLimitsRate(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{})
-	for i := range 30 {
-		_, err := q.Publish(t.Context(), queue.Message{Topic: "t", Header: map[string]string{"tenant": fmt.Sprint(i % 2)}, Body: fmt.Append(nil, i)})
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{})
+		for i := range 30 {
+			_, err := q.Publish(t.Context(), queue.Message{Topic: "t", Header: map[string]string{"tenant": fmt.Sprint(i % 2)}, Body: fmt.Append(nil, i)})
+			require.NoError(t, err)
+		}
+		var mu sync.Mutex
+		begun := map[string][]time.Time{}
+		m := queue.NewMux()
+		queue.Handle(m, "", func(_ context.Context, j *queue.Job[int]) error {
+			mu.Lock()
+			defer mu.Unlock()
+			tenant := j.Header["tenant"]
+			begun[tenant] = append(begun[tenant], time.Now())
+			return nil
+		})
+		p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 4, Limits: queue.Limits{Rate: 50, Burst: 5, Key: func(d *queue.Delivery) string { return d.Header["tenant"] }}})
 		require.NoError(t, err)
-	}
-	var mu sync.Mutex
-	begun := map[string][]time.Time{}
-	m := queue.NewMux()
-	queue.Handle(m, "", func(_ context.Context, j *queue.Job[int]) error {
+		defer q.Close()
+		defer p.Close()
+		time.Sleep(time.Minute)
 		mu.Lock()
 		defer mu.Unlock()
-		tenant := j.Header["tenant"]
-		begun[tenant] = append(begun[tenant], time.Now())
-		return nil
+		require.Len(t, begun, 2)
+		for tenant, at := range begun {
+			// 15 messages: 5 at once, 10 at 50 a second.
+			require.Len(t, at, 15)
+			require.InDelta(t, 0.2, at[14].Sub(at[0]).Seconds(), 0.02, tenant)
+		}
 	})
-	p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 4, Limits: queue.Limits{Rate: 50, Burst: 5, Key: func(d *queue.Delivery) string { return d.Header["tenant"] }}})
-	require.NoError(t, err)
-	defer p.Close()
-	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(begun["0"])+len(begun["1"]) == 30 }, 60*time.Second, 5*time.Millisecond)
-	for tenant, at := range begun {
-		// 15 messages: 5 at once, 10 at 50 a second.
-		require.GreaterOrEqual(t, at[14].Sub(at[0]), 180*time.Millisecond, tenant)
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -32,6 +33,14 @@ func pool(t testing.TB, g *queue.Group, m *queue.Mux, o queue.PoolOptions) *queu
 func eventually(t testing.TB, f func() bool) {
 	t.Helper()
 	require.Eventually(t, f, 10*time.Second, 2*time.Millisecond)
+}
+
+// until waits in a bubble's virtual time, for an hour of it at most.
+func until(t testing.TB, f func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Hour); !f(); time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(end), "not in time")
+	}
 }
 
 func drained(t testing.TB, g *queue.Group) func() bool {
@@ -175,60 +184,66 @@ func TestSetWorkersWhileRunning(t *testing.T) {
 
 // A killed worker's job comes back when its lease ends, and nothing that the dead worker does counts any more.
 func TestKilledWorkerInMidJob(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 300 * time.Millisecond})
-	m := queue.NewMux()
-	started := make(chan *queue.Job[job], 10)
-	late := make(chan error, 1)
-	var done atomic.Int64
-	queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
-		started <- j
-		if j.Attempt == 1 {
-			<-ctx.Done()
-			late <- j.Ack(context.Background())
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: 300 * time.Millisecond})
+		m := queue.NewMux()
+		started := make(chan *queue.Job[job], 10)
+		late := make(chan error, 1)
+		var done atomic.Int64
+		queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
+			started <- j
+			if j.Attempt == 1 {
+				<-ctx.Done()
+				late <- j.Ack(context.Background())
+				return nil
+			}
+			done.Add(1)
 			return nil
-		}
-		done.Add(1)
-		return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{})
+		send(t, q, "w", 1)
+		<-started
+		killed := time.Now()
+		require.Equal(t, 1, p.Kill(1))
+		require.ErrorIs(t, <-late, queue.ErrLeaseLost)
+		j := <-started
+		require.Equal(t, 2, j.Attempt)
+		require.LessOrEqual(t, time.Since(killed), 400*time.Millisecond)
+		until(t, drained(t, g))
+		require.EqualValues(t, 1, done.Load())
+		require.Equal(t, 1, p.Workers())
 	})
-	p := pool(t, g, m, queue.PoolOptions{})
-	send(t, q, "w", 1)
-	<-started
-	killed := time.Now()
-	require.Equal(t, 1, p.Kill(1))
-	require.ErrorIs(t, <-late, queue.ErrLeaseLost)
-	j := <-started
-	require.Equal(t, 2, j.Attempt)
-	require.Less(t, time.Since(killed), 3*time.Second)
-	eventually(t, drained(t, g))
-	require.EqualValues(t, 1, done.Load())
-	require.Equal(t, 1, p.Workers())
 }
 
 func TestLongHandlerKeepsItsLeaseAndStuckOneLosesIt(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 60 * time.Millisecond})
-	m := queue.NewMux()
-	var calls atomic.Int64
-	queue.Handle(m, "long", func(ctx context.Context, j *queue.Job[job]) error {
-		calls.Add(1)
-		time.Sleep(250 * time.Millisecond)
-		return nil
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: time.Minute})
+		m := queue.NewMux()
+		var calls, stuck atomic.Int64
+		queue.Handle(m, "long", func(ctx context.Context, j *queue.Job[job]) error {
+			calls.Add(1)
+			time.Sleep(250 * time.Second)
+			return nil
+		})
+		queue.Handle(m, "stuck", func(ctx context.Context, j *queue.Job[job]) error {
+			if stuck.Add(1) == 1 {
+				<-ctx.Done()
+			}
+			return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{Workers: 2, StuckAfter: 400 * time.Second})
+		began := time.Now()
+		send(t, q, "long", 1)
+		until(t, drained(t, g))
+		require.EqualValues(t, 1, calls.Load())
+		require.Less(t, time.Since(began), 255*time.Second)
+		send(t, q, "stuck", 1)
+		until(t, func() bool { return stuck.Load() == 2 })
+		require.NoError(t, p.Close())
+		require.NoError(t, q.Close())
 	})
-	var stuck atomic.Int64
-	queue.Handle(m, "stuck", func(ctx context.Context, j *queue.Job[job]) error {
-		if stuck.Add(1) == 1 {
-			<-ctx.Done()
-		}
-		return nil
-	})
-	p := pool(t, g, m, queue.PoolOptions{Workers: 2, StuckAfter: 400 * time.Millisecond})
-	send(t, q, "long", 1)
-	eventually(t, drained(t, g))
-	require.EqualValues(t, 1, calls.Load())
-	send(t, q, "stuck", 1)
-	eventually(t, func() bool { return stuck.Load() == 2 })
-	require.NoError(t, p.Close())
 }
 
 func TestShutdownGivesUnstartedJobsBack(t *testing.T) {
@@ -261,19 +276,21 @@ func TestShutdownGivesUnstartedJobsBack(t *testing.T) {
 
 // A handler that ends its goroutine costs the pool nothing: the job is retried, and another worker takes the place.
 func TestGoexitInAHandler(t *testing.T) {
-	q := open(t, t.TempDir(), queue.Options{})
-	g := group(t, q, queue.GroupOptions{Lease: 50 * time.Millisecond})
-	m := queue.NewMux()
-	var calls atomic.Int64
-	queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
-		if calls.Add(1) == 1 {
-			runtime.Goexit()
-		}
-		return nil
+	synctest.Test(t, func(t *testing.T) {
+		q := open(t, t.TempDir(), queue.Options{})
+		g := group(t, q, queue.GroupOptions{Lease: 50 * time.Millisecond})
+		m := queue.NewMux()
+		var calls atomic.Int64
+		queue.Handle(m, "w", func(ctx context.Context, j *queue.Job[job]) error {
+			if calls.Add(1) == 1 {
+				runtime.Goexit()
+			}
+			return nil
+		})
+		p := pool(t, g, m, queue.PoolOptions{})
+		send(t, q, "w", 1)
+		until(t, func() bool { return calls.Load() == 2 })
+		until(t, drained(t, g))
+		until(t, func() bool { return p.Stats().Busy == 0 })
 	})
-	p := pool(t, g, m, queue.PoolOptions{})
-	send(t, q, "w", 1)
-	eventually(t, func() bool { return calls.Load() == 2 })
-	eventually(t, drained(t, g))
-	eventually(t, func() bool { return p.Stats().Busy == 0 })
 }

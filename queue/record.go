@@ -3,6 +3,8 @@ package queue
 import (
 	"encoding/binary"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/wire"
 )
 
 // openRecord and closeRecord frame one record in a batch's buffer; the checksum is filled in by sealRecords.
@@ -15,23 +17,19 @@ func closeRecord(buf []byte, start int) []byte {
 	return buf
 }
 
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
 // appendMessage writes a message: times in Unix nanoseconds (0: not set), strings with their length, the body last.
 func appendMessage(b []byte, m *Message, published int64) []byte {
 	b = append(b, m.Priority)
 	b = binary.AppendUvarint(b, uint64(published))
 	b = binary.AppendUvarint(b, uint64(unixNano(m.NotBefore)))
 	b = binary.AppendUvarint(b, uint64(m.TTL))
-	b = appendString(b, m.Topic)
-	b = appendString(b, m.Kind)
-	b = appendString(b, m.ID)
-	b = appendString(b, m.Key)
+	b = wire.AppendString(b, m.Topic)
+	b = wire.AppendString(b, m.Kind)
+	b = wire.AppendString(b, m.ID)
+	b = wire.AppendString(b, m.Key)
 	b = binary.AppendUvarint(b, uint64(len(m.Header)))
 	for k, v := range m.Header {
-		b = appendString(appendString(b, k), v)
+		b = wire.AppendString(wire.AppendString(b, k), v)
 	}
 	return append(b, m.Body...)
 }
@@ -52,70 +50,36 @@ func messageBound(m *Message) int {
 	return n
 }
 
-// reader takes a payload apart; the first error sticks.
-type reader struct {
-	b   []byte
-	bad bool
-}
+// reader takes a payload apart.
+type reader struct{ wire.Reader }
 
-func (r *reader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
-	if n <= 0 {
-		r.bad, r.b = true, nil
-		return 0
-	}
-	r.b = r.b[n:]
-	return v
-}
-
-func (r *reader) bytes() []byte {
-	n := r.uvarint()
-	if n > uint64(len(r.b)) {
-		r.bad, r.b = true, nil
-		return nil
-	}
-	s := r.b[:n]
-	r.b = r.b[n:]
-	return s
-}
-
-func (r *reader) string() string { return string(r.bytes()) }
-
-func (r *reader) byte() byte {
-	if len(r.b) == 0 {
-		r.bad = true
-		return 0
-	}
-	c := r.b[0]
-	r.b = r.b[1:]
-	return c
-}
+func reads(payload []byte) reader { return reader{wire.Reader{B: payload}} }
 
 // message reads what appendMessage wrote. The body is a part of the payload, not a copy.
 func (r *reader) message() (m Message, published int64) {
-	m.Priority = r.byte()
-	published = int64(r.uvarint())
-	if nb := r.uvarint(); nb != 0 {
+	m.Priority = r.Byte()
+	published = int64(r.Uvarint())
+	if nb := r.Uvarint(); nb != 0 {
 		m.NotBefore = time.Unix(0, int64(nb))
 	}
-	m.TTL = time.Duration(r.uvarint())
-	m.Topic = r.string()
-	m.Kind = r.string()
-	m.ID = r.string()
-	m.Key = r.string()
-	if n := r.uvarint(); n > 0 && n <= uint64(len(r.b)) {
+	m.TTL = time.Duration(r.Uvarint())
+	m.Topic = r.String()
+	m.Kind = r.String()
+	m.ID = r.String()
+	m.Key = r.String()
+	if n := r.Uvarint(); n > 0 && n <= uint64(len(r.B)) {
 		m.Header = make(map[string]string, min(n, 64))
 		for range n {
-			k := r.string()
-			m.Header[k] = r.string()
+			k := r.String()
+			m.Header[k] = r.String()
 		}
 	} else if n > 0 {
-		r.bad = true
+		r.Bad = true
 	}
 	if m.Priority > 9 {
-		r.bad = true
+		r.Bad = true
 	}
-	m.Body = r.b
+	m.Body = r.B
 	return m, published
 }
 
@@ -130,16 +94,16 @@ type routing struct {
 }
 
 func (r *reader) routing() (x routing) {
-	x.priority = r.byte()
-	x.published = int64(r.uvarint())
-	x.notBefore = int64(r.uvarint())
-	r.uvarint()
-	x.topic = r.bytes()
-	r.bytes()
-	x.id = r.bytes()
-	x.key = r.bytes()
+	x.priority = r.Byte()
+	x.published = int64(r.Uvarint())
+	x.notBefore = int64(r.Uvarint())
+	r.Uvarint()
+	x.topic = r.Bytes()
+	r.Bytes()
+	x.id = r.Bytes()
+	x.key = r.Bytes()
 	if x.priority > 9 {
-		r.bad = true
+		r.Bad = true
 	}
 	return x
 }
@@ -156,15 +120,15 @@ func appendGroups(b []byte, gs []groupRecord) []byte {
 	for _, g := range gs {
 		b = binary.AppendUvarint(b, uint64(g.id))
 		b = binary.AppendUvarint(b, g.since)
-		b = appendString(appendString(b, g.topic), g.name)
+		b = wire.AppendString(wire.AppendString(b, g.topic), g.name)
 	}
 	return b
 }
 
 func (r *reader) groups() []groupRecord {
 	var gs []groupRecord
-	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		gs = append(gs, groupRecord{id: uint32(r.uvarint()), since: r.uvarint(), topic: r.string(), name: r.string()})
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		gs = append(gs, groupRecord{id: uint32(r.Uvarint()), since: r.Uvarint(), topic: r.String(), name: r.String()})
 	}
 	return gs
 }
@@ -189,18 +153,18 @@ func appendCopied(b []byte, seq uint64, orphan bool, cs []copied) []byte {
 		b = binary.AppendUvarint(b, uint64(c.until))
 		b = append(b, boolByte(c.dead))
 		if c.dead {
-			b = appendString(binary.AppendUvarint(b, uint64(c.diedAt)), c.reason)
+			b = wire.AppendString(binary.AppendUvarint(b, uint64(c.diedAt)), c.reason)
 		}
 	}
 	return b
 }
 
 func (r *reader) copied() (seq uint64, orphan bool, cs []copied) {
-	seq, orphan = r.uvarint(), r.byte() == 1
-	for n := r.uvarint(); n > 0 && !r.bad; n-- {
-		c := copied{group: uint32(r.uvarint()), attempts: uint16(r.uvarint()), until: int64(r.uvarint()), dead: r.byte() == 1}
+	seq, orphan = r.Uvarint(), r.Byte() == 1
+	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
+		c := copied{group: uint32(r.Uvarint()), attempts: uint16(r.Uvarint()), until: int64(r.Uvarint()), dead: r.Byte() == 1}
 		if c.dead {
-			c.diedAt, c.reason = int64(r.uvarint()), r.string()
+			c.diedAt, c.reason = int64(r.Uvarint()), r.String()
 		}
 		cs = append(cs, c)
 	}

@@ -152,7 +152,7 @@ func TestPostgresReadYourWrites(t *testing.T) {
 		stale += 1 - n
 	}
 	require.Zero(t, stale)
-	require.Greater(t, staleWithout, 75, "the test must be able to see a stale read")
+	require.Greater(t, staleWithout, 10, "the test must be able to see a stale read")
 	t.Logf("stale reads in 150: %d with a session, %d without; %+v", stale, staleWithout, c.Stats().TokenMisses)
 }
 

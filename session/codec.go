@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 	"unsafe"
+
+	"github.com/tierkit/tierkit/internal/wire"
 )
 
 // The compact codec writes application data without gob's and JSON's cost per request: the plan of a type is made once, fields are found by name, so that
@@ -130,7 +132,7 @@ func (p *plan) append(b []byte, v reflect.Value) []byte {
 	case reflect.Float32, reflect.Float64:
 		return binary.LittleEndian.AppendUint64(append(b, wireFixed), math.Float64bits(v.Float()))
 	case reflect.String:
-		return appendString(append(b, wireText), v.String())
+		return wire.AppendString(append(b, wireText), v.String())
 	case reflect.Pointer:
 		if v.IsNil() {
 			return p.parts(b, 0, func(b []byte) []byte { return b })
@@ -164,7 +166,7 @@ func (p *plan) append(b []byte, v reflect.Value) []byte {
 		return p.parts(b, n, func(b []byte) []byte {
 			for _, f := range p.fields {
 				if x := v.Field(f.index); !x.IsZero() {
-					b = f.plan.append(appendString(b, f.name), x)
+					b = f.plan.append(wire.AppendString(b, f.name), x)
 				}
 			}
 			return b
@@ -180,61 +182,36 @@ func (p *plan) parts(b []byte, n int, write func([]byte) []byte) []byte {
 	return b
 }
 
-// wire takes bytes apart; the first error sticks.
-type wire struct {
-	b   []byte
-	bad bool
-}
-
-func (w *wire) uvarint() uint64 {
-	n, k := binary.Uvarint(w.b)
-	if k <= 0 {
-		w.bad, w.b = true, nil
-		return 0
-	}
-	w.b = w.b[k:]
-	return n
-}
-
-func (w *wire) take(n uint64) []byte {
-	if n > uint64(len(w.b)) {
-		w.bad, w.b = true, nil
-		return nil
-	}
-	d := w.b[:n]
-	w.b = w.b[n:]
-	return d
-}
+// parts takes bytes apart.
+type parts struct{ wire.Reader }
 
 // value reads one value of any type: its wire type and, of text and parts, the bytes; of numbers, n.
-func (w *wire) value() (t byte, n uint64, body []byte) {
-	h := w.take(1)
+func (w *parts) value() (t byte, n uint64, body []byte) {
+	h := w.Take(1)
 	if h == nil {
 		return 0, 0, nil
 	}
 	switch t = h[0]; t {
 	case wireWhole:
-		n = w.uvarint()
+		n = w.Uvarint()
 	case wireFixed:
-		if d := w.take(8); d != nil {
-			n = binary.LittleEndian.Uint64(d)
-		}
+		n = w.Uint64()
 	case wireText:
-		body = w.take(w.uvarint())
+		body = w.Bytes()
 	case wireParts:
-		if d := w.take(4); d != nil {
-			body = w.take(uint64(binary.LittleEndian.Uint32(d)))
+		if d := w.Take(4); d != nil {
+			body = w.Take(uint64(binary.LittleEndian.Uint32(d)))
 		}
 	default:
-		w.bad, w.b = true, nil
+		w.Bad, w.B = true, nil
 	}
 	return t, n, body
 }
 
 // read sets v, which is addressable and zero, from the next value.
-func (p *plan) read(w *wire, v reflect.Value) {
+func (p *plan) read(w *parts, v reflect.Value) {
 	t, n, body := w.value()
-	if w.bad {
+	if w.Bad {
 		return
 	}
 	switch {
@@ -267,16 +244,16 @@ func (p *plan) read(w *wire, v reflect.Value) {
 			v.SetBytes(append([]byte{}, body...))
 		}
 	default:
-		in := wire{b: body}
+		in := parts{wire.Reader{B: body}}
 		p.readParts(&in, v)
-		w.bad = w.bad || in.bad
+		w.Bad = w.Bad || in.Bad
 	}
 }
 
-func (p *plan) readParts(w *wire, v reflect.Value) {
-	n := w.uvarint()
-	if n > uint64(len(w.b)) { // every part has a byte at least
-		w.bad = true
+func (p *plan) readParts(w *parts, v reflect.Value) {
+	n := w.Uvarint()
+	if n > uint64(len(w.B)) { // every part has a byte at least
+		w.Bad = true
 		return
 	}
 	switch p.kind {
@@ -303,7 +280,7 @@ func (p *plan) readParts(w *wire, v reflect.Value) {
 			k, e := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
 			p.key.read(w, k)
 			p.elem.read(w, e)
-			if w.bad {
+			if w.Bad {
 				return
 			}
 			if k.Comparable() {
@@ -313,8 +290,8 @@ func (p *plan) readParts(w *wire, v reflect.Value) {
 	case reflect.Struct:
 		next := 0 // fields usually come in order
 		for range n {
-			name := w.take(w.uvarint())
-			if w.bad {
+			name := w.Bytes()
+			if w.Bad {
 				return
 			}
 			if f := p.field(name, &next); f != nil {
@@ -374,9 +351,9 @@ func (c codec[T]) decode(id byte, b []byte) (data T, err error) {
 			return data, errData
 		}
 	}
-	w := wire{b: b}
+	w := parts{wire.Reader{B: b}}
 	p.read(&w, reflect.ValueOf(&data).Elem())
-	if w.bad {
+	if w.Bad {
 		var zero T
 		return zero, errData
 	}

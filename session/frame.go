@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"unsafe"
+
+	"github.com/tierkit/tierkit/internal/wire"
 )
 
 // Record.Data begins with a frame of our own, so that what belongs to the session and not to the application needs no second column in
@@ -50,10 +52,10 @@ var (
 func encode[T any](c codec[T], b []byte, k Key, m *meta, data *T) ([]byte, error) {
 	b = append(b, frameVersion, c.id())
 	b = append(b, k[:16]...)
-	b = appendString(appendString(appendString(b, m.user), m.address), m.agent)
+	b = wire.AppendString(wire.AppendString(wire.AppendString(b, m.user), m.address), m.agent)
 	b = binary.AppendUvarint(b, uint64(len(m.flashes)))
 	for _, f := range m.flashes {
-		b = appendString(b, f)
+		b = wire.AppendString(b, f)
 	}
 	flags := byte(0)
 	if m.remember {
@@ -70,10 +72,6 @@ func encode[T any](c codec[T], b []byte, k Key, m *meta, data *T) ([]byte, error
 	return b, nil
 }
 
-func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
-}
-
 // decodeFrame checks that b belongs to the record. The strings share the memory of b, which nobody modifies.
 func decodeFrame(b []byte, r *Record) (f frame, err error) {
 	f.bytes = b
@@ -84,35 +82,35 @@ func decodeFrame(b []byte, r *Record) (f frame, err error) {
 		return f, errSwapped
 	}
 	f.codec = b[1]
-	w := wire{b: b[18:]}
+	w := wire.Reader{B: b[18:]}
 	str := func() string {
-		s := w.take(w.uvarint())
+		s := w.Bytes()
 		return unsafe.String(unsafe.SliceData(s), len(s))
 	}
 	f.user, f.address, f.agent = str(), str(), str()
-	n := w.uvarint()
+	n := w.Uvarint()
 	if n > maxFlashes {
 		return f, errFrame
 	}
 	for range n {
 		f.flashes = append(f.flashes, str())
 	}
-	flags := w.take(1)
-	if w.bad {
+	flags := w.Take(1)
+	if w.Bad {
 		return f, errFrame
 	}
 	f.remember = flags[0]&flagRemember != 0
 	if flags[0]&flagForm != 0 {
-		s := w.take(formSecret)
+		s := w.Take(formSecret)
 		f.form = unsafe.String(unsafe.SliceData(s), len(s))
 	}
-	if w.bad {
+	if w.Bad {
 		return f, errFrame
 	}
 	if f.user != r.User {
 		return f, errSwapped
 	}
-	f.rest = w.b
+	f.rest = w.B
 	return f, nil
 }
 

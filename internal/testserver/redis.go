@@ -15,8 +15,8 @@ type RedisServer struct{ Process }
 type RedisOptions struct {
 	// AppendOnly keeps the data over a Restart, with an fsync per write.
 	AppendOnly bool
-	// Args are further arguments of redis-server.
-	Args []string
+	// Cluster makes it the only node of a cluster, which has no slots yet.
+	Cluster bool
 }
 
 // Redis starts a server that ends with the test. At most one RedisOptions may be given.
@@ -44,8 +44,11 @@ func Redis(t testing.TB, opts ...RedisOptions) *RedisServer {
 	if o.AppendOnly {
 		aof = "yes"
 	}
-	s.argv = append([]string{bin, "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", aof,
-		"--appendfsync", "always", "--daemonize", "no"}, o.Args...)
+	s.argv = []string{bin, "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", aof,
+		"--appendfsync", "always", "--daemonize", "no"}
+	if o.Cluster { // by itself the bus would take a port among those that outgoing connections have
+		s.argv = append(s.argv, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort()))
+	}
 	s.ready = func(ctx context.Context) error {
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "tcp", s.Addr())

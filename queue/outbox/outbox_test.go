@@ -87,7 +87,7 @@ func check(t *testing.T, db *sql.DB, d outbox.Dialect) {
 		require.NoError(t, g.Ack(t.Context(), ds...))
 	}
 	require.Equal(t, want, got)
-	require.Eventually(t, func() bool { n, _, err := b.Backlog(t.Context()); return err == nil && n == 0 }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { n, _, err := b.Backlog(t.Context()); return err == nil && n == 0 }, 30*time.Second, 10*time.Millisecond)
 	cancel()
 	relays.Wait()
 	l, err := g.Lag(t.Context())

@@ -40,7 +40,7 @@ func TestRedis(t *testing.T) {
 
 // Every script touches one key, and no operation needs two keys in one slot: a server in cluster mode refuses anything else.
 func TestRedisCluster(t *testing.T) {
-	server := testserver.Redis(t, testserver.RedisOptions{Args: []string{"--cluster-enabled", "yes"}})
+	server := testserver.Redis(t, testserver.RedisOptions{Cluster: true})
 	node := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	defer node.Close()
 	require.NoError(t, node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err())

@@ -8,6 +8,8 @@ import (
 	"hash/crc32"
 	"math"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/wire"
 )
 
 // record is one committed transaction, or with no statements the beginning of an epoch.
@@ -91,27 +93,27 @@ func decodeRecord(b []byte) (r record, size int, err error) {
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
 		return r, 0, errTorn
 	}
-	d := decoder{b: body}
-	r.epoch, r.seq = d.uvarint(), d.uvarint()
-	for range d.uvarint() {
-		s := statement{query: string(d.bytes())}
-		for range d.uvarint() {
-			a := driver.NamedValue{Ordinal: len(s.args) + 1, Name: string(d.bytes())}
-			switch d.byte() {
+	d := wire.Reader{B: body}
+	r.epoch, r.seq = d.Uvarint(), d.Uvarint()
+	for range d.Uvarint() {
+		s := statement{query: d.String()}
+		for range d.Uvarint() {
+			a := driver.NamedValue{Ordinal: len(s.args) + 1, Name: d.String()}
+			switch d.Byte() {
 			case 'n':
 			case 'i':
-				a.Value = d.varint()
+				a.Value = d.Varint()
 			case 'f':
-				a.Value = math.Float64frombits(binary.LittleEndian.Uint64(d.take(8)))
+				a.Value = math.Float64frombits(d.Uint64())
 			case 'b':
-				a.Value = d.byte() == 1
+				a.Value = d.Byte() == 1
 			case 's':
-				a.Value = string(d.bytes())
+				a.Value = d.String()
 			case 'x':
-				a.Value = append([]byte{}, d.bytes()...)
+				a.Value = append([]byte{}, d.Bytes()...)
 			case 't':
 				var t time.Time
-				if err := t.UnmarshalBinary(d.bytes()); err != nil {
+				if err := t.UnmarshalBinary(d.Bytes()); err != nil {
 					return r, 0, err
 				}
 				a.Value = t
@@ -119,64 +121,17 @@ func decodeRecord(b []byte) (r record, size int, err error) {
 				return r, 0, errTorn
 			}
 			s.args = append(s.args, a)
-			if d.bad {
+			if d.Bad {
 				return r, 0, errTorn
 			}
 		}
 		r.stmts = append(r.stmts, s)
-		if d.bad {
+		if d.Bad {
 			return r, 0, errTorn
 		}
 	}
-	if d.bad {
+	if d.Bad {
 		return r, 0, errTorn
 	}
 	return r, recordHeader + n, nil
-}
-
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) take(n int) []byte {
-	if n < 0 || n > len(d.b) {
-		d.bad = true
-		d.b = nil
-		return make([]byte, min(max(n, 0), 8))
-	}
-	out := d.b[:n]
-	d.b = d.b[n:]
-	return out
-}
-
-func (d *decoder) byte() byte { return d.take(1)[0] }
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.bad = true
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) bytes() []byte {
-	n := d.uvarint()
-	if n > uint64(len(d.b)) {
-		d.bad = true
-		return nil
-	}
-	return d.take(int(n))
 }
