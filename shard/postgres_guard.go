@@ -26,6 +26,7 @@ begin
 end $tk$;
 create or replace function tk_quick_first() returns trigger language plpgsql as $tk$
 begin
+  if not exists (select 1 from tk_quick) then return null; end if; -- while writers wait
   if not exists (select 1 from tk_quick q join tk_slot s on s.slot = q.slot where s.state <> 'capture') then return null; end if;
   raise exception 'tierkit: keys of these slots are noted without a lock: their writers must be waited for before the state changes' using errcode = '55000';
 end $tk$;
