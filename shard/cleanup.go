@@ -89,13 +89,16 @@ func (j *Job) undo(g *group) error {
 		return err
 	}
 	return j.in(g.from, func(tx *sql.Tx) error {
-		if err := d.forgetSlots(j.ctx, tx, g.slots); err != nil {
+		if err := d.slow(j.ctx, tx, g.tables, g.slots); err != nil {
 			return err
 		}
 		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
 			return err
 		}
 		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+			return err
+		}
+		if err := d.forgetSlots(j.ctx, tx, g.slots); err != nil { // all that was noted, as the writers have ended
 			return err
 		}
 		return d.guards(j.ctx, tx, g.tables)

@@ -26,11 +26,14 @@ func (j *Job) handOver(g *group) error {
 	if _, err := j.drain(g, drainMax); err != nil {
 		return err
 	}
+	if j.forgotten > dirtyBatch { // not while writers wait
+		j.tidy(g)
+	}
 	if err := j.enter(PhaseFence); err != nil {
 		return err
 	}
 	j.fencedAt = time.Now()
-	// Waits for writers in flight: they hold the slot rows shared until they commit.
+	// Waits for writers in flight: they hold the slot rows shared until they commit (settle saw to it, before what j.verified says).
 	err := j.in(g.from, func(tx *sql.Tx) error {
 		if err := d.setState(j.ctx, tx, g.slots, stateFenced); err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 //
 //	state      client writes       reads in Tx   becomes
 //	owned      pass                pass          capture
-//	capture    pass, keys noted    pass          fenced, or owned again (abort)
+//	capture    pass, keys noted    pass          fenced, or owned again (abort); on PostgreSQL also see tk_quick
 //	fenced     refused             pass          left, or capture again (differences found)
 //	left       refused             refused       gone, or owned again (rollback); the rows are still here
 //	gone       refused             refused       importing
@@ -61,6 +61,13 @@ type Dialect interface {
 	// lockTables waits for writers that began before the guards were there.
 	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
 	guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
+	// hasten lets the guards that are made next note keys of these slots, which are in stateCapture, without a lock on the slots' states,
+	// where the dialect can. slow takes that back. Between slow and another state the transactions that writing names have to end, or
+	// the tables to be locked.
+	hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error
+	slow(ctx context.Context, tx *sql.Tx, tables []*tableInfo, slots []Slot) error
+	// writing names the transactions that may have written to the tables and are in flight; a name is not used again soon.
+	writing(ctx context.Context, tx *sql.Tx, tables []*tableInfo) ([]string, error)
 	// touch makes transactions that share the slot's row, or have an older snapshot of it, end first or fail.
 	touch(ctx context.Context, tx *sql.Tx, s Slot) error
 	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the old slot for them.
@@ -73,6 +80,7 @@ type Dialect interface {
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
 	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
 	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
+	tidy(ctx context.Context, db *sql.DB) error                      // after many were forgotten
 	forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error // all entries of the slots
 	// place is how far the copy of a table came, "" at the start. dropPlaces takes a LIKE pattern.
 	place(ctx context.Context, tx *sql.Tx, job, table string) (string, error)
@@ -104,6 +112,7 @@ type Dialect interface {
 // dirtyKey is one entry of tk_dirty.
 type dirtyKey struct {
 	seq   int64
+	at    string // PostgreSQL: where it lies
 	table string
 	slot  Slot
 	pk    string
@@ -158,6 +167,16 @@ func readSums(t *tableInfo, into map[Slot]string, rows *sql.Rows, err error) err
 		into[s] += t.Name + "=" + sum + ";"
 		return err
 	})
+}
+
+// lockedNotes is what a dialect has whose guards always lock the state of a slot that moves.
+type lockedNotes struct{}
+
+func (lockedNotes) hasten(context.Context, *sql.Tx, []Slot) error             { return nil }
+func (lockedNotes) slow(context.Context, *sql.Tx, []*tableInfo, []Slot) error { return nil }
+func (lockedNotes) tidy(context.Context, *sql.DB) error                       { return nil }
+func (lockedNotes) writing(context.Context, *sql.Tx, []*tableInfo) ([]string, error) {
+	return nil, nil
 }
 
 // inTx runs f in a transaction.

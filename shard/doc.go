@@ -50,7 +50,8 @@
 // (ErrOutcomeUnknown). The protocol is explored by a deterministic simulation, of which a seed is one history: go test ./shard -run TestSimulation -v.
 //
 // A move costs the processes nothing while it copies, a lease of waiting at its beginning and its end (not of the writers), some
-// milliseconds during which writes of a group of slots wait, and on PostgreSQL about a third of a write's time for rows of slots that are just being moved.
+// milliseconds during which writes of a group of slots wait, and on PostgreSQL about a sixth of a durable write's time for rows of slots that are just being
+// moved. Before a fence the mover waits, without keeping anybody waiting, for transactions that are writing to the tables, also to other slots.
 //
 // # What belongs to which pain
 //

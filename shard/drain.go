@@ -10,6 +10,8 @@ const (
 	dirtyBatch = 1000
 	// drainMax batches are brought over at a time while writers may write faster than that.
 	drainMax = 10
+	// tidyAfter entries that were forgotten their room is given back: they are in the way of those that are still to be read.
+	tidyAfter = 20 * dirtyBatch
 )
 
 // drain brings keys that changed on the source to the target: it reads what they are now (not what happened to them), so that
@@ -86,9 +88,18 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 			delete(j.verified, k.slot)
 		}
 		total += len(keys)
+		if j.forgotten += len(keys); max > 0 && j.forgotten >= tidyAfter {
+			j.tidy(g)
+		}
 		if len(keys) < dirtyBatch {
 			break
 		}
 	}
 	return total, nil
+}
+
+// tidy is only about time; what prevents it now may pass.
+func (j *Job) tidy(g *group) {
+	_ = j.c.opts.Dialect.tidy(j.ctx, g.from.DB)
+	j.forgotten = 0
 }

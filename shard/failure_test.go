@@ -24,7 +24,7 @@ import (
 )
 
 // phases are the steps at which servers and movers are killed.
-var phases = []string{"before capture", "mid copy", "before catchup", "before verify", "before fence", "before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
+var phases = []string{"before capture", "mid copy", "before catchup", "before settle", "before verify", "before fence", "before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
 
 // homing connects to the server that is the primary now.
 type homing struct{ dsn atomic.Pointer[string] }
@@ -103,7 +103,7 @@ func TestSourceFailover(t *testing.T) {
 	ctx := t.Context()
 	w.traffic(3, 1)
 	primary, standby := first.Nodes[0], first.Nodes[1]
-	at := []string{"before catchup", "before drain", "before commit", "before gone"}
+	at := []string{"before catchup", "before settle", "before drain", "before commit", "before gone"}
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(name string) error {
 		i := slices.Index(at, name)
 		if i < 0 {

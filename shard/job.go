@@ -113,8 +113,9 @@ type Job struct {
 	began time.Time
 
 	// of the current group; only the mover's goroutine uses them
-	verified map[Slot]bool
-	fencedAt time.Time
+	verified  map[Slot]bool
+	forgotten int // dirty entries since the last tidy
+	fencedAt  time.Time
 
 	// only the mover's goroutine uses them
 	heard   []announcement

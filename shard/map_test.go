@@ -243,7 +243,7 @@ func TestHotKeys(t *testing.T) {
 
 func TestDialectText(t *testing.T) {
 	require.Equal(t, "a $1 b $2", Postgres().bind("a ? b ?"))
-	require.Len(t, splitSchema(pgSchema), 8)
+	require.Len(t, splitSchema(pgSchema), 18)
 	require.True(t, strings.HasPrefix(Postgres().slotList([]Slot{1, 2}), "{1,2"))
 }
 

@@ -22,7 +22,7 @@ import (
 // MIXED; keys must not be binary, tables need no unique index beside the key that rows of different slots could clash on.
 func MariaDB() Dialect { return mariadb{} }
 
-type mariadb struct{}
+type mariadb struct{ lockedNotes }
 
 func (mariadb) Name() string { return "mariadb" }
 

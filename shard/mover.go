@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // group is the slots that are handed over together.
@@ -33,18 +35,21 @@ func (c *Cluster) group(js *JobState, at, size int) (*group, error) {
 	return g, nil
 }
 
-// prepareShard makes the state tables of a shard, and its guards for those tables that exist already.
+// prepareShard makes the state tables of a shard. Lock timeouts are repeated as by in.
 func (c *Cluster) prepareShard(ctx context.Context, s *shardState) error {
 	d := c.opts.Dialect
-	tx, err := s.DB.BeginTx(ctx, nil)
-	if err != nil {
-		return err
+	for n := 0; ; n++ {
+		err := inTx(ctx, s.DB, func(tx *sql.Tx) error { return d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID)) })
+		if err == nil {
+			return nil
+		}
+		if !d.IsRetryable(err) || n >= 50 {
+			return fmt.Errorf("shard: prepare %s: %w", s.ID, err)
+		}
+		if err := backoff.Sleep(ctx, retryPolicy.Delay(n)); err != nil {
+			return err
+		}
 	}
-	defer tx.Rollback()
-	if err := d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID)); err != nil {
-		return fmt.Errorf("shard: prepare %s: %w", s.ID, err)
-	}
-	return tx.Commit()
 }
 
 // Guard installs the guard triggers on all shards, so that rows of slots that live elsewhere are refused from the beginning and not
@@ -93,12 +98,8 @@ func (j *Job) in(sh *shardState, f func(tx *sql.Tx) error) error {
 		if err == nil || !d.IsRetryable(err) || n >= 50 {
 			return err
 		}
-		t := time.NewTimer(retryPolicy.Delay(n))
-		select {
-		case <-t.C:
-		case <-j.ctx.Done():
-			t.Stop()
-			return j.ctx.Err()
+		if err := backoff.Sleep(j.ctx, retryPolicy.Delay(n)); err != nil {
+			return err
 		}
 	}
 }
@@ -178,6 +179,9 @@ func (j *Job) prepare(g *group) error {
 			return err
 		}
 		if err := d.lockTables(j.ctx, tx, g.tables); err != nil {
+			return err
+		}
+		if err := d.hasten(j.ctx, tx, g.slots); err != nil {
 			return err
 		}
 		return d.guards(j.ctx, tx, g.tables)

@@ -21,14 +21,47 @@ type mutant struct {
 	seq  int64
 }
 
-// nolock: the guard reads the slot's state without locking its row.
 func (m *mutant) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
-	if err := m.postgres.guards(ctx, tx, tables); err != nil || m.kind != "nolock" {
+	if err := m.postgres.guards(ctx, tx, tables); err != nil {
 		return err
 	}
+	return m.mutate(ctx, tx)
+}
+
+func (m *mutant) slow(ctx context.Context, tx *sql.Tx, tables []*tableInfo, slots []Slot) error {
+	if m.kind == "quickrow" {
+		_, err := tx.ExecContext(ctx, `delete from tk_quick`)
+		return err
+	}
+	if err := m.postgres.slow(ctx, tx, tables, slots); err != nil {
+		return err
+	}
+	return m.mutate(ctx, tx)
+}
+
+// mutate rewrites the guards' functions. nolock: they read the slot's state without locking its row. quickrow: they read in a table whether
+// they need to, which a snapshot shows as it was.
+func (m *mutant) mutate(ctx context.Context, tx *sql.Tx) error {
+	var what string
+	switch m.kind {
+	case "nolock":
+		what = `replace(pg_get_functiondef(p.oid), ' for share', '')`
+	case "quickrow":
+		what = `regexp_replace(pg_get_functiondef(p.oid), '\(case when (new|old)."slot" between 0 and \d+ then get_bit[^=]* = 1 else false end\)', 'exists (select 1 from tk_quick q where q.slot = \1.slot)')`
+	default:
+		return nil
+	}
 	_, err := tx.ExecContext(ctx, `do $do$ declare f record; begin
-for f in select replace(pg_get_functiondef(p.oid), ' for share', '') def from pg_proc p where proname like 'tk\_%\_t' or proname like 'tk\_%\_u' loop execute f.def; end loop; end $do$`)
+for f in select `+what+` def from pg_proc p where proname like 'tk\_%\_t' or proname like 'tk\_%\_u' loop execute f.def; end loop; end $do$`)
 	return err
+}
+
+// nosettle: nobody waits for those that wrote before the guards began to lock.
+func (m *mutant) writing(ctx context.Context, tx *sql.Tx, tables []*tableInfo) ([]string, error) {
+	if m.kind == "nosettle" {
+		return nil, nil
+	}
+	return m.postgres.writing(ctx, tx, tables)
 }
 
 // cursor: changes are read by a cursor over a sequence.
@@ -167,6 +200,54 @@ func TestMutants(t *testing.T) {
 			require.NoError(t, j.Wait(t.Context()))
 			return acked && s.value(t, s.id) != 78
 		}},
+		{"nosettle", func(t *testing.T, s *scene) bool { // a writer in flight that noted its key without a lock
+			var tx *sql.Tx
+			acked := make(chan bool, 1)
+			var once, begin sync.Once
+			commit := func() { acked <- tx.Commit() == nil }
+			j := s.move(t, func(name string) error {
+				switch name {
+				case "before catchup":
+					begin.Do(func() {
+						tx = s.source(t, sql.LevelDefault)
+						_, err := tx.Exec(upsertT, s.id, int(s.slot), 79)
+						require.NoError(t, err)
+						time.AfterFunc(400*time.Millisecond, func() { once.Do(commit) }) // the mover waits for this
+					})
+				case "before commit":
+					once.Do(commit)
+				}
+				return nil
+			})
+			require.NoError(t, j.Wait(t.Context()))
+			return <-acked && s.value(t, s.id) != 79
+		}},
+		{"quickrow", func(t *testing.T, s *scene) bool { // a snapshot of when keys were noted without a lock
+			violated := false
+			var txs []*sql.Tx
+			j := s.move(t, func(name string) error {
+				switch name {
+				case "before catchup":
+					for _, level := range []sql.IsolationLevel{sql.LevelRepeatableRead, sql.LevelSerializable} {
+						tx := s.source(t, level)
+						require.NoError(t, tx.QueryRow(`select count(*) from t`).Scan(new(int)))
+						txs = append(txs, tx)
+					}
+				case "before commit":
+					for _, tx := range txs {
+						_, err := tx.Exec(upsertT, s.id, int(s.slot), 82)
+						if err == nil {
+							err = tx.Commit()
+						}
+						violated = violated || err == nil
+						_ = tx.Rollback()
+					}
+				}
+				return nil
+			})
+			require.NoError(t, j.Wait(t.Context()))
+			return violated && s.value(t, s.id) != 82
+		}},
 		{"cursor", func(t *testing.T, s *scene) bool { // a low number that commits late
 			var late *sql.Tx
 			var once sync.Once
@@ -180,7 +261,7 @@ func TestMutants(t *testing.T) {
 					_, err = early.Exec(upsertT, s.ids[1], int(s.slot), 81)
 					require.NoError(t, err)
 					require.NoError(t, early.Commit())
-				case "before fence":
+				case "before settle":
 					once.Do(func() { require.NoError(t, late.Commit()) })
 				}
 				return nil

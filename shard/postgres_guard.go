@@ -3,8 +3,6 @@ package shard
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,7 +14,8 @@ const pgSchema = `
 create table if not exists tk_slot (slot int primary key, state text not null, since bigint not null default 0);
 alter table tk_slot add column if not exists since bigint not null default 0;
 create table if not exists tk_mover (id int primary key, token bigint not null);
-create table if not exists tk_dirty (seq bigserial primary key, tbl text not null, slot int not null, pk jsonb not null);
+create table if not exists tk_dirty (seq bigserial, tbl text not null, slot int not null, pk jsonb not null);
+create table if not exists tk_quick (slot int primary key);
 create table if not exists tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by));
 create table if not exists tk_job (job text, tbl text, place text not null, primary key (job, tbl));
 insert into tk_mover values (1, 0) on conflict do nothing;
@@ -24,17 +23,34 @@ create or replace function tk_no_truncate() returns trigger language plpgsql sec
 begin
   if not exists (select 1 from tk_slot where state <> 'owned') then return null; end if;
   raise exception 'tierkit: % cannot be truncated while slots move or are elsewhere; delete instead', tg_table_name using errcode = '0A000';
-end $tk$;`
+end $tk$;
+create or replace function tk_quick_first() returns trigger language plpgsql as $tk$
+begin
+  if not exists (select 1 from tk_quick) then return null; end if; -- while writers wait
+  if not exists (select 1 from tk_quick q join tk_slot s on s.slot = q.slot where s.state <> 'capture') then return null; end if;
+  raise exception 'tierkit: keys of these slots are noted without a lock: their writers must be waited for before the state changes' using errcode = '55000';
+end $tk$;
+drop trigger if exists zz_tk_quick on tk_slot;
+create trigger zz_tk_quick after update on tk_slot for each statement execute function tk_quick_first();
+alter sequence tk_dirty_seq_seq cache 1000;
+alter table tk_slot add column if not exists held boolean;
+grant select, update (held) on tk_slot to public;
+grant select on tk_pin to public;
+grant insert on tk_dirty to public;
+grant usage on sequence tk_dirty_seq_seq to public;`
 
 func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
 	if _, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(7411)`); err != nil { // "if not exists" races with itself
 		return err
 	}
 	var have bool
-	if err := tx.QueryRowContext(ctx, `select to_regproc('tk_no_truncate') is not null`).Scan(&have); err != nil {
+	if err := tx.QueryRowContext(ctx, `select to_regproc('tk_quick_first') is not null`).Scan(&have); err != nil {
 		return err
 	}
 	if !have {
+		if _, err := tx.ExecContext(ctx, `set local lock_timeout = '200ms'`); err != nil { // tables of an earlier build are in use
+			return err
+		}
 		for _, q := range splitSchema(pgSchema) {
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
@@ -76,91 +92,33 @@ func (postgres) lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo)
 	return nil
 }
 
-// guards writes the triggers' functions anew, with a bitmap of the slots that are not simply owned: plpgsql parses it once per session, where a
-// WHEN condition is parsed by every statement. Rows of other slots pay for a bit test, and UPDATE and DELETE for
-// nothing while no slot that has rows here is guarded, because their triggers are disabled then. All locks are SHARE ROW EXCLUSIVE, which readers do not notice; the
+// guards writes the triggers' functions anew and sees to it that there are triggers. UPDATE and DELETE cost nothing while no slot that has
+// rows here is guarded, because their triggers are disabled then. All locks are SHARE ROW EXCLUSIVE, which readers do not notice; the
 // lock on the table, which is taken before, makes the writers that waited for it see the new function.
-func (postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
-	bits, busy, err := guardedSlots(ctx, tx)
+func (d postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
+	if err := dropDirtyIndex(ctx, tx); err != nil {
+		return err
+	}
+	busy, err := d.functions(ctx, tx, tables)
 	if err != nil {
 		return err
 	}
-	var schema string
-	var pins bool
-	if err := tx.QueryRowContext(ctx, `select current_schema(), exists (select 1 from tk_pin)`).Scan(&schema, &pins); err != nil {
-		return err
-	}
-	schema = quote(schema) // writers may have another search_path
 	for _, t := range tables {
-		slot := quote(t.SlotColumn)
-		// Moving slots are the common case here: one statement locks the slot's state and notes the key.
-		check := func(r string) string {
-			slot := r + `.` + slot
-			pinned := ""
-			if pins {
-				by := names(t.by, func(c string) string { return "to_jsonb(" + r + "." + c + ") #>> '{}'" })
-				pinned = `if exists (select 1 from ` + schema + `.tk_pin p where p.hashed = ` + slot + ` and p.by = jsonb_build_array(` + by + `)) then
-  raise exception 'tierkit: the key is pinned and not in slot % any more', ` + slot + ` using errcode = '55006';
-end if;
-`
-			}
-			return pinned + `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, s.slot, jsonb_build_array(` + names(t.keys, func(c string) string { return r + "." + c }) + `)
-  from (select slot from ` + schema + `.tk_slot where slot = ` + slot + ` and state = 'capture' for share) s;
-if not found then
-  select state into st from ` + schema + `.tk_slot where slot = ` + slot + ` for share;
-  if st is null or st <> 'owned' then
-    raise exception 'tierkit: slot % is %', ` + slot + `, coalesce(st, 'unknown') using errcode = '55006';
-  end if;
-end if;
-`
-		}
-		same := []string{`old.` + slot + ` = new.` + slot}
-		for _, k := range append(slices.Clone(t.keys), t.by...) {
-			same = append(same, `old.`+quote(k.name)+` is not distinct from new.`+quote(k.name))
-		}
-		open := func(r string) string {
-			return fmt.Sprintf(`(case when %s.%s between 0 and %d then get_bit('\x%s'::bytea, %s.%s) = 0 else false end)`, r, slot, 8*len(bits)-1, hex.EncodeToString(bits), r, slot)
-		}
-		var have, drop []string
-		rows, err := tx.QueryContext(ctx, `select tgname, proname = 'tk_guard' from pg_trigger join pg_proc p on p.oid = tgfoid where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
+		have, err := guardsOf(ctx, tx, t)
 		if err != nil {
 			return err
 		}
-		for rows.Next() {
-			var name string
-			var old bool // of a build that had one function for all tables
-			if err := rows.Scan(&name, &old); err != nil {
-				_ = rows.Close()
-				return err
-			}
-			if have = append(have, name); old {
-				drop = append(drop, name)
-			}
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		for _, name := range drop {
-			if _, err := tx.ExecContext(ctx, `drop trigger `+name+` on `+t.Name); err != nil {
-				return err
-			}
-			have = slices.DeleteFunc(have, func(h string) bool { return h == name })
-		}
-		const mover = ` or current_setting('tk.mover', true) = '1'`
-		for _, g := range []struct{ name, event, body string }{
-			{"insert", "before insert on %s for each row", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
-			{"update", "before update on %s for each row", `if old.` + slot + ` = new.` + slot + ` and ` + open("new") + mover + ` then return new; end if;
-if not (` + strings.Join(same, " and ") + `) then ` + check("old") + ` end if; ` + check("new") + ` return new;`},
-			{"reslot", "before update on %s for each row when (old." + slot + " is distinct from new." + slot + ")", `if ` + open("new") + mover + ` then return new; end if; ` + check("new") + ` return new;`},
-			{"delete", "before delete on %s for each row", `if ` + open("old") + mover + ` then return old; end if; ` + check("old") + ` return old;`},
-			{"truncate", "before truncate on %s for each statement", ""},
+		slot := quote(t.SlotColumn)
+		for _, g := range []struct{ name, event string }{
+			{"insert", "before insert on %s for each row"},
+			{"update", "before update on %s for each row"},
+			{"reslot", "before update on %s for each row when (old." + slot + " is distinct from new." + slot + ")"},
+			{"delete", "before delete on %s for each row"},
+			{"truncate", "before truncate on %s for each statement"},
 		} {
 			f := "tk_no_truncate"
-			if g.body != "" {
+			if g.name != "truncate" {
 				f = pgFunction(g.name, t.Name)
-				if _, err := tx.ExecContext(ctx, `create or replace function `+f+`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
-					return err
-				}
 			}
 			if !slices.Contains(have, "zz_tk_"+g.name) {
 				if _, err := tx.ExecContext(ctx, `create trigger zz_tk_`+g.name+` `+fmt.Sprintf(g.event, t.Name)+` execute function `+f+`()`); err != nil {
@@ -181,28 +139,49 @@ if not (` + strings.Join(same, " and ") + `) then ` + check("old") + ` end if; `
 	return nil
 }
 
-// guardedSlots has a bit set for each slot that is not simply owned. busy: some of them have rows here, or a pinned key's name.
-func guardedSlots(ctx context.Context, tx *sql.Tx) (bits []byte, busy bool, err error) {
-	rows, err := tx.QueryContext(ctx, `select slot, state from tk_slot union all select hashed, 'pin' from tk_pin`)
+// guardsOf returns the names of a table's triggers of ours; those of a build that had one function for all tables are dropped.
+func guardsOf(ctx context.Context, tx *sql.Tx, t *tableInfo) (have []string, err error) {
+	var drop []string
+	rows, err := tx.QueryContext(ctx, `select tgname, proname = 'tk_guard' from pg_trigger join pg_proc p on p.oid = tgfoid where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
+	err = each(rows, err, func() error {
+		var name string
+		var old bool
+		err := rows.Scan(&name, &old)
+		if old {
+			drop = append(drop, name)
+		} else {
+			have = append(have, name)
+		}
+		return err
+	})
+	for _, name := range drop {
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `drop trigger `+name+` on `+t.Name)
+		}
+	}
+	return have, err
+}
+
+// functions writes the triggers' functions anew, with bitmaps of the slots that are not simply owned and of those whose keys are noted
+// without a lock (see tk_quick): plpgsql parses them once per session, where a WHEN condition is parsed by every statement. Rows of other
+// slots pay for a bit test. busy as guardedSlots has it.
+func (postgres) functions(ctx context.Context, tx *sql.Tx, tables []*tableInfo) (busy bool, err error) {
+	guarded, err := guardedSlots(ctx, tx)
 	if err != nil {
-		return nil, false, err
+		return false, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var s int
-		var state string
-		if err := rows.Scan(&s, &state); err != nil {
-			return nil, false, err
-		}
-		for len(bits) <= s/8 {
-			bits = append(bits, 0)
-		}
-		if state != stateOwned {
-			bits[s/8] |= 1 << (s % 8)
-		}
-		busy = busy || state != stateOwned && state != stateGone
+	var schema string
+	if err := tx.QueryRowContext(ctx, `select current_schema()`).Scan(&schema); err != nil {
+		return false, err
 	}
-	return bits, busy, rows.Err()
+	for _, t := range tables {
+		for _, g := range guarded.bodies(t, quote(schema)) { // writers may have another search_path
+			if _, err := tx.ExecContext(ctx, `create or replace function `+pgFunction(g.event, t.Name)+`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
+				return false, err
+			}
+		}
+	}
+	return guarded.busy, nil
 }
 
 // pgFunction is the name of a table's guard function, at most 63 bytes.

@@ -46,14 +46,6 @@ func (d postgres) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []S
 	return out, next, rows.Err()
 }
 
-func (d postgres) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
-	return readDirty(ctx, tx, d, slots, n)
-}
-
-func (d postgres) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
-	return deleteDirty(ctx, tx, keys)
-}
-
 func (d postgres) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {
 	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, t.`+quote(t.SlotColumn)+`, k.v::text from jsonb_array_elements($1::text::jsonb) k(v) join `+t.Name+` t on `+d.key(t, "t", "k.v"), jsonList(pks))
 	if err != nil {

@@ -146,6 +146,9 @@ func (m *simulation) supervise() {
 			case <-j.done:
 			case <-time.After(time.Duration(200+r.IntN(3000)) * time.Millisecond): // perhaps it is dead
 			}
+			if m.stopped() {
+				break
+			}
 			select {
 			case <-j.hold:
 				m.mu.Lock()
@@ -224,6 +227,7 @@ func simulate(t *testing.T, seed uint64, mutant string) *simulation {
 	synctest.Test(t, func(*testing.T) {
 		for _, id := range []ID{"a", "b", "c"} {
 			m.dbs[id] = newSimDB(id, m.s)
+			m.dbs[id].violation = m.violation
 		}
 		done := make(chan struct{})
 		go func() {
@@ -280,9 +284,9 @@ func simulate(t *testing.T, seed uint64, mutant string) *simulation {
 
 // deterministic removes the jitter of retries.
 func deterministic(t *testing.T) {
-	a, b, c := retryPolicy, holdPolicy, runPolicy
-	retryPolicy.NoJitter, holdPolicy.NoJitter, runPolicy.NoJitter = true, true, true
-	t.Cleanup(func() { retryPolicy, holdPolicy, runPolicy = a, b, c })
+	a, b, c, d := retryPolicy, holdPolicy, runPolicy, settlePolicy
+	retryPolicy.NoJitter, holdPolicy.NoJitter, runPolicy.NoJitter, settlePolicy.NoJitter = true, true, true, true
+	t.Cleanup(func() { retryPolicy, holdPolicy, runPolicy, settlePolicy = a, b, c, d })
 }
 
 func TestSimulation(t *testing.T) {
@@ -306,7 +310,7 @@ func TestSimulation(t *testing.T) {
 // Each precaution taken away must be noticed. (The epoch in the slot's row needs a slot that comes back under an operation that is late: see TestHeldDoAwayAndBack.)
 func TestSimulationCatchesMutants(t *testing.T) {
 	deterministic(t)
-	for _, mutant := range []string{"nolock", "cursor", "latesource", "notoken", "nograce", "noask"} {
+	for _, mutant := range []string{"nolock", "cursor", "latesource", "notoken", "nograce", "noask", "nosettle", "quickrow"} {
 		t.Run(mutant, func(t *testing.T) {
 			for seed := uint64(1); seed <= 300; seed++ {
 				if m := simulate(t, seed, mutant); len(m.bad) > 0 {

@@ -93,6 +93,7 @@ type simData struct {
 	rows   map[int64]simRow
 	dirty  map[int64]dirtyKey
 	places map[string]string
+	quick  map[Slot]bool // slots whose keys are noted without a lock; it is in the guards' functions
 	token  uint64
 }
 
@@ -102,28 +103,30 @@ type simRow struct {
 }
 
 func (d *simData) clone() *simData {
-	return &simData{maps.Clone(d.slots), maps.Clone(d.rows), maps.Clone(d.dirty), maps.Clone(d.places), d.token}
+	return &simData{maps.Clone(d.slots), maps.Clone(d.rows), maps.Clone(d.dirty), maps.Clone(d.places), maps.Clone(d.quick), d.token}
 }
 
 type simDB struct {
-	id    ID
-	s     *scheduler
-	data  *simData
-	seq   int64
-	locks map[string]map[*simTx]bool // true: exclusive
-	txs   int
+	id        ID
+	s         *scheduler
+	data      *simData
+	seq       int64
+	locks     map[string]map[*simTx]bool // true: exclusive
+	txs       int
+	violation func(f string, args ...any)
 }
 
 func newSimDB(id ID, s *scheduler) *simDB {
-	return &simDB{id: id, s: s, locks: map[string]map[*simTx]bool{}, data: &simData{slots: map[Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]dirtyKey{}, places: map[string]string{}}}
+	return &simDB{id: id, s: s, locks: map[string]map[*simTx]bool{}, data: &simData{slots: map[Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]dirtyKey{}, places: map[string]string{}, quick: map[Slot]bool{}}}
 }
 
 // simTx keeps its changes apart until it commits.
 type simTx struct {
 	db      *simDB
 	who     string
-	repeat  bool     // REPEATABLE READ
-	snap    *simData // of a repeatable read, from its first statement on
+	repeat  bool          // REPEATABLE READ
+	snap    *simData      // of a repeatable read, from its first statement on
+	quick   map[Slot]bool // as the guards had it when the transaction locked the table
 	mover   bool
 	changes []func(*simData)
 	failed  error
@@ -267,8 +270,28 @@ func stmt(ctx context.Context, e execer, f func(*simTx) error) error {
 
 const simLockTimeout = 400 * time.Millisecond
 
+// table locks the table as writers do. Functions that are committed later need not be heard of until the transaction ends.
+func (t *simTx) table() error {
+	err := t.lock("table", false, simLockTimeout)
+	if err == nil && t.quick == nil {
+		t.quick = maps.Clone(t.db.data.quick)
+	}
+	return err
+}
+
 // guard is the row trigger.
 func (t *simTx) guard(mutant string, s Slot, id int64) error {
+	note := func() {
+		t.db.seq++
+		seq := t.db.seq
+		t.change(func(d *simData) {
+			d.dirty[seq] = dirtyKey{seq: seq, table: "t", slot: s, pk: strconv.FormatInt(id, 10)}
+		})
+	}
+	if t.quick[s] || mutant == "quickrow" && t.view().quick[s] {
+		note()
+		return nil
+	}
 	if mutant != "nolock" {
 		if err := t.lock(fmt.Sprint("slot", s), false, simLockTimeout); err != nil {
 			return err
@@ -279,9 +302,7 @@ func (t *simTx) guard(mutant string, s Slot, id int64) error {
 	}
 	switch t.view().slots[s].state {
 	case stateCapture:
-		t.db.seq++
-		seq := t.db.seq
-		t.change(func(d *simData) { d.dirty[seq] = dirtyKey{seq, "t", s, strconv.FormatInt(id, 10)} })
+		note()
 	case stateOwned:
 	default:
 		return errSimFenced
@@ -291,7 +312,7 @@ func (t *simTx) guard(mutant string, s Slot, id int64) error {
 
 // update is "update t set v = f(v) where id = ?"; it reports whether it found a row.
 func (t *simTx) update(mutant string, id int64, f func(v int64) int64) (bool, error) {
-	if err := t.lock("table", false, simLockTimeout); err != nil {
+	if err := t.table(); err != nil {
 		return false, err
 	}
 	if _, ok := t.view().rows[id]; !ok {
@@ -318,7 +339,7 @@ func (t *simTx) update(mutant string, id int64, f func(v int64) int64) (bool, er
 
 // put is an upsert, or a delete when v is 0.
 func (t *simTx) put(mutant string, id int64, slot Slot, v int64) error {
-	if err := t.lock("table", false, simLockTimeout); err != nil {
+	if err := t.table(); err != nil {
 		return err
 	}
 	if v == 0 {

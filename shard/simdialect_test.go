@@ -104,6 +104,43 @@ func (d simDialect) lockTables(ctx context.Context, tx *sql.Tx, _ []*tableInfo) 
 	return stmt(ctx, tx, func(t *simTx) error { return t.lock("table", true, 100*time.Millisecond) })
 }
 
+func (d simDialect) hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+	return stmt(ctx, tx, func(t *simTx) error {
+		t.change(func(data *simData) {
+			for _, s := range slots {
+				data.quick[s] = true
+			}
+		})
+		return nil
+	})
+}
+
+func (d simDialect) slow(ctx context.Context, tx *sql.Tx, _ []*tableInfo, slots []Slot) error {
+	return stmt(ctx, tx, func(t *simTx) error {
+		t.change(func(data *simData) {
+			for _, s := range slots {
+				delete(data.quick, s)
+			}
+		})
+		return nil
+	})
+}
+
+func (d simDialect) writing(ctx context.Context, tx *sql.Tx, _ []*tableInfo) (ids []string, err error) {
+	err = stmt(ctx, tx, func(t *simTx) error {
+		for o := range t.db.locks["table"] {
+			if d.mutant != "nosettle" {
+				ids = append(ids, o.who)
+			}
+		}
+		slices.Sort(ids)
+		return nil
+	})
+	return ids, err
+}
+
+func (simDialect) tidy(context.Context, *sql.DB) error { return nil }
+
 func (d simDialect) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
 	if d.mutant == "latesource" && state == stateLeft {
 		return nil
@@ -120,6 +157,11 @@ func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []Slot, f func(*s
 		for _, s := range slots {
 			if err := t.lock(fmt.Sprint("slot", s), true, 100*time.Millisecond); err != nil {
 				return err
+			}
+			now := t.view().slots[s].slotRow
+			if f(&now); now.state != stateCapture && t.view().quick[s] {
+				t.db.violation("slot %d would be %s on %s while its keys are noted without a lock", s, now.state, t.db.id)
+				return ErrMoverLost
 			}
 			t.change(func(data *simData) {
 				v := data.slots[s]

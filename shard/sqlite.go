@@ -17,7 +17,7 @@ import (
 // recursive_triggers is on. Keys must not be BLOBs.
 func SQLite() Dialect { return sqlite{} }
 
-type sqlite struct{}
+type sqlite struct{ lockedNotes }
 
 func (sqlite) Name() string { return "sqlite" }
 

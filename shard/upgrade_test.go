@@ -2,6 +2,7 @@ package shard
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -28,10 +29,24 @@ func TestUpgrade(t *testing.T) {
 			}
 		}
 		ctx := t.Context()
+		if p.d.Name() == "postgres" { // the tables are in use
+			tx, err := w.shards[0].DB.Begin()
+			require.NoError(t, err)
+			_, err = tx.Exec(`select * from tk_slot for share`)
+			require.NoError(t, err)
+			_, err = tx.Exec(`insert into tk_dirty (tbl, slot, pk) values ('t', 100, '[]')`)
+			require.NoError(t, err)
+			time.AfterFunc(400*time.Millisecond, func() { _ = tx.Rollback() }) // longer than one attempt waits
+		}
 		c, err := New(ctx, MemoryStore(), w.shards, Options{Dialect: p.d, Tables: testTables, Slots: 16, Refresh: -1, Lease: leaseForTests})
 		require.NoError(t, err)
 		defer c.Close()
 		require.NoError(t, c.Guard(ctx))
+		if p.d.Name() == "postgres" {
+			var indexed bool
+			require.NoError(t, w.shards[0].DB.QueryRow(`select exists (select 1 from pg_index where indrelid = 'tk_dirty'::regclass)`).Scan(&indexed))
+			require.False(t, indexed)
+		}
 		require.NoError(t, c.Tx(ctx, Int(1), nil, func(tx *Tx) error {
 			_, err := tx.Exec(p.d.bind(`insert into t (id, slot, v) values (1, ?, 1)`), int(tx.Slot()))
 			return err

@@ -2,7 +2,11 @@ package shard
 
 import (
 	"database/sql"
+	"errors"
 	"slices"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // catchUpAndVerify drains until little is left and compares checksums per slot, while writers go on. Slots that are being written
@@ -22,6 +26,9 @@ func (j *Job) catchUpAndVerify(g *group) error {
 		if n < dirtyBatch/10 {
 			break
 		}
+	}
+	if err := j.settle(g); err != nil {
+		return err
 	}
 	if err := j.enter(PhaseVerify); err != nil {
 		return err
@@ -47,6 +54,49 @@ func (j *Job) catchUpAndVerify(g *group) error {
 	}
 	return nil
 }
+
+// settle makes the writers of the group lock the slots' states from now on, and waits for those that began before and may not have: a
+// fence waits for who holds the lock. It keeps nobody waiting, and what is verified after it was settled before: j.verified says both.
+func (j *Job) settle(g *group) error {
+	d := j.c.opts.Dialect
+	if err := j.in(g.from, func(tx *sql.Tx) error { return d.slow(j.ctx, tx, g.tables, g.slots) }); err != nil {
+		return err
+	}
+	if err := j.crashPoint("before settle"); err != nil {
+		return err
+	}
+	var old []string
+	for n := 0; ; n++ {
+		var now []string
+		err := j.in(g.from, func(tx *sql.Tx) (err error) {
+			if now, err = d.writing(j.ctx, tx, g.tables); err == nil {
+				err = errSeen
+			}
+			return err
+		})
+		if !errors.Is(err, errSeen) {
+			return err
+		}
+		if n == 0 {
+			old = now
+		}
+		old = slices.DeleteFunc(old, func(id string) bool { return !slices.Contains(now, id) })
+		if len(old) == 0 {
+			return nil
+		}
+		if _, err := j.drain(g, drainMax); err != nil { // it may take as long as somebody's transaction
+			return err
+		}
+		if err := backoff.Sleep(j.ctx, settlePolicy.Delay(n)); err != nil {
+			return err
+		}
+	}
+}
+
+// errSeen rolls a transaction back that has changed nothing.
+var errSeen = errors.New("shard: seen")
+
+var settlePolicy = backoff.Policy{Base: time.Millisecond, Max: 100 * time.Millisecond}
 
 func (j *Job) unverified(g *group) (rest []Slot) {
 	for _, s := range g.slots {
