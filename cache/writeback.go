@@ -272,10 +272,14 @@ func (b *Back[K, V]) store1(k K, v V, deleted bool) (err error) {
 	return b.store.Set(ctx, k, v)
 }
 
-// Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but for their backoff.
+// Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but for their backoff. With a ctx
+// that has ended already it begins nothing.
 func (b *Back[K, V]) Flush(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if err := ctx.Err(); err != nil && len(b.pending) > 0 {
+		return fmt.Errorf("cache: flush: %d keys pending: %w", len(b.pending), err)
+	}
 	target := b.epoch
 	for k, w := range b.pending {
 		if w.attempts == 0 {
