@@ -113,7 +113,11 @@ func (m *simulation) supervise() {
 		}
 		return nil
 	}
-	ctx := context.WithValue(context.Background(), actorKey{}, "supervisor")
+	calls := 0
+	call := func() context.Context { // each has a name of its own, and so has the job that it begins: turns are drawn by name
+		calls++
+		return context.WithValue(context.Background(), actorKey{}, fmt.Sprint("supervisor-", calls))
+	}
 	var jobs []*Job
 	for range 3 {
 		if m.stopped() {
@@ -121,7 +125,7 @@ func (m *simulation) supervise() {
 		}
 		o := MoveOptions{Group: 1 + r.IntN(3), Chunk: 1 + r.IntN(3), Reversible: r.IntN(2) == 0, step: step}
 		c := m.movers[r.IntN(2)]
-		if c.Refresh(ctx) != nil {
+		if c.Refresh(call()) != nil {
 			continue
 		}
 		p := Plan{Epoch: c.Map().Epoch()}
@@ -131,7 +135,7 @@ func (m *simulation) supervise() {
 			}
 		}
 		p.sort()
-		j, err := c.Move(ctx, p, o)
+		j, err := c.Move(call(), p, o)
 		if err != nil {
 			continue
 		}
@@ -160,9 +164,9 @@ func (m *simulation) supervise() {
 				m.mu.Unlock()
 				var next *Job
 				if r.IntN(2) == 0 {
-					next, err = j.Rollback(ctx)
+					next, err = j.Rollback(call())
 				} else {
-					next, err = j.Complete(ctx)
+					next, err = j.Complete(call())
 				}
 				if err == nil && next != nil {
 					j = next
@@ -171,7 +175,7 @@ func (m *simulation) supervise() {
 				}
 			default:
 			}
-			next, err := m.movers[r.IntN(2)].Resume(ctx, o)
+			next, err := m.movers[r.IntN(2)].Resume(call(), o)
 			if err != nil {
 				m.violation("resume: %v", err)
 				return
@@ -269,6 +273,7 @@ func simulate(t *testing.T, seed uint64, mutant string) *simulation {
 			}
 			m.supervise()
 			time.Sleep(50 * time.Millisecond)
+			m.s.yield("end") // in its turn: who wakes up at this moment must either have looked or not
 			m.mu.Lock()
 			m.stop = true
 			m.mu.Unlock()

@@ -340,8 +340,13 @@ type simStore struct {
 	lease time.Duration // instead of the stored one, for a mutant
 }
 
+func (m *simStore) turn(ctx context.Context, what string) {
+	who, _ := ctx.Value(actorKey{}).(string)
+	m.s.yield(m.who + "/" + who + "/" + what)
+}
+
 func (m *simStore) Load(ctx context.Context) (*State, error) {
-	m.s.yield(m.who + "/load")
+	m.turn(ctx, "load")
 	st, err := m.MapStore.Load(ctx)
 	if err != nil {
 		return nil, err
@@ -361,6 +366,6 @@ func (m *simStore) Load(ctx context.Context) (*State, error) {
 }
 
 func (m *simStore) CompareAndSwap(ctx context.Context, old uint64, next *State) error {
-	m.s.yield(m.who + "/swap")
+	m.turn(ctx, "swap")
 	return m.MapStore.CompareAndSwap(ctx, old, next)
 }
