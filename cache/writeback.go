@@ -277,23 +277,14 @@ func (b *Back[K, V]) store1(k K, v V, deleted bool) (err error) {
 func (b *Back[K, V]) Flush(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := ctx.Err(); err != nil && len(b.pending) > 0 {
-		return fmt.Errorf("cache: flush: %d keys pending: %w", len(b.pending), err)
-	}
 	target := b.epoch
-	for k, w := range b.pending {
-		if w.attempts == 0 {
-			b.hurry(k, w)
-		}
-	}
-	b.changed.Broadcast()
 	defer context.AfterFunc(ctx, b.wake)()
 	for {
-		old := false
+		old, ended := false, ctx.Err()
 		for k, w := range b.pending {
 			if w.epoch <= target {
 				old = true
-				if w.attempts == 0 {
+				if w.attempts == 0 && ended == nil {
 					b.hurry(k, w)
 				}
 			}
@@ -301,8 +292,8 @@ func (b *Back[K, V]) Flush(ctx context.Context) error {
 		if !old {
 			return nil
 		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("cache: flush: %d keys pending: %w", len(b.pending), err)
+		if ended != nil {
+			return fmt.Errorf("cache: flush: %d keys pending: %w", len(b.pending), ended)
 		}
 		b.changed.Broadcast()
 		b.changed.Wait()
