@@ -1,6 +1,9 @@
 package queue
 
-import "slices"
+import (
+	"maps"
+	"slices"
+)
 
 // recovered is the fate of one group's messages.
 type recovered struct {
@@ -120,12 +123,7 @@ func (r *recovery) apply(seg *segment, en entry) error {
 // messages is the second reading.
 func (r *recovery) messages() error {
 	e := r.e
-	ids := make([]uint32, 0, len(r.groups))
-	for id := range r.groups {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
+	for _, id := range slices.Sorted(maps.Keys(r.groups)) {
 		g := r.groups[id]
 		if g.name == "" || id == 0 || id > maxGroups {
 			continue // its record is damaged
@@ -139,12 +137,7 @@ func (r *recovery) messages() error {
 		t.groups = append(t.groups, st)
 	}
 	// Copied messages are older than all others.
-	seqs := make([]uint64, 0, len(r.copies))
-	for seq := range r.copies {
-		seqs = append(seqs, seq)
-	}
-	slices.Sort(seqs)
-	for _, seq := range seqs {
+	for _, seq := range slices.Sorted(maps.Keys(r.copies)) {
 		c := r.copies[seq]
 		buf := make([]byte, c.r.length)
 		if _, err := e.segments[c.r.segment].file.ReadAt(buf, int64(c.r.offset)); err != nil {
