@@ -35,16 +35,24 @@ func (c *Cluster) group(js *JobState, at, size int) (*group, error) {
 	return g, nil
 }
 
-// prepareShard makes the state tables of a shard. Lock timeouts are repeated as by in.
+// prepareShard makes the state tables of a shard.
 func (c *Cluster) prepareShard(ctx context.Context, s *shardState) error {
 	d := c.opts.Dialect
+	err := c.insist(ctx, func() error {
+		return inTx(ctx, s.DB, func(tx *sql.Tx) error { return d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID)) })
+	})
+	if err != nil {
+		return fmt.Errorf("shard: prepare %s: %w", s.ID, err)
+	}
+	return nil
+}
+
+// insist repeats what failed by something that passes, as lock timeouts do, with growing pauses in which writers get on.
+func (c *Cluster) insist(ctx context.Context, f func() error) error {
 	for n := 0; ; n++ {
-		err := inTx(ctx, s.DB, func(tx *sql.Tx) error { return d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID)) })
-		if err == nil {
-			return nil
-		}
-		if !d.IsRetryable(err) || n >= 50 {
-			return fmt.Errorf("shard: prepare %s: %w", s.ID, err)
+		err := f()
+		if err == nil || !c.opts.Dialect.IsRetryable(err) || n >= 50 {
+			return err
 		}
 		if err := backoff.Sleep(ctx, retryPolicy.Delay(n)); err != nil {
 			return err
@@ -78,30 +86,22 @@ func (c *Cluster) Guard(ctx context.Context) error {
 	return nil
 }
 
-// in runs f in a mover's transaction on a shard. Lock timeouts are repeated with growing pauses in which writers get on.
+// in runs f in a mover's transaction on a shard.
 func (j *Job) in(sh *shardState, f func(tx *sql.Tx) error) error {
 	d := j.c.opts.Dialect
-	for n := 0; ; n++ {
-		err := func() error {
-			tx, err := d.begin(j.ctx, sh.DB, j.token, j.opts.LockTimeout)
-			if err != nil {
-				return err
-			}
-			if err = f(tx); err == nil {
-				err = d.commit(j.ctx, tx)
-			}
-			if err != nil {
-				d.abort(tx)
-			}
-			return err
-		}()
-		if err == nil || !d.IsRetryable(err) || n >= 50 {
+	return j.c.insist(j.ctx, func() error {
+		tx, err := d.begin(j.ctx, sh.DB, j.token, j.opts.LockTimeout)
+		if err != nil {
 			return err
 		}
-		if err := backoff.Sleep(j.ctx, retryPolicy.Delay(n)); err != nil {
-			return err
+		if err = f(tx); err == nil {
+			err = d.commit(j.ctx, tx)
 		}
-	}
+		if err != nil {
+			d.abort(tx)
+		}
+		return err
+	})
 }
 
 func (j *Job) describe(tx *sql.Tx) ([]*tableInfo, error) {

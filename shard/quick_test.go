@@ -13,28 +13,11 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
-
-	"github.com/tierkit/tierkit/internal/testserver"
 )
-
-// preparedPlace is a PostgreSQL with prepared transactions.
-func preparedPlace(t *testing.T) (*place, *testserver.PostgresCluster) {
-	s := testserver.Postgres(t, testserver.PostgresOptions{Config: map[string]string{"max_prepared_transactions": "5"}})
-	return &place{d: Postgres(), ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at timestamptz, note text)`, `create index on t (slot, id)`,
-		`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`, `create index on u (slot, a, b)`},
-		open: func(name string) *sql.DB {
-			_, err := s.Primary().DB().Exec("create database " + name)
-			require.NoError(t, err)
-			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
-			require.NoError(t, err)
-			t.Cleanup(func() { _ = db.Close() })
-			return db
-		}}, s
-}
 
 // Whoever noted a key without a lock, in whatever kind of transaction, is waited for before the fence, and what it wrote is moved.
 func TestWritersInFlightAreSettled(t *testing.T) {
-	p, _ := preparedPlace(t)
+	p := postgresPlace(t)
 	n := 0
 	exec := func(t *testing.T, c *sql.Conn, qs ...string) {
 		for _, q := range qs {

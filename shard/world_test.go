@@ -53,7 +53,7 @@ func sqlitePlace(t testing.TB) *place {
 }
 
 func postgresPlace(t testing.TB) *place {
-	s := testserver.Postgres(t, testserver.PostgresOptions{})
+	s := testserver.Postgres(t, testserver.PostgresOptions{Config: map[string]string{"max_prepared_transactions": "5"}})
 	return &place{d: Postgres(),
 		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at timestamptz, note text)`, `create index on t (slot, id)`,
 			`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`, `create index on u (slot, a, b)`},
