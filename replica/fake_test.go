@@ -29,6 +29,7 @@ type fakeNode struct {
 	pos      atomic.Uint64
 	received atomic.Uint64
 	cut      atomic.Bool
+	slow     atomic.Int64 // how long the answer to a probe is under way, nanoseconds
 	open     atomic.Int64
 	queries  atomic.Int64
 	prepares atomic.Int64
@@ -79,7 +80,9 @@ func (w *fakeWorld) dialect() Dialect {
 			if err := c.(*fakeConn).alive(ctx); err != nil {
 				return NodeState{}, err
 			}
-			return state(c), nil
+			st := state(c)
+			time.Sleep(time.Duration(c.(*fakeConn).f.slow.Load()))
+			return st, nil
 		},
 		Capture: func(ctx context.Context, c driver.Conn) (Position, error) { return state(c).Replayed, nil },
 		Reached: nil,

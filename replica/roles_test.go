@@ -54,6 +54,35 @@ func TestPromotion(t *testing.T) {
 	})
 }
 
+// A probe that was under way during the promotion brings what it saw before: a standby. Nobody loses the new primary by it.
+func TestProbeUnderWayDuringPromotion(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWorld("p", "r1")
+		var lost []NodeStatus
+		c := start(t, w, Options{ProbeInterval: 100 * time.Millisecond, ProbeTimeout: time.Second, Promotion: &Promotion{Lease: MemoryLease()},
+			Hooks: &Hooks{NodeChanged: func(before, after NodeStatus) {
+				if before.Role == RolePrimary && after.Role != RolePrimary {
+					lost = append(lost, after)
+				}
+			}}})
+		_, err := c.DB().Exec("write")
+		require.NoError(t, err)
+		w.nodes[1].slow.Store(int64(500 * time.Millisecond))
+		time.Sleep(250 * time.Millisecond) // one is under way
+		w.nodes[0].down.Store(true)
+		for c.Status().Primary != "r1" {
+			time.Sleep(time.Millisecond)
+		}
+		for range 1000 {
+			_, err := c.DB().Exec("write")
+			require.NoError(t, err)
+			require.Equal(t, "r1", c.Status().Primary)
+			time.Sleep(time.Millisecond)
+		}
+		require.Empty(t, lost)
+	})
+}
+
 func TestPromotionRefused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")

@@ -62,10 +62,15 @@ func (m *member) timeline() uint64 { return max(m.state.Replayed.Timeline, m.ove
 
 func (m *member) up() bool { return m.probed && m.machine.State() == health.Up }
 
-// observe takes the result of one probe.
+// observe takes the result of one probe. A promotion knows more than a probe that was under way meanwhile: that one still saw a standby, and to
+// believe it would be to lose the new primary again, with all that was acknowledged on it in doubt.
 func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	now := time.Now()
 	c.mu.Lock()
+	if began.Before(m.began) {
+		c.mu.Unlock()
+		return
+	}
 	before := c.statusOf(m)
 	m.probed, m.lastProbe = true, now
 	if err == nil {
