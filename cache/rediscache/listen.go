@@ -101,12 +101,16 @@ func (r *Remote) renew(ctx context.Context) {
 	defer tick.Stop()
 	for {
 		began := time.Since(r.start)
+		unfilled := r.takeAbandoned()
 		rctx, cancel := context.WithTimeout(ctx, r.o.Confirm)
 		err := register.Run(rctx, r.client, []string{r.nodes()}, r.id, r.o.Confirm.Milliseconds()).Err()
 		cancel()
 		if err == nil {
 			// The registration ends later than began + Confirm, on any clock: it was made after began.
 			_ = r.sub.Ping(ctx, strconv.FormatInt(int64(began), 10))
+		}
+		if err != nil || !r.hand(unfilled) {
+			r.abandon(unfilled...)
 		}
 		select {
 		case <-ctx.Done():

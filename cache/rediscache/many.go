@@ -22,7 +22,7 @@ local out = {}
 for i = 1, n do
   if values[i] then
     out[i] = {values[i], redis.call('PTTL', KEYS[i])}
-  elseif redis.call('SET', KEYS[n + i], ARGV[1 + i], 'NX', 'PX', ARGV[1]) then
+  elseif redis.call('SET', KEYS[n + i], ARGV[1 + i], 'NX', 'PX', ARGV[1]) or redis.call('GET', KEYS[n + i]) == ARGV[1 + i] then
     out[i] = {1}
   else
     out[i] = {0}
@@ -32,11 +32,18 @@ return out
 `)
 
 // FetchMany implements [cache.RemoteMany]: one round trip for 500 keys, or one per node of a cluster.
-func (r *Remote) FetchMany(ctx context.Context, keys []string) ([]cache.Fetched, error) {
+func (r *Remote) FetchMany(ctx context.Context, keys []string) (out []cache.Fetched, err error) {
 	leases := make([]string, len(keys))
 	for i := range leases {
 		leases[i] = r.id + strconv.FormatUint(r.seq.Add(1), 36)
 	}
+	defer func() {
+		if err != nil {
+			for i, key := range keys {
+				r.abandon(abandoned{key, leases[i]})
+			}
+		}
+	}()
 	if _, one := r.client.(*redis.Client); one && len(keys) > 0 {
 		return r.fetchAll(ctx, keys, leases)
 	}
@@ -46,7 +53,7 @@ func (r *Remote) FetchMany(ctx context.Context, keys []string) ([]cache.Fetched,
 	if err != nil {
 		return nil, fmt.Errorf("rediscache: fetch: %w", err)
 	}
-	out := make([]cache.Fetched, len(keys))
+	out = make([]cache.Fetched, len(keys))
 	for i, c := range cmds {
 		res, err := c.Slice()
 		if err != nil {
@@ -96,7 +103,14 @@ func (r *Remote) fetchAll(ctx context.Context, keys, leases []string) ([]cache.F
 }
 
 // FillMany implements [cache.RemoteMany].
-func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Filled, ttl time.Duration) ([]bool, error) {
+func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Filled, ttl time.Duration) (out []bool, err error) {
+	defer func() {
+		if err != nil {
+			for i, key := range keys { // what was filled has no lease any more
+				r.abandon(abandoned{key, filled[i].Lease})
+			}
+		}
+	}()
 	cmds, err := r.pipeline(ctx, fill, len(keys), func(p redis.Pipeliner, i int) *redis.Cmd {
 		if filled[i].Value == nil {
 			return release.Eval(ctx, p, r.keys(keys[i]), filled[i].Lease)
@@ -106,7 +120,7 @@ func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Fil
 	if err != nil {
 		return nil, fmt.Errorf("rediscache: fill: %w", err)
 	}
-	out := make([]bool, len(keys))
+	out = make([]bool, len(keys))
 	for i, c := range cmds {
 		n, err := c.Int()
 		if err != nil {

@@ -30,7 +30,8 @@ import (
 type Options struct {
 	// Prefix of all keys and channels: processes with the same prefix share the tier. Default "cache:".
 	Prefix string
-	// Lease is how long a process has to load a value. Default 10 s.
+	// Lease is how long a process has to load a value, and so the longest that others wait for one that has died. A lease whose answer was lost is
+	// released as soon as the server answers again. Default 10 s.
 	Lease time.Duration
 	// Confirm is how long a first tier may serve without hearing from Redis, and so the longest that Delete and Set wait for a process that
 	// has died. Default 1 s, minimum 20 ms.
@@ -54,11 +55,14 @@ type Remote struct {
 	watchers map[int]watcher
 	nextID   int
 	waits    map[string]*wait
-	closed   bool
+	// abandoned leases wait for the next answer of the server.
+	abandoned []abandoned
+	closed    bool
 
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	sub    *redis.PubSub
+	answers chan []abandoned // cap 1: the server answers, so these can be released
+	cancel  context.CancelFunc
+	tasks   sync.WaitGroup
+	sub     *redis.PubSub
 }
 
 type watcher struct {
@@ -100,13 +104,14 @@ func New(client redis.UniversalClient, o Options) (*Remote, error) {
 	if c, ok := client.(*redis.Client); ok && !c.Options().ContextTimeoutEnabled {
 		client = c.WithTimeout(o.Timeout)
 	}
-	r := &Remote{client: client, o: o, id: rand.Text()[:16], start: time.Now(), watchers: map[int]watcher{}, waits: map[string]*wait{}}
+	r := &Remote{client: client, o: o, id: rand.Text()[:16], start: time.Now(), watchers: map[int]watcher{}, waits: map[string]*wait{}, answers: make(chan []abandoned, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.sub = client.Subscribe(ctx, r.changes(), r.acks(r.id))
-	r.tasks.Add(2)
+	r.tasks.Add(3)
 	go r.listen(ctx)
 	go r.renew(ctx)
+	go r.giveUp(ctx)
 	return r, nil
 }
 
@@ -119,10 +124,11 @@ func (r *Remote) keys(key string) []string {
 	return []string{r.o.Prefix + "v:{" + key + "}", r.o.Prefix + "l:{" + key + "}"}
 }
 
+// fetch takes the lease if nobody has it. A client that repeats the command after a lost answer finds its own, and has it.
 var fetch = redis.NewScript(`
 local v = redis.call('GET', KEYS[1])
 if v then return {v, redis.call('PTTL', KEYS[1])} end
-if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1} end
+if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[2]) == ARGV[1] then return {1} end
 return {0}
 `)
 
@@ -171,6 +177,7 @@ func (r *Remote) Fetch(ctx context.Context, key string) (cache.Fetched, error) {
 	lease := r.id + strconv.FormatUint(r.seq.Add(1), 36)
 	res, err := fetch.Run(ctx, r.client, r.keys(key), lease, r.o.Lease.Milliseconds()).Slice()
 	if err != nil {
+		r.abandon(abandoned{key, lease})
 		return cache.Fetched{}, fmt.Errorf("rediscache: fetch: %w", err)
 	}
 	return fetched(res, lease), nil
@@ -207,6 +214,7 @@ func (r *Remote) Release(ctx context.Context, key, lease string) error {
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	if err := release.Run(ctx, r.client, r.keys(key), lease).Err(); err != nil {
+		r.abandon(abandoned{key, lease})
 		return fmt.Errorf("rediscache: release: %w", err)
 	}
 	return nil
