@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 )
 
 // conn is a logical connection: what database/sql pools. It owns nothing while it is idle. During one use (from taking it out
@@ -75,18 +76,38 @@ func (n *conn) run(ctx context.Context, s *statement) error {
 	return n.write(ctx, s, e.verdict, SessionOf(ctx))
 }
 
-// runPinned: no choice and no retry. The transaction or the session's owner sees every error.
+// runPinned: no choice and no retry. The transaction or the session's owner sees every error. Outside a transaction a write commits by itself, and counts
+// like one that is not pinned.
 func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
+	p := n.pin
+	var sess *Session
+	commits := !n.inTx && s.kind != opPrepare && (s.isExec() || v.Class != ClassRead)
+	if commits {
+		if p.gen != p.node.gen.Load() {
+			p.broken = true
+			return fmt.Errorf("%w: %s, which holds the session, is not the primary any more", ErrNoPrimary, p.node.Name)
+		}
+		if sess = SessionOf(ctx); sess != nil {
+			sess.writing(n.c.opts.Name)
+		}
+	}
 	if v.Class == ClassSession {
 		n.stateful = true
 	}
-	p := n.pin
 	used := n.under(ctx, p.node)
 	err := explain(ctx, used, p.node, s.on(used, p))
 	if err == nil {
+		if commits {
+			return n.written(ctx, s, sess, p)
+		}
 		return nil
 	}
 	switch kind := n.judge(p, err); {
+	case commits && kind == KindLost:
+		n.c.probeNow(p.node)
+		return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
+	case commits && sess != nil && !p.broken && s.isExec():
+		n.capture(ctx, sess, p) // nothing was written, but "unknown" must not stay
 	case !n.inTx || ctx.Err() != nil:
 	case kind == KindRefused, kind == KindLost:
 		n.c.probeNow(p.node)
@@ -109,7 +130,7 @@ func (n *conn) hold(ctx context.Context, nd *node) (*phys, error) {
 	if err != nil {
 		var ce *connectError
 		if errors.As(err, &ce) {
-			n.c.refused(nd, ce.err)
+			n.c.refused(nd, ce)
 		}
 		return nil, err
 	}

@@ -33,6 +33,8 @@ type fakeNode struct {
 	open     atomic.Int64
 	queries  atomic.Int64
 	prepares atomic.Int64
+	commits  atomic.Int64
+	reset    func() error // what a pooled connection does when it is taken out
 }
 
 type fakeWorld struct {
@@ -171,6 +173,9 @@ func (c *fakeConn) ResetSession(context.Context) error {
 	if c.dead {
 		return driver.ErrBadConn
 	}
+	if c.f.reset != nil {
+		return c.f.reset()
+	}
 	return nil
 }
 func (c *fakeConn) IsValid() bool                            { return !c.dead }
@@ -219,7 +224,11 @@ type fakeTx struct {
 	ctx context.Context
 }
 
-func (t *fakeTx) Commit() error   { t.c.inTx = false; return t.c.alive(t.ctx) }
+func (t *fakeTx) Commit() error {
+	t.c.inTx = false
+	t.c.f.commits.Add(1)
+	return t.c.alive(t.ctx)
+}
 func (t *fakeTx) Rollback() error { t.c.inTx = false; return nil }
 
 type fakeStmt struct {

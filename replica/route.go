@@ -9,6 +9,7 @@ import (
 // target is where a statement is to run.
 type target struct {
 	node   *node
+	gen    uint64 // of the primary when it was chosen
 	role   Role
 	reason string // why not a replica
 	spill  bool   // holds a place under SpillLimit
@@ -46,18 +47,23 @@ func hasReplica(t *topology) bool { return len(t.readable) > 0 || !t.unprobed }
 func isReady(t *topology) bool    { return t.ready }
 
 // pickPrimary waits for a primary.
-func (c *Cluster) pickPrimary(ctx context.Context) (*node, error) {
+func (c *Cluster) pickPrimary(ctx context.Context) (*node, uint64, error) {
 	if t := c.topo.Load(); t.primary != nil {
-		return t.primary, nil
+		return t.primary, t.gen, nil
 	}
 	t, err := c.waitTopology(ctx, c.opts.PrimaryWait, hasPrimary)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if t.primary == nil {
-		return nil, t.noPrimary()
+		return nil, 0, t.noPrimary()
 	}
-	return t.primary, nil
+	return t.primary, t.gen, nil
+}
+
+// stillPrimary: p is a connection to the node that was chosen at gen, and that has not lost its role or its life on the way to it. A former primary accepts writes.
+func stillPrimary(p *phys, gen uint64) bool {
+	return p.gen == gen && p.node.gen.Load() == gen && !p.node.ended()
 }
 
 // pickAny is the usual case: no session, no wishes, a replica there. nil: look closer.
@@ -126,7 +132,7 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 		c.n.spillRefused.Add(1)
 		return target{}, err
 	}
-	n, err := c.pickPrimary(ctx)
+	n, _, err := c.pickPrimary(ctx)
 	if err != nil {
 		c.spill.leave()
 		return target{}, err
@@ -136,7 +142,7 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 }
 
 func (c *Cluster) toPrimary(ctx context.Context, reason string) (target, error) {
-	n, err := c.pickPrimary(ctx)
+	n, _, err := c.pickPrimary(ctx)
 	return target{node: n, role: RolePrimary, reason: reason}, err
 }
 

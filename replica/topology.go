@@ -13,6 +13,7 @@ import (
 // topology is what routing needs to know, computed anew after every probe and never changed afterwards.
 type topology struct {
 	primary  *node
+	gen      uint64   // of the primary's connections: what finds another one has not found the node that was chosen
 	position Position // best known position of the primary; the measure of lag
 	probed   time.Time
 	system   string
@@ -99,20 +100,20 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	}
 }
 
-// refused ejects a node at once: a connection to it was refused.
-func (c *Cluster) refused(n *node, err error) {
-	if c.dialect.Kind(err) != KindRefused {
+// refused ejects a node at once: a connection to it was refused, unless a probe that began later than the attempt knows better.
+func (c *Cluster) refused(n *node, err *connectError) {
+	if c.dialect.Kind(err.err) != KindRefused {
 		return
 	}
 	now := time.Now()
 	c.mu.Lock()
 	m := c.member(n.Name)
-	if m == nil || m.node != n || m.machine.State() == health.Down {
+	if m == nil || m.node != n || m.machine.State() == health.Down || err.began.Before(m.began) {
 		c.mu.Unlock()
 		return
 	}
 	before := c.statusOf(m)
-	m.lastErr = err.Error()
+	m.lastErr = err.err.Error()
 	if m.failing.IsZero() {
 		m.failing = now
 	}
@@ -124,9 +125,6 @@ func (c *Cluster) refused(n *node, err error) {
 }
 
 func (c *Cluster) nodeChanged(n *node, before, after NodeStatus) {
-	if before.State == "up" && after.State != "up" || before.Fenced != after.Fenced {
-		n.eject()
-	}
 	if after.State != "up" || after.Fenced != "" || before.Role != after.Role {
 		c.n.discarded.Add(uint64(n.discardIdle(0)))
 	}
@@ -176,6 +174,12 @@ func (c *Cluster) recompute(now time.Time) {
 		if fenced != m.fenced {
 			m.fenced = fenced
 			m.gen.Add(1)
+			m.eject()
+		}
+		if m.machine.State() == health.Down {
+			m.end()
+		} else if m.ended() {
+			m.revive()
 		}
 		if m.probed && !m.up() && (m.hadRole || m.joining) { // what it missed it has to catch up with
 			m.joining, m.joinAt = true, Position{}
@@ -190,12 +194,13 @@ func (c *Cluster) recompute(now time.Time) {
 			m.downSince = now
 		}
 	}
+	c.surveyed = c.surveyed || allProbed
 	switch len(writers) {
 	case 0:
 	case 1:
 		p := writers[0]
-		if !p.draining {
-			t.primary, t.position, t.probed = p.node, p.state.Replayed, p.began
+		if !p.draining && c.surveyed {
+			t.primary, t.gen, t.position, t.probed = p.node, p.gen.Load(), p.state.Replayed, p.began
 		}
 		if c.lastPrimary != p.node {
 			c.lastPrimary = p.node

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -85,7 +86,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 			t, err = c.pick(ctx, r, sess, avoid)
 		} else {
 			t.role = RolePrimary
-			t.node, err = c.pickPrimary(ctx)
+			t.node, t.gen, err = c.pickPrimary(ctx)
 		}
 		if err != nil {
 			return nil, err
@@ -103,6 +104,10 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 				continue
 			}
 			err = e
+		}
+		if err == nil && !o.ReadOnly && !stillPrimary(p, t.gen) {
+			runtime.Gosched() // the next topology is being made
+			continue
 		}
 		var inner driver.Tx
 		if err == nil {
@@ -141,6 +146,11 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 // Commit fails with ErrCommitUnknown when the connection broke before the answer, or when the node lost its role meanwhile: a
 // primary that was frozen, replaced and thawed may say yes, and its yes is worth nothing.
 func (t *tx) Commit() error {
+	if t.write && t.p.gen != t.p.node.gen.Load() { // known before it is sent: nothing has happened
+		_ = t.Rollback()
+		t.p.broken = true
+		return &txLost{fmt.Errorf("%s is not the primary any more", t.p.node.Name)}
+	}
 	if t.write && t.sess != nil {
 		t.sess.writing(t.n.c.opts.Name)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -14,12 +15,16 @@ func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session
 	c := n.c
 	var deadline time.Time
 	for {
-		nd, err := c.pickPrimary(ctx)
+		nd, gen, err := c.pickPrimary(ctx)
 		if err != nil {
 			return err
 		}
 		used := n.under(ctx, nd)
 		p, err := n.hold(used, nd)
+		if err == nil && !stillPrimary(p, gen) {
+			runtime.Gosched() // the next topology is being made
+			continue
+		}
 		if err == nil {
 			if v.Class == ClassSession {
 				n.pin, n.stateful = p, true
@@ -35,18 +40,7 @@ func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session
 			if h := c.opts.Hooks; h != nil && h.Routed != nil {
 				h.Routed(ctx, Route{Node: nd.Name, Role: RolePrimary, Class: v.Class, Reason: v.Reason})
 			}
-			if p.gen != nd.gen.Load() { // the node was fenced meanwhile: a thawed primary acknowledges to nobody
-				return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, nd.Name)
-			}
-			if sess == nil || s.kind == opPrepare {
-				return nil
-			}
-			if s.isExec() {
-				n.capture(ctx, sess, p)
-			} else {
-				n.pending, n.pendingOn = sess, p
-			}
-			return nil
+			return n.written(ctx, s, sess, p)
 		}
 		err = explain(ctx, used, nd, err)
 		switch n.judge(p, err) {
@@ -69,6 +63,22 @@ func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session
 		}
 		return err
 	}
+}
+
+// written ends a write that was acknowledged.
+func (n *conn) written(ctx context.Context, s *statement, sess *Session, p *phys) error {
+	if p.gen != p.node.gen.Load() { // the node was fenced meanwhile: a thawed primary acknowledges to nobody
+		return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, p.node.Name)
+	}
+	if sess == nil || s.kind == opPrepare {
+		return nil
+	}
+	if s.isExec() {
+		n.capture(ctx, sess, p)
+	} else {
+		n.pending, n.pendingOn = sess, p
+	}
+	return nil
 }
 
 // otherPrimary decides whether a statement that was not executed may be tried again, and waits until that makes sense: at
