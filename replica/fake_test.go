@@ -35,6 +35,7 @@ type fakeNode struct {
 	prepares atomic.Int64
 	commits  atomic.Int64
 	reset    func() error // what a pooled connection does when it is taken out
+	commit   func() error // what a commit does
 }
 
 type fakeWorld struct {
@@ -44,7 +45,11 @@ type fakeWorld struct {
 	lag atomic.Bool
 	// heard is when the standbys last heard from their primary; 0: they do not.
 	heard atomic.Int64
+	// noTimelines: nodes do not tell theirs.
+	noTimelines bool
 }
+
+var errFakeLost = fmt.Errorf("fake: %w", syscall.ECONNRESET)
 
 var errFakeReadOnly = errors.New("fake: read-only")
 
@@ -72,6 +77,9 @@ func (w *fakeWorld) dialect() Dialect {
 		st := NodeState{Role: RoleReplica, Replayed: Position{System: "w", Timeline: f.timeline.Load(), Offset: f.pos.Load()}}
 		if f.primary.Load() {
 			st.Role = RolePrimary
+		}
+		if w.noTimelines {
+			st.Replayed.Timeline = 0
 		}
 		st.Received = st.Replayed
 		st.Received.Offset = max(f.received.Load(), st.Received.Offset)
@@ -227,6 +235,9 @@ type fakeTx struct {
 func (t *fakeTx) Commit() error {
 	t.c.inTx = false
 	t.c.f.commits.Add(1)
+	if f := t.c.f.commit; f != nil {
+		return f()
+	}
 	return t.c.alive(t.ctx)
 }
 func (t *fakeTx) Rollback() error { t.c.inTx = false; return nil }

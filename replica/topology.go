@@ -55,6 +55,11 @@ type member struct {
 	hadRole   bool      // was up at some time
 	joining   bool      // was added or came back, and has not caught up with joinAt
 	joinAt    Position
+	joinFor   uint64        // the timeline of joinAt
+	astray    bool          // a promotion may have cut it off and has not told it whom to follow
+	tellAt    time.Time     // when that is tried again
+	tellAfter time.Duration // the pause before
+	rose      bool          // was last seen to turn from a replica into a primary
 	cancel    func()
 	done      chan struct{}
 }
@@ -68,7 +73,7 @@ func (m *member) up() bool { return m.probed && m.machine.State() == health.Up }
 func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	now := time.Now()
 	c.mu.Lock()
-	if began.Before(m.began) {
+	if began.Before(m.began) || c.memberOf(m.node) == nil { // or it was removed meanwhile
 		c.mu.Unlock()
 		return
 	}
@@ -79,6 +84,7 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 		if m.state.Role != RoleUnknown && m.state.Role != st.Role {
 			m.gen.Add(1) // the sessions of another role may hold its state
 		}
+		m.rose = st.Role == RolePrimary && (m.rose || m.state.Role == RoleReplica)
 		m.state, m.began = st, began
 		m.machine.Observe(true, now)
 	} else {
@@ -107,8 +113,8 @@ func (c *Cluster) refused(n *node, err *connectError) {
 	}
 	now := time.Now()
 	c.mu.Lock()
-	m := c.member(n.Name)
-	if m == nil || m.node != n || m.machine.State() == health.Down || err.began.Before(m.began) {
+	m := c.memberOf(n)
+	if m == nil || m.machine.State() == health.Down || err.began.Before(m.began) {
 		c.mu.Unlock()
 		return
 	}
@@ -154,6 +160,10 @@ func (c *Cluster) recompute(now time.Time) {
 		if m.up() && m.state.Replayed.System == c.system && m.state.Role != RoleUnknown {
 			c.timeline = max(c.timeline, m.timeline())
 		}
+	}
+	if m := c.risen(); m != nil {
+		c.timeline++
+		m.overlay = c.timeline
 	}
 	t.system = c.system
 	var writers []*member
@@ -206,14 +216,14 @@ func (c *Cluster) recompute(now time.Time) {
 			c.lastPrimary = p.node
 			t.epoch++
 		}
-		c.lastPosition, c.lastSynchronous = p.state.Replayed, p.state.Synchronous
+		c.lastPosition, c.lastTimeline, c.lastSynchronous = p.state.Replayed, p.timeline(), p.state.Synchronous
 		c.primaryLost = time.Time{}
 	default:
 		for _, m := range writers {
 			t.split = append(t.split, m.Name)
 		}
 	}
-	if len(writers) == 0 && allProbed && c.primaryLost.IsZero() {
+	if len(writers) == 0 && allProbed && c.primaryLost.IsZero() && (c.lastPrimary == nil || c.lastPrimary != c.left) {
 		c.primaryLost = now
 	}
 	for _, m := range c.members {
@@ -253,6 +263,26 @@ func (c *Cluster) recompute(now time.Time) {
 	c.afterChange(now)
 }
 
+// risen is the node that somebody else promoted, for dialects without timelines: it was a replica, and no other node is the primary. Without a timeline
+// it would look like a former primary as soon as one promotion was ours.
+func (c *Cluster) risen() (found *member) {
+	if c.timeline == 0 {
+		return nil
+	}
+	for _, m := range c.members {
+		if !m.up() || m.state.Role != RolePrimary || m.state.Replayed.System != c.system {
+			continue
+		}
+		if m.timeline() >= c.timeline || m.state.Replayed.Timeline != 0 || m.rose && found != nil {
+			return nil
+		}
+		if m.rose {
+			found = m
+		}
+	}
+	return found
+}
+
 // diverged: the standby has replayed what the present timeline does not have. The place of the fork is known to who made it.
 func (c *Cluster) diverged(m *member) bool {
 	t := m.state.Replayed.Timeline
@@ -264,8 +294,8 @@ func (c *Cluster) caughtUp(m *member) bool {
 	if !m.joining {
 		return true
 	}
-	if m.joinAt.IsZero() || m.joinAt.Timeline < c.timeline {
-		m.joinAt = c.lastPosition
+	if m.joinAt.IsZero() || m.joinFor < c.timeline {
+		m.joinAt, m.joinFor = c.lastPosition, c.lastTimeline
 	}
 	if m.joinAt.IsZero() || c.dialect.Covers(m.state.Replayed, m.joinAt) {
 		m.joining = false
@@ -287,6 +317,16 @@ func (c *Cluster) lagOf(m *member) (bytes int64, lag time.Duration) {
 func (c *Cluster) member(name string) *member {
 	for _, m := range c.members {
 		if m.Name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// memberOf is nil when the node was removed, though another one of its name be there.
+func (c *Cluster) memberOf(n *node) *member {
+	for _, m := range c.members {
+		if m.node == n {
 			return m
 		}
 	}
