@@ -189,6 +189,15 @@ func (n *conn) under(parent context.Context, nd *node) context.Context {
 	return f
 }
 
+// done ends the flight of a statement that leaves no rows behind; the use may last for many more.
+func (n *conn) done(s *statement, used context.Context) {
+	if k := len(n.flying) - 1; k >= 0 && s.isExec() && n.flying[k] == used {
+		n.flying[k].land()
+		n.flying[k] = nil
+		n.flying = n.flying[:k]
+	}
+}
+
 // land ends the flights of a use.
 func (n *conn) land() {
 	for i, f := range n.flying {

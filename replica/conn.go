@@ -21,11 +21,16 @@ type conn struct {
 	// inTx: a transaction is open; txWrites: it was not begun as a read-only one.
 	inTx     bool
 	txWrites bool
-	spills   int
+	placed   bool // holds a place under SpillLimit
 	flying   []*flight
-	// pending is the session of a write whose rows were still open when it was sent; its position is captured at the end of the use.
-	pending   *Session
-	pendingOn *phys
+	// pending are the sessions of writes whose rows were still open when they were sent; their position is captured at the end of the use.
+	pending []pending
+}
+
+type pending struct {
+	sess   *Session
+	number uint64 // of the write; 0: a read
+	on     *phys
 }
 
 var (
@@ -81,6 +86,7 @@ func (n *conn) run(ctx context.Context, s *statement) error {
 func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 	p := n.pin
 	var sess *Session
+	var number uint64
 	commits := !n.inTx && s.kind != opPrepare && (s.isExec() || v.Class != ClassRead)
 	if commits {
 		if p.gen != p.node.gen.Load() {
@@ -88,7 +94,7 @@ func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 			return fmt.Errorf("%w: %s, which holds the session, is not the primary any more", ErrNoPrimary, p.node.Name)
 		}
 		if sess = SessionOf(ctx); sess != nil {
-			sess.writing(n.c.opts.Name)
+			number = sess.writing(n.c.opts.Name)
 		}
 	}
 	if v.Class == ClassSession {
@@ -96,18 +102,20 @@ func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 	}
 	used := n.under(ctx, p.node)
 	err := explain(ctx, used, p.node, s.on(used, p))
+	n.done(s, used)
 	if err == nil {
 		if commits {
-			return n.written(ctx, s, sess, p)
+			return n.written(ctx, s, sess, number, p)
 		}
 		return nil
 	}
 	switch kind := n.judge(p, err); {
 	case commits && kind == KindLost:
 		n.c.probeNow(p.node)
+		n.lostWrite(sess, number)
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
-	case commits && sess != nil && !p.broken && s.isExec():
-		n.capture(ctx, sess, p) // nothing was written, but "unknown" must not stay
+	case commits:
+		n.failedWrite(ctx, s, sess, number, p)
 	case !n.inTx || ctx.Err() != nil:
 	case kind == KindRefused, kind == KindLost:
 		n.c.probeNow(p.node)
@@ -143,12 +151,15 @@ func (n *conn) hold(ctx context.Context, nd *node) (*phys, error) {
 
 // release ends a use: everything borrowed goes back.
 func (n *conn) release() {
-	if n.pending != nil {
-		if !n.pendingOn.broken {
-			n.capture(context.Background(), n.pending, n.pendingOn)
+	for i, p := range n.pending {
+		if p.on.broken {
+			n.lostWrite(p.sess, p.number)
+		} else {
+			n.capture(context.Background(), p.sess, p.number, p.on)
 		}
-		n.pending, n.pendingOn = nil, nil
+		n.pending[i] = pending{}
 	}
+	n.pending = n.pending[:0]
 	n.land()
 	if n.stateful && n.pin != nil {
 		n.pin.broken = true // nobody else may inherit the session's state
@@ -159,7 +170,8 @@ func (n *conn) release() {
 		n.held[i] = nil
 	}
 	n.held = n.held[:0]
-	for ; n.spills > 0; n.spills-- {
+	if n.placed {
+		n.placed = false
 		n.c.spill.leave()
 	}
 }

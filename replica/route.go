@@ -12,7 +12,8 @@ type target struct {
 	gen    uint64 // of the primary when it was chosen
 	role   Role
 	reason string // why not a replica
-	spill  bool   // holds a place under SpillLimit
+	spill  bool   // needs a place under SpillLimit
+	missed bool   // no replica has what the session saw
 	waited time.Duration
 	// wait: the replica must be asked whether it has reached want before the statement runs on it.
 	wait bool
@@ -79,8 +80,8 @@ func (c *Cluster) pickAny() *node {
 	return two(group).node
 }
 
-// pick chooses where a read runs. avoid is a node that has just failed this very read.
-func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (target, error) {
+// pick chooses where a read runs. avoid is a node that has just failed this very read; placed: its use holds a place under SpillLimit already.
+func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node, placed bool) (target, error) {
 	t := c.topo.Load()
 	if !t.ready {
 		var err error
@@ -122,19 +123,25 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 		if r.replica {
 			return target{}, ErrNoReplica
 		}
-		return c.toPrimary(ctx, "no replica has what the session saw")
+		t, err := c.toPrimary(ctx, "no replica has what the session saw")
+		t.missed = true
+		return t, err
 	case r.replica:
 		return target{}, ErrNoReplica
 	case t.replicas == 0:
 		return c.toPrimary(ctx, "no replicas")
 	}
-	if err := c.spill.enter(ctx); err != nil {
-		c.n.spillRefused.Add(1)
-		return target{}, err
+	if !placed {
+		if err := c.spill.enter(ctx); err != nil {
+			c.n.spillRefused.Add(1)
+			return target{}, err
+		}
 	}
 	n, _, err := c.pickPrimary(ctx)
 	if err != nil {
-		c.spill.leave()
+		if !placed {
+			c.spill.leave()
+		}
 		return target{}, err
 	}
 	c.n.spilled.Add(1)

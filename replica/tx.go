@@ -83,7 +83,7 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		var t target
 		var err error
 		if o.ReadOnly {
-			t, err = c.pick(ctx, r, sess, avoid)
+			t, err = c.pick(ctx, r, sess, avoid, n.placed)
 		} else {
 			t.role = RolePrimary
 			t.node, t.gen, err = c.pickPrimary(ctx)
@@ -91,15 +91,16 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		if err != nil {
 			return nil, err
 		}
-		if t.spill {
-			n.spills++
-		}
+		n.placed = n.placed || t.spill
 		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
 			ok, e := n.waitFor(used, p, &t)
 			if !ok && e == nil {
 				c.n.tokenMisses.Add(1)
+				if r.replica {
+					return nil, ErrNoReplica
+				}
 				r = route{primary: true}
 				continue
 			}
@@ -115,11 +116,11 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		}
 		if err == nil {
 			n.pin, n.inTx, n.txWrites = p, true, !o.ReadOnly
-			x := &tx{n: n, p: p, inner: inner, ctx: used, unpin: true}
+			x := &tx{n: n, p: p, inner: inner, ctx: used, sess: sess, unpin: true}
 			if o.ReadOnly {
 				n.readDone(ctx, &t, sess, &classEntry{verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
 			} else {
-				x.sess, x.write = sess, true
+				x.write = true
 				c.n.writes.Add(1)
 				t.node.writes.Add(1)
 				if h := c.opts.Hooks; h != nil && h.Routed != nil {
@@ -151,12 +152,14 @@ func (t *tx) Commit() error {
 		t.p.broken = true
 		return &txLost{fmt.Errorf("%s is not the primary any more", t.p.node.Name)}
 	}
+	var number uint64
 	if t.write && t.sess != nil {
-		t.sess.writing(t.n.c.opts.Name)
+		number = t.sess.writing(t.n.c.opts.Name)
 	}
 	err := t.inner.Commit()
 	t.end()
 	if !t.write {
+		t.saw()
 		if err != nil {
 			t.n.failed(t.p, err)
 		}
@@ -166,17 +169,22 @@ func (t *tx) Commit() error {
 		if kind := t.n.judge(t.p, err); kind == KindLost || kind == KindRefused || t.ctx.Err() != nil {
 			t.p.broken = true
 			t.n.c.probeNow(t.p.node)
+			t.n.lostWrite(t.sess, number)
 			return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
 		} else if kind == KindReadOnly { // refused as a whole
 			t.p.broken = true
 			t.n.c.probeNow(t.p.node)
+			t.n.wroteNothing(t.sess, number)
 			return &txLost{err}
 		}
 	} else if t.p.gen != t.p.node.gen.Load() {
+		t.n.lostWrite(t.sess, number)
 		return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, t.p.node.Name)
 	}
-	if t.sess != nil && !t.p.broken {
-		t.n.capture(t.ctx, t.sess, t.p)
+	if number > 0 && !t.p.broken {
+		t.n.capture(t.ctx, t.sess, number, t.p)
+	} else {
+		t.n.lostWrite(t.sess, number)
 	}
 	return err
 }
@@ -184,10 +192,18 @@ func (t *tx) Commit() error {
 func (t *tx) Rollback() error {
 	err := t.inner.Rollback()
 	t.end()
+	t.saw()
 	if err != nil {
 		t.n.failed(t.p, err)
 	}
 	return err
+}
+
+// saw: the session has seen what there was until now.
+func (t *tx) saw() {
+	if t.sess != nil {
+		t.sess.read(t.n.c.opts.Name, t.p.node.Name)
+	}
 }
 
 func (t *tx) end() {
