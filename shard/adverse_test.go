@@ -27,10 +27,12 @@ func (f *forgetful) CompareAndSwap(ctx context.Context, old uint64, next *State)
 
 // The store's answers are lost once for each step of a job: it goes on all the same.
 func TestLostAnswersOfTheStore(t *testing.T) {
+	t.Parallel() // most of it is waiting for leases
 	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
 	store := &forgetful{MapStore: w.store}
 	w.store = store
 	w.c.store = store
+	w.c.opts.Lease = 2 * time.Second
 	seen := map[[2]any]bool{}
 	var handedOver, early atomic.Int64
 	silent := func(next *State) bool {
@@ -49,7 +51,7 @@ func TestLostAnswersOfTheStore(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 8, step: func(name string) error {
-		if name == "before cleanup" && time.Since(time.Unix(0, handedOver.Load())) < leaseForTests {
+		if name == "before cleanup" && time.Since(time.Unix(0, handedOver.Load())) < w.c.opts.Lease {
 			early.Add(1)
 		}
 		return nil
