@@ -207,3 +207,48 @@ func TestScatterNamesWhoFailed(t *testing.T) {
 	require.NotErrorIs(t, err, context.Canceled)
 	require.Len(t, e.Failed, 1)
 }
+
+// Several processes start at the same moment, and each makes the tables that are not there.
+func TestTablesMadeByTwoProcesses(t *testing.T) {
+	w := newWorld(t, postgresPlace(t), 2, 64, 0)
+	ctx := t.Context()
+	db := w.shards[0].DB
+	for name, make := range map[string]func() error{
+		"tk_node": func() error {
+			ids, err := LeaseIDs(ctx, db, Postgres(), LeaseOptions{})
+			if err == nil {
+				err = ids.Close()
+			}
+			return err
+		},
+		"tk_migration": func() error {
+			return w.c.Migrate(ctx, []Migration{{ID: "m", SQL: []string{`create table m (id int)`}}})
+		},
+		"products": func() error {
+			_, err := UpsertInto(ctx, db, Postgres(), "products")
+			return err
+		},
+	} {
+		ddl := map[string]string{"tk_node": `(node integer primary key, holder text not null, until_ms bigint not null)`,
+			"tk_migration": `(id text primary key, sum text not null, at text not null)`,
+			"products":     `(row_key text primary key, version bigint not null, deleted int not null, data bytea not null)`}
+		tx, err := db.Begin() // the other process
+		require.NoError(t, err)
+		_, err = tx.Exec(`create table ` + name + ddl[name])
+		require.NoError(t, err)
+		done := goDo(make)
+		require.Eventually(t, func() bool {
+			var waiting bool
+			require.NoError(t, db.QueryRow(`select exists (select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'create table%')`).Scan(&waiting))
+			return waiting
+		}, 30*time.Second, 5*time.Millisecond, name)
+		require.NoError(t, tx.Commit())
+		require.NoError(t, <-done, name)
+	}
+}
+
+func goDo(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return done
+}

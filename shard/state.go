@@ -215,11 +215,8 @@ func (s *sqlStore) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	_, err := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`)
-	if err != nil { // another process may have made it at the same moment
-		if _, again := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); again != nil {
-			return fmt.Errorf("shard: create tk_map: %w", err)
-		}
+	if err := createTable(ctx, s.db, `tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); err != nil {
+		return fmt.Errorf("shard: create tk_map: %w", err)
 	}
 	s.made = true
 	return nil
