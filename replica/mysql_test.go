@@ -52,6 +52,14 @@ func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *te
 	require.EqualValues(t, 1, mustInt(t, c.DB(), "select test.sneaky()"))
 	require.EqualValues(t, 1, c.Stats().Healed)
 
+	waitFor(t, "the replicas have it all", func() bool { // else the old primary would have what the new one never gets, and could not follow it
+		for _, n := range s.Nodes[1:] {
+			if mustInt(t, n.DB(), "select count(*) from t") != 101 {
+				return false
+			}
+		}
+		return true
+	})
 	s.Primary().Kill()
 	var err error
 	waitFor(t, "a write after promotion", func() bool {

@@ -156,5 +156,5 @@ func (c *Cluster) HotKeys(n int) []HotKey {
 		sh.hot.mu.Unlock()
 	}
 	slices.SortFunc(out, func(a, b HotKey) int { return cmp.Compare(b.Count, a.Count) })
-	return out[:min(n, len(out))]
+	return out[:max(min(n, len(out)), 0)]
 }
