@@ -19,7 +19,14 @@ import (
 // "https" and "h2c" ones through an http.Transport. It passes informational answers, trailers, upgrades with all early
 // bytes, and streams without a known length at once; a client that leaves ends its request at the backend. A request
 // that fails once its answer has begun is cut off with [http.ErrAbortHandler].
-func (b *Balancer) Handler() http.Handler { return proxy{b} }
+func (b *Balancer) Handler() http.Handler {
+	b.mu.Lock()
+	if !b.closed && b.reserve == nil {
+		b.reserve = holdReserve(b.o.HeapReserve)
+	}
+	b.mu.Unlock()
+	return proxy{b}
+}
 
 type proxy struct{ b *Balancer }
 
