@@ -17,8 +17,8 @@ import (
 
 // Handler is a reverse proxy over the pool. To "http" backends it speaks HTTP/1.1 over connections of its own, to
 // "https" and "h2c" ones through an http.Transport. It passes informational answers, trailers, upgrades with all early
-// bytes, and streams without a known length at once; a client that leaves ends its request at the backend. A request
-// that fails once its answer has begun is cut off with [http.ErrAbortHandler].
+// bytes, and streams without a known length at once; a client that leaves ends its request at the backend, within about
+// 0.1 s. A request that fails once its answer has begun is cut off with [http.ErrAbortHandler].
 func (b *Balancer) Handler() http.Handler {
 	b.mu.Lock()
 	if !b.closed && b.reserve == nil {

@@ -27,13 +27,14 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 3, "measurements of each contender, interleaved")
-	names  = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
-	tcp    = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
-	sizes  = flag.String("sizes", "100,10000", "bytes of the answers")
-	length = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
-	clean  = flag.Float64("clean", 0.1, "cores that other processes may take; a measurement above is made again, up to four times, and the cleanest counts")
-	conns  = flag.Int("conns", 64, "connections of the client")
+	rounds   = flag.Int("rounds", 3, "measurements of each contender, interleaved")
+	names    = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
+	tcp      = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
+	sizes    = flag.String("sizes", "100,10000", "bytes of the answers")
+	length   = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
+	clean    = flag.Float64("clean", 0.1, "cores that other processes may take; a measurement above is made again, up to four times, and the cleanest counts")
+	backends = flag.String("backend", "once", "how the backend writes its answer: once, or head and body in turn (sendfile)")
+	conns    = flag.Int("conns", 64, "connections of the client")
 )
 
 func TestMain(m *testing.M) {
@@ -59,7 +60,7 @@ func compare(b *testing.B, list string, half bool) {
 		}
 		os.Setenv("LB_SIZE", s)
 		b.Run(s+"B", func(b *testing.B) {
-			backend, err := contender.Backend(size).Start("")
+			backend, err := contender.Backend(size, *backends).Start("")
 			if errors.Is(err, contender.ErrMissing) {
 				b.Skip("nginx is not installed")
 			}
