@@ -35,29 +35,40 @@ func (p *connPool) unlook(c *conn) (left bool) {
 
 // drop closes a connection that is not to be used again.
 func (p *connPool) drop(c *conn) {
+	p.forsake(c)
+	c.Close()
+}
+
+// forsake leaves c to its user.
+func (p *connPool) forsake(c *conn) {
 	p.mu.Lock()
 	p.unlook(c)
 	p.mu.Unlock()
-	c.Close()
 }
+
+const sweepAtOnce = 256 // so that requests wait for the lock for some microseconds at most
 
 // sweepBusy closes the connections whose contexts have ended. Their users, who find them closed, drop them; one whose
 // user is just then done with it is not put back, so that nobody else has it when it is closed.
 func (p *connPool) sweepBusy() {
 	var gone []*conn
-	p.mu.Lock()
-	for _, c := range p.busy {
-		if !c.left && c.ctx.Err() != nil {
-			c.left = true
-			gone = append(gone, c)
+	for from, more := 0, true; more; from += sweepAtOnce {
+		p.mu.Lock()
+		for _, c := range p.busy[min(from, len(p.busy)):min(from+sweepAtOnce, len(p.busy))] {
+			if !c.left && c.ctx.Err() != nil {
+				c.left = true
+				gone = append(gone, c)
+			}
 		}
+		if more = from+sweepAtOnce < len(p.busy); more {
+			// goes on; one that has moved to the front meanwhile is seen by the next sweep
+		} else if len(p.busy) > 0 {
+			p.sweep.Reset(sweep)
+		} else {
+			p.sweep = nil
+		}
+		p.mu.Unlock()
 	}
-	if len(p.busy) > 0 {
-		p.sweep.Reset(sweep)
-	} else {
-		p.sweep = nil
-	}
-	p.mu.Unlock()
 	for _, c := range gone {
 		c.abort()
 	}

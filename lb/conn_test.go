@@ -93,7 +93,7 @@ func TestAskInVain(t *testing.T) {
 
 // A question that there is no room for at once goes out in pieces.
 func TestAskInPieces(t *testing.T) {
-	const size = 8 << 20
+	const size = 512 << 10
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -167,6 +167,40 @@ func TestBusyConnections(t *testing.T) {
 	p.put(second)
 	require.Equal(t, 1, idle())
 	require.Eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.busy) == 0 && p.sweep == nil }, waitFor, pause, "nothing is looked at in vain")
+}
+
+// Many are looked at in parts; what is in no part is closed all the same.
+func TestManyBusyConnections(t *testing.T) {
+	p := &connPool{}
+	p.init("192.0.2.1:80", &Options{})
+	ctx, leave := context.WithCancel(t.Context())
+	var all []*conn
+	for i := range 2*sweepAtOnce + 10 {
+		nc, far := net.Pipe()
+		t.Cleanup(func() { far.Close() })
+		c := newConn(nc)
+		p.mu.Lock()
+		if p.look(c, t.Context()); i%3 == 0 {
+			c.ctx = ctx
+		}
+		p.mu.Unlock()
+		all = append(all, c)
+	}
+	for _, c := range all[5:20] {
+		p.drop(c)
+	}
+	leave()
+	p.sweepBusy()
+	for i, c := range all {
+		closed := func() bool { return c.Conn.SetDeadline(time.Time{}) != nil }
+		if i%3 == 0 || i >= 5 && i < 20 {
+			require.Eventually(t, closed, waitFor, pause, "%d", i) // a sweep of the pool's own may be at it
+		} else {
+			require.False(t, closed(), "%d", i)
+		}
+		p.drop(c)
+	}
+	require.Eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.sweep == nil }, waitFor, pause)
 }
 
 // A client that leaves ends its request at the backend, whatever its context is made of.

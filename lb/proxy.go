@@ -281,6 +281,10 @@ func (x *exchange) over(c *conn, be *Backend, start time.Time) (out outcome, sil
 		}
 		if status == http.StatusSwitchingProtocols {
 			out.status = status
+			if stop == nil { // it may last for days, and there may be many
+				be.pool.forsake(c)
+				stop = context.AfterFunc(ctx, c.abort)
+			}
 			out.err = x.tunnel(c, be, head, &out)
 			return out, false
 		}
