@@ -45,7 +45,7 @@ func BenchmarkProxy(b *testing.B) { compare(b, *names, true) }
 func BenchmarkTCP(b *testing.B)   { compare(b, *tcp, false) }
 
 // sample is one measurement.
-type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign float64 } // 1/s, us, us, us, us, us, cores, cores
+type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign, rss float64 } // 1/s, us, us, us, us, us, cores, cores, MiB
 
 func compare(b *testing.B, list string, half bool) {
 	wrk, err := exec.LookPath("wrk")
@@ -117,6 +117,7 @@ func compare(b *testing.B, list string, half bool) {
 						"req/s": func(s sample) float64 { return s.rate }, "cpu-us/req": func(s sample) float64 { return s.cpu },
 						"p50-us": func(s sample) float64 { return s.p50 }, "p99-us": func(s sample) float64 { return s.p99 },
 						"half-p50-us": func(s sample) float64 { return s.half50 }, "half-p99-us": func(s sample) float64 { return s.half99 },
+						"rss-MiB":       func(s sample) float64 { return s.rss },
 						"foreign-cores": func(s sample) float64 { return s.foreign }, "half-foreign-cores": func(s sample) float64 { return s.halfForeign },
 					} {
 						b.ReportMetric(median(all[name], of), unit)
@@ -162,6 +163,7 @@ func measure(b *testing.B, wrk string, p, backend *contender.Process) (s sample)
 	}
 	s.rate = number(rate.FindSubmatch(out)[1])
 	s.cpu = float64((p.CPU() - cpu).Microseconds()) / number(total.FindSubmatch(out)[1])
+	s.rss = float64(p.Resident()) / (1 << 20)
 	s.p50, s.p99 = micros(p50.FindSubmatch(out)), micros(p99.FindSubmatch(out))
 	return s
 }
