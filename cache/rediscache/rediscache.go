@@ -204,6 +204,7 @@ func (r *Remote) Fill(ctx context.Context, key, lease string, value []byte, ttl 
 	defer cancel()
 	n, err := fill.Run(ctx, r.client, r.keys(key), lease, value, ttlMS(ttl)).Int()
 	if err != nil {
+		r.abandon(abandoned{key, lease})
 		return false, fmt.Errorf("rediscache: fill: %w", err)
 	}
 	return n == 1, nil
