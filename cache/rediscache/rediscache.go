@@ -121,6 +121,9 @@ func (r *Remote) nodes() string         { return r.o.Prefix + "nodes" }
 
 // keys of a value and its lease have one hash tag, and so one slot of a cluster.
 func (r *Remote) keys(key string) []string {
+	if key == "" || key[0] == '}' { // what is between the first { and the first } after it is the tag, unless that is nothing
+		return []string{r.o.Prefix + "w:{-" + key + "}", r.o.Prefix + "m:{-" + key + "}"}
+	}
 	return []string{r.o.Prefix + "v:{" + key + "}", r.o.Prefix + "l:{" + key + "}"}
 }
 
