@@ -26,6 +26,7 @@ type Cache[K comparable, V any] struct {
 	allRich bool         // entries need more than a deadline
 	counted atomic.Bool  // reads ask the processor's counter before they ask for the time
 	tiered  bool         // a Tiered loads into it
+	dated   bool         // what is loaded with ErrNotFound says as of when, and is kept
 	ticked  atomic.Int64 // the late clock of ClockError; 0: not running
 	stale   int64        // how long after its freshness an entry may still be of use
 	clock   tick.Clock
@@ -106,8 +107,12 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	if o.LoadTimeout == 0 {
 		o.LoadTimeout = 30 * time.Second
 	}
+	o.StaleFor, o.StaleIfError = min(o.StaleFor, forever), min(o.StaleIfError, forever)
 	return o, nil
 }
+
+// forever bounds what is added to deadlines: 73 years, so that "always stale rather than nothing" does not become "always fresh".
+const forever = 1 << 61
 
 // New returns an empty cache. Close it when a TTL is used: a goroutine then removes what has expired.
 func New[K comparable, V any](o Options[K, V]) (*Cache[K, V], error) {
@@ -280,7 +285,7 @@ func (c *Cache[K, V]) deadline(ttl time.Duration) int64 {
 }
 
 // Set stores an entry for Options.TTL. A Get that begins after Set returns sees it (unless it was evicted).
-func (c *Cache[K, V]) Set(k K, v V) { c.set(k, v, c.deadline(c.o.TTL)) }
+func (c *Cache[K, V]) Set(k K, v V) { c.set(k, v, c.deadline(c.o.TTL), true) }
 
 // SetTTL stores an entry with its own TTL; ttl <= 0 removes the key, the largest Duration never expires.
 func (c *Cache[K, V]) SetTTL(k K, v V, ttl time.Duration) {
@@ -288,13 +293,14 @@ func (c *Cache[K, V]) SetTTL(k K, v V, ttl time.Duration) {
 		c.Delete(k)
 		return
 	}
-	c.set(k, v, c.deadline(ttl))
+	c.set(k, v, c.deadline(ttl), ttl == c.o.TTL)
 }
 
-func (c *Cache[K, V]) set(k K, v V, expires int64) {
-	e := entry[V]{value: v, expires: expires}
+// set stores an entry. usual says that it has the TTL of all others: of two writers without the lock, one may leave its value and the other its deadline.
+func (c *Cache[K, V]) set(k K, v V, expires int64, usual bool) {
+	e := entry[V]{value: v, expires: expires, weight: c.weigh(k, v)}
 	s, hash := c.locate(k)
-	if c.inPlace(s, k, hash, &e) {
+	if usual && c.inPlace(s, k, hash, &e) {
 		return
 	}
 	var out removed[K, V]

@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 )
 
 // Fresh is a [Cache] that knows how new its values are: each comes with a position (a log sequence number, a version, a time), and a key that has
@@ -33,6 +35,7 @@ func NewFresh[K comparable, V, P any](o Options[K, V], compare func(a, b P) int)
 	if err != nil {
 		return nil, err
 	}
+	c.dated = true
 	return &Fresh[K, V, P]{c: c, compare: compare, floors: map[K]P{}}, nil
 }
 
@@ -91,25 +94,28 @@ func (f *Fresh[K, V, P]) Set(k K, v V, at P) bool {
 }
 
 // Load is [Cache.Load] with a loader that is told how new its value should be, so that it can choose a node that has come so far, and says how new
-// it is. An older one is returned to those who asked, and not kept.
+// it is, also with ErrNotFound. An older one is returned to those who asked, and not kept.
 func (f *Fresh[K, V, P]) Load(ctx context.Context, k K, least P, load func(ctx context.Context, k K, least P) (V, P, error)) (V, error) {
 	want := f.later(least, f.floor(k))
 	for attempt := 0; ; attempt++ {
-		mine := false
+		var own atomic.Pointer[P] // how new this call's load found it; it may go on in the background
 		x, err := f.c.Load(ctx, k, func(ctx context.Context, k K) (x positioned[V, P], err error) {
-			mine = true
 			x.value, x.at, err = load(ctx, k, f.later(want, f.floor(k)))
+			at := x.at
+			own.Store(&at)
 			return x, err
 		})
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return x.value, err
 		}
 		old := func(y positioned[V, P]) bool { return f.compare(y.at, f.floor(k)) < 0 }
 		if old(x) {
 			f.c.deleteIf(k, old)
 		}
+		at := own.Load()
+		mine := at != nil && f.compare(*at, x.at) == 0
 		if f.compare(x.at, want) >= 0 || mine || attempt == 3 { // what others loaded may be older than this caller needs
-			return x.value, nil
+			return x.value, err
 		}
 		f.c.deleteIf(k, func(y positioned[V, P]) bool { return f.compare(y.at, want) < 0 })
 	}

@@ -13,30 +13,37 @@ import (
 // to arrive, and the source still sees one load per key at a time.
 type later[K comparable, V any] struct {
 	mu   sync.Mutex
-	keys map[K]*queueOf[V]
+	keys map[K]*queueOf[K, V]
 }
 
-type queueOf[V any] struct {
-	next *flight[V] // not begun; nil: nobody waits
+type queueOf[K comparable, V any] struct {
+	next *waited[K, V] // not begun; nil: nobody waits
+}
+
+// waited is a flight with the loader of the first who waits for it: those of earlier ones may not work any more.
+type waited[K comparable, V any] struct {
+	flight[V]
+	ctx  context.Context
+	load func(context.Context, K) (V, error)
 }
 
 func (l *later[K, V]) do(ctx context.Context, k K, load func(context.Context, K) (V, error), timeout time.Duration) (v V, err error) {
 	l.mu.Lock()
 	q, running := l.keys[k]
 	if !running {
-		q = &queueOf[V]{}
+		q = &queueOf[K, V]{}
 		if l.keys == nil {
-			l.keys = map[K]*queueOf[V]{}
+			l.keys = map[K]*queueOf[K, V]{}
 		}
 		l.keys[k] = q
 	}
 	if q.next == nil {
-		q.next = &flight[V]{done: make(chan struct{})}
+		q.next = &waited[K, V]{flight: flight[V]{done: make(chan struct{})}, ctx: context.WithoutCancel(ctx), load: load}
 	}
 	f := q.next
 	l.mu.Unlock()
 	if !running {
-		go l.run(context.WithoutCancel(ctx), k, q, load, timeout)
+		go l.run(k, q, timeout)
 	}
 	select {
 	case <-f.done:
@@ -47,11 +54,11 @@ func (l *later[K, V]) do(ctx context.Context, k K, load func(context.Context, K)
 }
 
 // run loads for as long as somebody waits.
-func (l *later[K, V]) run(ctx context.Context, k K, q *queueOf[V], load func(context.Context, K) (V, error), timeout time.Duration) {
+func (l *later[K, V]) run(k K, q *queueOf[K, V], timeout time.Duration) {
 	idle := false
 	defer func() {
 		if !idle { // the loader has ended this goroutine (runtime.Goexit): others wait
-			go l.run(ctx, k, q, load, timeout)
+			go l.run(k, q, timeout)
 		}
 	}()
 	for {
@@ -65,12 +72,12 @@ func (l *later[K, V]) run(ctx context.Context, k K, q *queueOf[V], load func(con
 			return
 		}
 		l.mu.Unlock()
-		l.once(ctx, k, f, load, timeout)
+		l.once(k, f, timeout)
 	}
 }
 
-func (l *later[K, V]) once(ctx context.Context, k K, f *flight[V], load func(context.Context, K) (V, error), timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (l *later[K, V]) once(k K, f *waited[K, V], timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(f.ctx, timeout)
 	defer cancel()
 	defer close(f.done)
 	f.err = errors.New("cache: loader ended without a result")
@@ -79,5 +86,5 @@ func (l *later[K, V]) once(ctx context.Context, k K, f *flight[V], load func(con
 			f.err = fmt.Errorf("cache: loader panicked: %v", p)
 		}
 	}()
-	f.value, f.err = load(ctx, k)
+	f.value, f.err = f.load(ctx, k)
 }

@@ -20,7 +20,8 @@ type flight[V any] struct {
 	done   chan struct{}
 	value  V
 	err    error
-	fenced bool // guarded by the shard's lock
+	weight int64 // of value
+	fenced bool  // guarded by the shard's lock
 	limit  limit
 }
 
@@ -65,7 +66,7 @@ func (c *Cache[K, V]) await(ctx context.Context, f *flight[V], s *shard[K, V], k
 		return v, ctx.Err()
 	}
 	if f.err != nil && !errors.Is(f.err, ErrNotFound) && c.o.StaleIfError > 0 {
-		if n := s.table.Load().find(k, hash); n != nil && !n.negative() && n.fresh()+int64(c.o.StaleIfError) > c.now() {
+		if n := s.table.Load().find(k, hash); n != nil && !n.negative() && n.fresh() > c.now()-int64(c.o.StaleIfError) {
 			c.loads.stale.Add(1)
 			return c.value(n), nil
 		}
@@ -112,7 +113,7 @@ func (c *Cache[K, V]) lookup(s *shard[K, V], k K, hash uint32) (v V, _ verdict) 
 	if n.negative() {
 		if end > now {
 			cs.hits.Add(1)
-			return v, notFound
+			return c.value(n), notFound
 		}
 		cs.misses.Add(1)
 		return v, absent
@@ -234,7 +235,9 @@ func (c *Cache[K, V]) fly(ctx context.Context, f *flight[V], s *shard[K, V], k K
 		c.land(f, s, k, hash, took)
 		close(f.done)
 	}()
-	f.value, f.err = load(ctx, k)
+	if f.value, f.err = load(ctx, k); f.err == nil {
+		f.weight = c.weigh(k, f.value)
+	}
 	returned = true
 }
 
@@ -245,12 +248,14 @@ func (c *Cache[K, V]) land(f *flight[V], s *shard[K, V], k K, hash uint32, took 
 		c.loads.errors.Add(1)
 		f.err = fmt.Errorf("cache: load: %w", f.err)
 	}
-	e := entry[V]{value: f.value, took: took}
+	e := entry[V]{value: f.value, weight: f.weight, took: took}
 	keep := f.err == nil || missing && c.o.NegativeTTL > 0
 	if missing {
-		var zero V
-		e.value, f.value = zero, zero
-		e.negative = true
+		if !c.dated {
+			var zero V
+			e.value, f.value = zero, zero
+		}
+		e.negative, e.weight = true, 1
 		e.expires = c.deadline(c.o.NegativeTTL)
 	} else if keep {
 		ttl := c.o.TTL
@@ -359,7 +364,13 @@ func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.
 					close(p.f.done)
 				}
 			}()
-			got, err = load(ctx, missing)
+			loaded, lerr := load(ctx, missing)
+			for _, p := range mine {
+				if v, ok := loaded[p.k]; ok && lerr == nil {
+					p.f.weight = c.weigh(p.k, v)
+				}
+			}
+			got, err = loaded, lerr
 		}()
 	}
 	var first error

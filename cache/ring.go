@@ -240,7 +240,12 @@ func (r *Ring) warmed(ctx context.Context, l *layout, s *ringServer, key string,
 		case old.Lease != "":
 			_ = from.remote.Release(ctx, key, old.Lease)
 		case old.Value != nil:
-			if ok, err := s.remote.Fill(ctx, key, got.Lease, old.Value, old.TTL); err != nil || !ok {
+			ok, err := s.remote.Fill(ctx, key, got.Lease, old.Value, old.TTL)
+			if err != nil {
+				r.failed(ctx, s)
+				_ = r.Release(context.WithoutCancel(ctx), key, r.named(s, got).Lease) // nobody else knows of it
+			}
+			if err != nil || !ok {
 				return Fetched{} // changed meanwhile: ask again
 			}
 			r.stats.warmed.Add(1)
@@ -280,10 +285,10 @@ func (r *Ring) Fill(ctx context.Context, key, lease string, value []byte, ttl ti
 	return ok, err
 }
 
-// Release implements [Remote].
+// Release implements [Remote]. A lease of a server that is out goes with the key's deletion before the server is used again: others would wait for it.
 func (r *Ring) Release(ctx context.Context, key, lease string) error {
 	s, lease := r.leased(lease)
-	if s == nil || s.out.Load() {
+	if s == nil || r.oweWhileOut(s, key) {
 		return nil
 	}
 	return s.remote.Release(ctx, key, lease)

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -65,7 +66,7 @@ func (r *Ring) FetchMany(ctx context.Context, keys []string) ([]Fetched, error) 
 	}
 	for i, g := range out { // the caller will not see these leases
 		if g.Lease != "" {
-			_ = r.Release(ctx, keys[i], g.Lease)
+			_ = r.Release(context.WithoutCancel(ctx), keys[i], g.Lease)
 		}
 	}
 	return nil, err
@@ -120,11 +121,15 @@ func fetchMany(ctx context.Context, r Remote, keys []string) ([]Fetched, error) 
 	}
 	out := make([]Fetched, len(keys))
 	for i, key := range keys {
-		got, err := r.Fetch(ctx, key)
-		if err != nil {
+		var err error
+		if out[i], err = r.Fetch(ctx, key); err != nil {
+			for j, got := range out[:i] { // the caller will not see these leases
+				if got.Lease != "" {
+					_ = r.Release(context.WithoutCancel(ctx), keys[j], got.Lease)
+				}
+			}
 			return nil, err
 		}
-		out[i] = got
 	}
 	return out, nil
 }
@@ -134,16 +139,18 @@ func fillMany(ctx context.Context, r Remote, keys []string, filled []Filled, ttl
 		return many.FillMany(ctx, keys, filled, ttl)
 	}
 	out := make([]bool, len(keys))
-	for i, f := range filled {
+	var fault error
+	for i, f := range filled { // also after a fault: nobody else gives these leases back
 		var err error
-		if f.Value == nil {
-			err = r.Release(ctx, keys[i], f.Lease)
-		} else {
+		if f.Value != nil {
 			out[i], err = r.Fill(ctx, keys[i], f.Lease, f.Value, ttl)
 		}
-		if err != nil {
-			return out, err
+		if f.Value == nil || err != nil {
+			err = errors.Join(err, r.Release(ctx, keys[i], f.Lease))
+		}
+		if fault == nil {
+			fault = err
 		}
 	}
-	return out, nil
+	return out, fault
 }

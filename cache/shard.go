@@ -53,18 +53,24 @@ func (c *Cache[K, V]) report(r *removed[K, V]) {
 type entry[V any] struct {
 	value    V
 	expires  int64
+	weight   int64
 	took     int64
 	negative bool
+}
+
+// weigh asks Options.Weigh; no lock is held.
+func (c *Cache[K, V]) weigh(k K, v V) int64 {
+	if c.o.Weigh == nil {
+		return 1
+	}
+	return max(1, c.o.Weigh(k, v))
 }
 
 // make returns a node of the smallest class that holds e.
 func (c *Cache[K, V]) make(k K, hash uint32, e *entry[V]) *node[K, V] {
 	switch {
 	case c.allRich || e.negative:
-		n := &rich[K, V]{weight: 1, took: e.took, negative: e.negative}
-		if c.o.Weigh != nil && !e.negative {
-			n.weight = max(1, c.o.Weigh(k, e.value))
-		}
+		n := &rich[K, V]{weight: e.weight, took: e.took, negative: e.negative}
 		n.key, n.value, n.meta = k, e.value, hash<<2|richClass
 		n.expires.Store(e.expires)
 		n.read.Store(c.now())

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 )
@@ -41,6 +42,7 @@ func NewTagged[K comparable, V any](o Options[K, V]) (*Tagged[K, V], error) {
 	if err != nil {
 		return nil, err
 	}
+	c.dated = true
 	return &Tagged[K, V]{c: c, changed: map[string]uint64{}}, nil
 }
 
@@ -98,7 +100,7 @@ func (t *Tagged[K, V]) SetTTL(k K, v V, ttl time.Duration, tags ...string) {
 	t.c.SetTTL(k, tagged[V]{v, tags, t.now()}, ttl)
 }
 
-// Load is [Cache.Load] with a loader that says which tags its value has. A value one of whose tags changed while it was loaded is given to those who asked before
+// Load is [Cache.Load] with a loader that says which tags its value has, or ErrNotFound, where that is remembered. A value one of whose tags changed while it was loaded is given to those who asked before
 // the change, and loaded again for others.
 func (t *Tagged[K, V]) Load(ctx context.Context, k K, load func(context.Context, K) (V, []string, error)) (V, error) {
 	asked := t.now()
@@ -108,7 +110,7 @@ func (t *Tagged[K, V]) Load(ctx context.Context, k K, load func(context.Context,
 			x.value, x.tags, err = load(ctx, k)
 			return x, err
 		})
-		if err != nil || x.seq >= asked || t.valid(&x) {
+		if err != nil && !errors.Is(err, ErrNotFound) || x.seq >= asked || t.valid(&x) {
 			return x.value, err
 		}
 		t.c.deleteIf(k, func(y tagged[V]) bool { return y.seq <= x.seq }) // not a newer one, that somebody else has loaded
@@ -145,13 +147,13 @@ func (t *Tagged[K, V]) Stats() Stats { return t.c.Stats() }
 // Close ends the cache's goroutine.
 func (t *Tagged[K, V]) Close() error { return t.c.Close() }
 
-// deleteIf removes an entry whose value the function wants to go. It does not touch a load that is under way.
+// deleteIf removes an entry, also one that stands for "not found", whose value the function wants to go. It does not touch a load that is under way.
 func (c *Cache[K, V]) deleteIf(k K, f func(V) bool) bool {
 	s, hash := c.locate(k)
 	var out removed[K, V]
 	s.mu.Lock()
 	n := s.table.Load().find(k, hash)
-	found := n != nil && !n.negative() && f(c.value(n))
+	found := n != nil && f(c.value(n))
 	if found {
 		c.drop(s, n, Deleted, &out)
 	}

@@ -2,8 +2,9 @@ package cache
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"time"
+
+	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // LoadMany returns the entries of the keys from the nearest tiers that have them: all that the first tier lacks with one round trip to the second (when
@@ -47,73 +48,85 @@ func (t *Tiered[K, V]) LoadMany(ctx context.Context, keys []K, load func(context
 }
 
 func (t *Tiered[K, V]) fetchMany(ctx context.Context, keys []K, limits map[K]*limit, load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
-	one := func(ctx context.Context, k K) (v V, err error) {
-		got, err := load(ctx, []K{k})
-		if err != nil {
-			return v, err
-		}
-		v, ok := got[k]
-		if !ok {
-			return v, ErrNotFound
-		}
-		return v, nil
-	}
-	many, ok := t.l2.(RemoteMany)
-	if !ok {
-		return t.oneByOne(ctx, keys, limits, one, map[K]V{})
-	}
-	names := make([]string, len(keys))
-	for i, k := range keys {
-		names[i] = t.o.Key(k)
-	}
-	found, err := many.FetchMany(ctx, names)
-	if err != nil || len(found) != len(keys) {
-		t.stats.errors.Add(1)
-		for _, k := range keys {
-			limits[k].skip = true
-		}
-		t.stats.loads.Add(1)
-		return load(ctx, keys)
-	}
 	got := make(map[K]V, len(keys))
-	var leased, waiting []K
-	var leasedNames []string
-	var filled []Filled
-	for i, f := range found {
-		k := keys[i]
-		switch {
-		case f.Value != nil:
-			v, err := t.o.Codec.Decode(f.Value)
-			if err != nil { // written by another version of the program
-				t.stats.errors.Add(1)
-				waiting = append(waiting, k)
-				continue
-			}
-			t.stats.l2.Add(1)
-			limits[k].ttl = max(f.TTL, 1)
-			got[k] = v
-		case f.Lease != "":
-			limits[k].skip = true
-			leased, leasedNames, filled = append(leased, k), append(leasedNames, names[i]), append(filled, Filled{Lease: f.Lease})
-		default:
-			waiting = append(waiting, k)
+	var alone []K // loaded without storing
+	end := time.Now().Add(t.o.WaitFor)
+	for attempt := 0; len(keys) > 0; attempt++ {
+		names := make([]string, len(keys))
+		for i, k := range keys {
+			names[i] = t.o.Key(k)
 		}
-	}
-	if len(leased) > 0 {
-		if err := t.loadLeased(ctx, many, leased, leasedNames, filled, limits, load, got); err != nil {
+		found, err := fetchMany(ctx, t.l2, names)
+		if err != nil || len(found) != len(keys) {
+			t.stats.errors.Add(1)
+			alone = append(alone, keys...)
+			break
+		}
+		var leased, waiting []K
+		var leasedNames []string
+		var filled []Filled
+		for i, f := range found {
+			k := keys[i]
+			switch {
+			case f.Value != nil:
+				v, err := t.o.Codec.Decode(f.Value)
+				if err != nil { // written by another version of the program
+					t.stats.errors.Add(1)
+					alone = append(alone, k)
+					continue
+				}
+				t.stats.l2.Add(1)
+				limits[k].ttl = max(f.TTL, 1)
+				got[k] = v
+			case f.Lease != "":
+				limits[k].skip = true
+				leased, leasedNames, filled = append(leased, k), append(leasedNames, names[i]), append(filled, Filled{Lease: f.Lease})
+			default:
+				waiting = append(waiting, k)
+			}
+		}
+		if len(leased) > 0 {
+			if err := t.loadLeased(ctx, leased, leasedNames, filled, limits, load, got); err != nil {
+				return got, err
+			}
+		}
+		if keys = waiting; len(keys) == 0 {
+			break
+		}
+		// Others are loading these: all are waited for together.
+		t.stats.waits.Add(int64(len(keys)))
+		d := backoff.Policy{Base: 4 * time.Millisecond, Max: 50 * time.Millisecond}.Delay(attempt)
+		if time.Now().Add(d).After(end) {
+			alone = append(alone, keys...)
+			break
+		}
+		if err := backoff.Sleep(ctx, d+time.Millisecond); err != nil {
 			return got, err
 		}
 	}
-	return t.oneByOne(ctx, waiting, limits, one, got)
+	if len(alone) == 0 {
+		return got, nil
+	}
+	for _, k := range alone {
+		limits[k].skip = true
+	}
+	t.stats.loads.Add(1)
+	loaded, err := load(ctx, alone)
+	for _, k := range alone {
+		if v, ok := loaded[k]; ok && err == nil {
+			got[k] = v
+		}
+	}
+	return got, err
 }
 
 // loadLeased loads the keys that this process holds the leases of, and gives all leases back.
-func (t *Tiered[K, V]) loadLeased(ctx context.Context, many RemoteMany, keys []K, names []string, filled []Filled, limits map[K]*limit,
+func (t *Tiered[K, V]) loadLeased(ctx context.Context, keys []K, names []string, filled []Filled, limits map[K]*limit,
 	load func(context.Context, []K) (map[K]V, error), got map[K]V) error {
 	returned := false
 	defer func() {
 		if !returned { // panic
-			_, _ = many.FillMany(context.WithoutCancel(ctx), names, filled, t.o.TTL)
+			_, _ = fillMany(context.WithoutCancel(ctx), t.l2, names, filled, t.o.TTL)
 		}
 	}()
 	t.stats.loads.Add(1)
@@ -133,7 +146,7 @@ func (t *Tiered[K, V]) loadLeased(ctx context.Context, many RemoteMany, keys []K
 		}
 	}
 	returned = true
-	stored, err := many.FillMany(context.WithoutCancel(ctx), names, filled, t.o.TTL)
+	stored, err := fillMany(context.WithoutCancel(ctx), t.l2, names, filled, t.o.TTL)
 	if err != nil {
 		t.stats.errors.Add(1)
 		return lerr
@@ -148,17 +161,4 @@ func (t *Tiered[K, V]) loadLeased(ctx context.Context, many RemoteMany, keys []K
 		}
 	}
 	return lerr
-}
-
-func (t *Tiered[K, V]) oneByOne(ctx context.Context, keys []K, limits map[K]*limit, one func(context.Context, K) (V, error), got map[K]V) (map[K]V, error) {
-	for _, k := range keys {
-		v, err := t.fetch(context.WithValue(ctx, limitKey{}, limits[k]), k, one)
-		switch {
-		case err == nil:
-			got[k] = v
-		case !errors.Is(err, ErrNotFound):
-			return got, fmt.Errorf("cache: load: %w", err)
-		}
-	}
-	return got, nil
 }

@@ -80,21 +80,36 @@ func (b *Back[K, V]) start() {
 
 // Get returns the newest value, pending, parked or cached, or reads it from the store.
 func (b *Back[K, V]) Get(ctx context.Context, k K) (v V, err error) {
+	if v, deleted, ok := b.unwritten(k); deleted {
+		return v, ErrNotFound
+	} else if ok {
+		return v, nil
+	}
+	return b.cache.Load(ctx, k, b.read)
+}
+
+// unwritten is the newest write of a key that the store may not have.
+func (b *Back[K, V]) unwritten(k K) (v V, deleted, ok bool) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	w := b.pending[k]
 	if w == nil {
 		w = b.parked[k]
 	}
-	if w != nil {
-		v, deleted := w.value, w.deleted
-		b.mu.Unlock()
-		if deleted {
-			return v, ErrNotFound
-		}
+	if w == nil {
+		return v, false, false
+	}
+	return w.value, w.deleted, true
+}
+
+// read is the cache's loader. A write that came after Get had looked and before this load began did not fence it, and the store may have the older value still.
+func (b *Back[K, V]) read(ctx context.Context, k K) (V, error) {
+	if v, deleted, ok := b.unwritten(k); deleted {
+		return v, ErrNotFound
+	} else if ok {
 		return v, nil
 	}
-	b.mu.Unlock()
-	return b.cache.Load(ctx, k, b.store.Get)
+	return b.store.Get(ctx, k)
 }
 
 // Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. With a journal it returns when the write is

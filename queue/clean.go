@@ -174,7 +174,7 @@ func (e *engine) copyLive(seg *segment) bool {
 			return nil
 		}
 		old := ref{seq: seq, segment: seg.id, offset: en.offset, length: en.length, priority: x.priority}
-		w, err := e.noteCopy(old, func(b []byte) []byte {
+		w, err := e.noteCopy(t, old, func(b []byte) []byte {
 			return append(appendCopied(b, seq, orphan, views), payload...)
 		})
 		e.state.Unlock()
@@ -191,7 +191,7 @@ func (e *engine) copyLive(seg *segment) bool {
 }
 
 // noteCopy is note for a copied message, whose place in memory changes when the copy is durable. e.state is held.
-func (e *engine) noteCopy(old ref, payload func([]byte) []byte) (*waiter, error) {
+func (e *engine) noteCopy(t *topicState, old ref, payload func([]byte) []byte) (*waiter, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.failed != nil || e.closing {
@@ -205,7 +205,7 @@ func (e *engine) noteCopy(old ref, payload func([]byte) []byte) (*waiter, error)
 		e.wantSegment()
 		return nil, ErrFull
 	}
-	b.copies = append(b.copies, copying{old, uint32(start), uint32(len(b.buf) - start)})
+	b.copies = append(b.copies, copying{t, old, uint32(start), uint32(len(b.buf) - start)})
 	e.nextSeq++
 	b.count++
 	b.sync = true
@@ -217,6 +217,7 @@ func (e *engine) noteCopy(old ref, payload func([]byte) []byte) (*waiter, error)
 
 // copying is a message on its way to a new place.
 type copying struct {
+	topic          *topicState
 	old            ref
 	offset, length uint32
 }
@@ -225,8 +226,7 @@ type copying struct {
 func (e *engine) recopy(b *batch) {
 	for _, c := range b.copies {
 		old := e.segments[c.old.segment]
-		t := e.topicOfLive(c.old.seq)
-		if old == nil || !t {
+		if old == nil || !c.topic.wants(c.old.seq) {
 			continue // settled meanwhile
 		}
 		at := c.old
@@ -236,6 +236,7 @@ func (e *engine) recopy(b *batch) {
 		old.liveBytes -= int64(c.old.length)
 		e.active.live++
 		e.active.liveBytes += int64(c.length)
+		e.bytes.Add(int64(c.length) - int64(c.old.length)) // what gone will take off again
 	}
 }
 
@@ -297,17 +298,12 @@ func (g *groupState) find(seq uint64, v *copied) {
 	v.until = g.later[seq]
 }
 
-// topicOfLive reports whether any group, or a topic without groups, still wants the message; e.state is held.
-func (e *engine) topicOfLive(seq uint64) bool {
-	for _, g := range e.groups {
-		if g != nil && g.live.has(seq) {
+// wants reports whether a group of the topic is not done with the message, or a topic without groups keeps it for the first; engine.state is held.
+func (t *topicState) wants(seq uint64) bool {
+	for _, g := range t.groups {
+		if g.live.has(seq) {
 			return true
 		}
 	}
-	for _, t := range e.topics {
-		if len(t.groups) == 0 && t.orphans.n > 0 {
-			return true
-		}
-	}
-	return false
+	return len(t.groups) == 0
 }

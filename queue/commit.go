@@ -243,7 +243,9 @@ func (e *engine) index(b *batch) {
 			continue
 		}
 		for _, g := range a.topic.groups {
-			g.arrive(r, a.key, a.notBefore, now)
+			if a.seq >= g.since { // else it was on its way to the disk when the group was made, and a recovery would not give it either
+				g.arrive(r, a.key, a.notBefore, now)
+			}
 		}
 	}
 }

@@ -49,13 +49,15 @@ func (e *engine) Group(ctx context.Context, topic, name string, o GroupOptions) 
 	e.groups = append(e.groups, g)
 	t.groups = append(t.groups, g)
 	w, err := e.note(kindGroups, true, func(b []byte) []byte { return e.appendGroups(b) })
-	if err == nil && since == 0 {
-		err = e.adopt(g)
-	}
-	e.state.Unlock()
-	if err != nil {
+	if err != nil { // there is no such group: the next attempt must not find one
+		e.groups, t.groups = e.groups[:len(e.groups)-1], t.groups[:len(t.groups)-1]
+		e.state.Unlock()
 		return nil, err
 	}
+	if since == 0 {
+		e.adopt(g)
+	}
+	e.state.Unlock()
 	if err := w.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -63,7 +65,7 @@ func (e *engine) Group(ctx context.Context, topic, name string, o GroupOptions) 
 }
 
 // adopt gives a topic's first group the messages that were published before it; e.state is held.
-func (e *engine) adopt(g *groupState) error {
+func (e *engine) adopt(g *groupState) {
 	now := time.Now().UnixNano()
 	for r, ok := g.topic.orphans.pop(); ok; r, ok = g.topic.orphans.pop() {
 		at := e.where(r)
@@ -81,7 +83,6 @@ func (e *engine) adopt(g *groupState) error {
 		g.arrive(r, key, notBefore, now)
 	}
 	g.topic.orphans = refQueue{}
-	return nil
 }
 
 // groupsRecord is the record with which every segment begins; e.state is held.
@@ -174,7 +175,7 @@ func (e *engine) hand(g *groupState, max int) (refs []ref, tokens uint64, deadli
 	}
 	n := min(max, g.readyN)
 	refs = make([]ref, 0, n)
-	deadline = now + int64(g.o.Lease)
+	deadline = after(now, g.o.Lease)
 	tokens = e.tokens + 1
 	for range n {
 		r, _ := g.take()

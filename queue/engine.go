@@ -98,6 +98,9 @@ func (e *engine) Publish(ctx context.Context, msgs []Message, receipts []Receipt
 	if len(msgs) > 1 && size > e.maxBatch() {
 		return fmt.Errorf("%w: batch of %d bytes, the limit is %d", ErrTooLarge, size, e.maxBatch())
 	}
+	if e.o.MaxDepth > 0 && len(msgs) > e.o.MaxDepth || e.o.MaxBytes > 0 && int64(size) > e.o.MaxBytes { // waiting would not help
+		return fmt.Errorf("%w: %d messages of %d bytes, Options.MaxDepth is %d and MaxBytes %d", ErrTooLarge, len(msgs), size, e.o.MaxDepth, e.o.MaxBytes)
+	}
 	var one [1]dedupeKey
 	keys := one[:]
 	if len(msgs) > 1 {

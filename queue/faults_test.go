@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -299,3 +301,161 @@ func (m memFile) Datasync() error                    { return nil }
 func (m memFile) Sync() error                        { return nil }
 func (m memFile) Size() (int64, error)               { return int64(len(m)), nil }
 func (m memFile) Close() error                       { return nil }
+
+// held is a file system whose files call a function before they sync.
+type held struct {
+	diskfile.FS
+	sync atomic.Pointer[func()]
+}
+
+type heldFile struct {
+	diskfile.File
+	fs *held
+}
+
+func (h *held) Create(name string) (diskfile.File, error) {
+	f, err := h.FS.Create(name)
+	return &heldFile{f, h}, err
+}
+
+func (f *heldFile) Datasync() error {
+	if do := f.fs.sync.Load(); do != nil {
+		(*do)()
+	}
+	return f.File.Datasync()
+}
+
+func openHeld(t *testing.T, dir string) (*Queue, *engine, *held) {
+	fs := &held{FS: diskfile.Dir(dir)}
+	e, err := openEngine(dir, Options{SegmentBytes: tiny}, fs)
+	require.NoError(t, err)
+	q := New(e)
+	t.Cleanup(func() { q.Close() })
+	return q, e, fs
+}
+
+// A message that is settled while its copy is on the way to the disk does not keep a segment for ever, whatever waits in other topics.
+func TestSettledWhileItIsCopied(t *testing.T) {
+	q, e, fs := openHeld(t, t.TempDir())
+	_, err := q.Publish(t.Context(), Message{Topic: "nobody reads this"})
+	require.NoError(t, err)
+	g, err := q.Group(t.Context(), "t", "g", GroupOptions{Lease: time.Hour})
+	require.NoError(t, err)
+	_, err = q.Publish(t.Context(), Message{Topic: "t", Body: []byte("old")})
+	require.NoError(t, err)
+	old, err := g.Fetch(t.Context(), 1)
+	require.NoError(t, err)
+	settled := make(chan error, 1)
+	var once sync.Once
+	atDisk := func() {
+		e.mu.Lock()
+		copies := e.inflight != nil && slices.ContainsFunc(e.inflight.copies, func(c copying) bool { return c.old.seq == old[0].Seq })
+		e.mu.Unlock()
+		if copies {
+			once.Do(func() {
+				go func() { settled <- g.Ack(t.Context(), old...) }()
+				for acked := false; !acked; runtime.Gosched() {
+					acked = isSettled(e, g.driver.(*logGroup).g, old[0].Seq)
+				}
+			})
+		}
+	}
+	fs.sync.Store(&atDisk)
+	body := make([]byte, 4000)
+	for range 1000 {
+		_, err := q.Publish(t.Context(), Message{Topic: "t", Body: body})
+		require.NoError(t, err)
+		ds, err := g.Fetch(t.Context(), 1)
+		require.NoError(t, err)
+		require.NoError(t, g.Ack(t.Context(), ds...))
+	}
+	select {
+	case err := <-settled:
+		require.NoError(t, err)
+	case <-time.After(30 * time.Second):
+		t.Fatal("it was not copied")
+	}
+	e.state.Lock()
+	defer e.state.Unlock()
+	live := 0
+	for _, s := range e.segments {
+		require.GreaterOrEqual(t, s.live, 0)
+		live += s.live
+	}
+	require.Equal(t, 1, live, "what nobody reads")
+}
+
+func isSettled(e *engine, g *groupState, seq uint64) bool {
+	e.state.Lock()
+	defer e.state.Unlock()
+	return !g.live.has(seq)
+}
+
+// A group that could not be written down is not there: the next attempt makes it, and it gets what was published before.
+func TestFirstGroupOnAFullDisk(t *testing.T) {
+	q, _, fs := openFaulty(t, t.TempDir())
+	_, err := q.Publish(t.Context(), Message{Topic: "t", Body: []byte("early")})
+	require.NoError(t, err)
+	fs.budget.Store(0)
+	for err == nil {
+		_, err = q.Publish(t.Context(), Message{Body: make([]byte, 4000)})
+	}
+	for i := 0; ; i++ { // settlements and groups may use the reserve
+		if _, err = q.Group(t.Context(), fmt.Sprint(i), "g", GroupOptions{}); err != nil {
+			break
+		}
+	}
+	_, err = q.Group(t.Context(), "t", "g", GroupOptions{})
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	fs.budget.Store(-1)
+	var g *Group
+	require.Eventually(t, func() bool {
+		g, err = q.Group(t.Context(), "t", "g", GroupOptions{})
+		return err == nil
+	}, 30*time.Second, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ds, err := g.Fetch(ctx, 10)
+	require.NoError(t, err)
+	require.Len(t, ds, 1)
+	require.Equal(t, "early", string(ds[0].Body))
+}
+
+// What was on its way to the disk when a later group was made is not for that group, before a restart as after it.
+func TestGroupMadeDuringACommit(t *testing.T) {
+	dir := t.TempDir()
+	q, e, fs := openHeld(t, dir)
+	_, err := q.Group(t.Context(), "t", "first", GroupOptions{})
+	require.NoError(t, err)
+	made := make(chan error, 1)
+	var g *Group
+	var once sync.Once
+	atDisk := func() {
+		once.Do(func() {
+			go func() {
+				var err error
+				g, err = q.Group(t.Context(), "t", "second", GroupOptions{})
+				made <- err
+			}()
+			for begun := false; !begun; runtime.Gosched() {
+				e.mu.Lock()
+				begun = e.cur.count > 0
+				e.mu.Unlock()
+			}
+		})
+	}
+	fs.sync.Store(&atDisk)
+	_, err = q.Publish(t.Context(), Message{Topic: "t"})
+	require.NoError(t, err)
+	require.NoError(t, <-made)
+	before, err := g.Lag(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, q.Close())
+	q, _, _ = openHeld(t, dir)
+	g, err = q.Group(t.Context(), "t", "second", GroupOptions{})
+	require.NoError(t, err)
+	after, err := g.Lag(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, after.Ready, before.Ready)
+	require.Zero(t, after.Ready)
+}

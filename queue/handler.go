@@ -53,7 +53,7 @@ func Handle[T any](m *Mux, kind string, h func(ctx context.Context, job *Job[T])
 type BatchOptions struct {
 	// Max jobs in one call. Default 100.
 	Max int
-	// Wait is how long the pool waits for more when fewer than Max are there. Default 0: it takes what is there.
+	// Wait is how long the pool waits for more when fewer than Max are there, a third of the lease at most. Default 0: it takes what is there.
 	Wait time.Duration
 }
 

@@ -18,7 +18,7 @@ type Options struct {
 	DedupeWindow time.Duration
 	// DedupeMax bounds how many IDs are remembered; the oldest go first. Default 1,000,000.
 	DedupeMax int
-	// MaxBytes and MaxDepth bound the messages that are not yet settled. Default 0: no bound but the disk.
+	// MaxBytes and MaxDepth bound the messages that are not yet settled. Default 0: no bound but the disk. What can never fit is ErrTooLarge.
 	MaxBytes int64
 	MaxDepth int
 	// Block makes Publish wait for room at a bound, until its context ends, instead of answering ErrFull.

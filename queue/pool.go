@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,9 +67,9 @@ func NewPool(g *Group, m *Mux, o PoolOptions) (*Pool, error) {
 		o.Workers = 1
 	}
 	if o.StuckAfter == 0 {
-		o.StuckAfter = 10 * g.Lease()
+		o.StuckAfter = 10 * min(g.Lease(), math.MaxInt64/10)
 		if o.Timeout > 0 {
-			o.StuckAfter = o.Timeout + g.Lease()
+			o.StuckAfter = time.Duration(after(int64(o.Timeout), g.Lease()))
 		}
 	}
 	if err := o.Limits.check(); err != nil {
@@ -86,6 +87,7 @@ func NewPool(g *Group, m *Mux, o PoolOptions) (*Pool, error) {
 		}
 		p.fetch, p.linger = max(p.fetch, r.max), max(p.linger, r.wait)
 	}
+	p.linger = min(p.linger, g.Lease()/3) // the leases run meanwhile, and nobody extends them
 	p.SetWorkers(max(0, o.Workers))
 	return p, nil
 }

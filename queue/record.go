@@ -2,6 +2,7 @@ package queue
 
 import (
 	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/wire"
@@ -38,7 +39,18 @@ func unixNano(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}
+	if t.Unix() >= math.MaxInt64/int64(time.Second) { // the year 2262, from which on nanoseconds do not fit
+		return math.MaxInt64
+	}
 	return max(0, t.UnixNano())
+}
+
+// after is a time d later, or the end of all times.
+func after(now int64, d time.Duration) int64 {
+	if int64(d) > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + int64(d)
 }
 
 // messageBound is never less than the encoded size.

@@ -135,6 +135,7 @@ type lease struct {
 	token    uint64
 	deadline int64 // nanoseconds since the engine's start, monotonic
 	index    int   // in the heap
+	named    bool  // by the settlement that is being looked at
 }
 
 type leaseHeap []*lease

@@ -22,7 +22,13 @@ func (d *logGroup) Settle(ctx context.Context, ds []*Delivery, s Settlement) (er
 			errs[i] = fmt.Errorf("message %d: %w", x.Seq, ErrLeaseLost)
 			continue
 		}
-		held = append(held, l.r)
+		if !l.named {
+			l.named = true
+			held = append(held, l.r)
+		}
+	}
+	for _, r := range held {
+		g.leases[r.seq].named = false
 	}
 	var w *waiter
 	if len(held) > 0 {
@@ -57,16 +63,16 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 			r.attempts--
 			now := time.Now().UnixNano()
 			if s.Delay > 0 {
-				e.noteUntil(g, r.seq, now+int64(s.Delay))
+				e.noteUntil(g, r.seq, after(now, s.Delay))
 			}
-			g.back(r, now+int64(s.Delay), now)
+			g.back(r, after(now, s.Delay), now)
 		}
 	case Extend:
 		by := s.Delay
 		if by <= 0 {
 			by = g.o.Lease
 		}
-		deadline := e.mono() + int64(by)
+		deadline := after(e.mono(), by)
 		for _, r := range held {
 			g.extend(g.leases[r.seq], deadline)
 		}
@@ -89,10 +95,10 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 			}
 			now := time.Now().UnixNano()
 			if delay > 0 {
-				e.noteUntil(g, r.seq, now+int64(delay))
+				e.noteUntil(g, r.seq, after(now, delay))
 			}
 			e.stats.retried.Add(1)
-			g.back(r, now+int64(delay), now)
+			g.back(r, after(now, delay), now)
 		}
 	}
 	return w, nil

@@ -20,6 +20,7 @@ import (
 	"github.com/tierkit/tierkit/internal/testserver"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/session"
+	"github.com/tierkit/tierkit/session/sessiontest"
 )
 
 // broken fails or hangs.
@@ -148,6 +149,85 @@ func (i *indexed) ListUser(ctx context.Context, user string, now time.Time) ([]s
 
 func (i *indexed) DeleteUser(ctx context.Context, user string, keep session.Key) (int, error) {
 	return i.Store.(session.UserIndex).DeleteUser(ctx, user, keep)
+}
+
+// late lets something happen between the store's answer and its arrival.
+type late struct {
+	indexed
+	then func()
+}
+
+func (l *late) Load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
+	r, err := l.indexed.Load(ctx, k, now)
+	if then := l.then; then != nil {
+		l.then = nil
+		then()
+	}
+	return r, err
+}
+
+func (l *late) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
+	err := l.indexed.Update(ctx, k, r, now)
+	if then := l.then; then != nil {
+		l.then = nil
+		then()
+	}
+	return err
+}
+
+// What was on its way from the store when this server ended the session is not what it remembers of it.
+func TestStaleIsNotRememberedLate(t *testing.T) {
+	for _, path := range []string{"/get", "/count"} {
+		store := &late{indexed: indexed{broken{Store: session.NewMemory()}}}
+		s := sessions(t, store, session.Options{OnFailure: session.Stale})
+		a := &browser{h: site(t, s)}
+		a.do("/login")
+		a.do("/get")
+		store.then = func() {
+			n, err := s.RevokeAll(t.Context(), "ada")
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+		}
+		if path == "/count" { // the store's second answer
+			revoke := store.then
+			store.then = func() { store.then = revoke }
+		}
+		a.do(path)
+		require.Nil(t, store.then)
+		store.err = errors.New("down")
+		(&browser{h: handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
+			_, err := v.Get(r.Context())
+			require.ErrorIs(t, err, session.ErrUnavailable)
+		}), cookies: a.cookies}).do("/")
+	}
+}
+
+// A session that gets a new id while all of its user's are ended does not survive under it.
+func TestRevokeAllWhileRotated(t *testing.T) {
+	m := session.NewMemory()
+	for range 20000 {
+		at := time.Now()
+		k, next := sessiontest.Key(), sessiontest.Key()
+		r := session.Record{Version: 1, User: "ada", Created: at, Seen: at, Expires: at.Add(time.Hour)}
+		require.NoError(t, m.Create(t.Context(), k, r))
+		begin := make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			<-begin
+			_ = m.Rotate(t.Context(), k, next, r, at, 0)
+		})
+		wg.Go(func() {
+			<-begin
+			for n := 1; n > 0; {
+				n, _ = m.DeleteUser(t.Context(), "ada", session.Key{})
+			}
+		})
+		close(begin)
+		wg.Wait()
+		_, err := m.Load(t.Context(), next, at)
+		require.ErrorIs(t, err, session.ErrNotFound)
+	}
+	require.Zero(t, m.Len())
 }
 
 // What a server remembers is bounded.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"hash/maphash"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -71,8 +72,8 @@ func (s *stored) deadline() int64 {
 	if s.alias != nil {
 		return s.until
 	}
-	if s.idle > 0 {
-		return min(s.expires, s.seen+s.idle)
+	if s.idle > 0 && s.idle < s.expires-s.seen {
+		return s.seen + s.idle
 	}
 	return s.expires
 }
@@ -84,6 +85,9 @@ func (s *stored) record(k Key) Record {
 
 func (s *stored) take(r *Record) {
 	s.user, s.created, s.seen, s.expires = r.User, r.Created.UnixNano(), r.Seen.UnixNano(), r.Expires.UnixNano()
+	if r.Expires.Unix() >= math.MaxInt64/int64(time.Second) { // after the year 2262
+		s.expires = math.MaxInt64
+	}
 	s.idle, s.data = int64(r.Idle), slices.Clone(r.Data)
 }
 
@@ -151,10 +155,10 @@ func (m *Memory) Create(_ context.Context, k Key, r Record) error {
 		return ErrExists
 	}
 	sh.records[k] = s
+	m.index(r.User, k, true)
 	sh.due.push(due{s.deadline(), k})
 	m.sweep(sh, r.Seen.UnixNano())
 	sh.mu.Unlock()
-	m.index(r.User, k, true)
 	return nil
 }
 
@@ -209,7 +213,6 @@ func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time,
 	s := a.records[k]
 	var err error
 	var old *Key
-	user := ""
 	switch {
 	case s == nil || s.deadline() <= now.UnixNano():
 		err = ErrNotFound
@@ -220,7 +223,10 @@ func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time,
 	case b.records[next] != nil:
 		err = ErrExists
 	default:
-		user, old = s.user, s.grace
+		old = s.grace
+		// In this order, and before a Delete can follow the record: whoever lists the user's keys finds the old or the new one.
+		m.index(r.User, next, true)
+		m.index(s.user, k, false)
 		n := &stored{version: s.version + 1}
 		n.take(&r)
 		b.records[next] = n
@@ -242,8 +248,6 @@ func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time,
 	if old != nil {
 		m.drop(*old)
 	}
-	m.index(user, k, false)
-	m.index(r.User, next, true)
 	return nil
 }
 
@@ -254,7 +258,6 @@ func (m *Memory) Delete(_ context.Context, k Key) error {
 			return nil
 		}
 		if s.alias == nil {
-			m.index(s.user, k, false)
 			if s.grace != nil {
 				m.drop(*s.grace)
 			}
@@ -271,6 +274,9 @@ func (m *Memory) drop(k Key) *stored {
 	defer sh.mu.Unlock()
 	s := sh.records[k]
 	delete(sh.records, k)
+	if s != nil && s.alias == nil {
+		m.index(s.user, k, false)
+	}
 	return s
 }
 

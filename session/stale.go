@@ -17,6 +17,7 @@ type recent struct {
 type recentShard struct {
 	mu         sync.Mutex
 	young, old map[Key]seenRecord
+	ended      uint64 // times that sessions were forgotten because they ended
 }
 
 type seenRecord struct {
@@ -34,14 +35,28 @@ func (r *recent) shard(k Key) *recentShard {
 	return &r.shards[binary.LittleEndian.Uint64(k[8:])%uint64(len(r.shards))]
 }
 
+// mark is asked for before the store is, and given to remember: what the store said before a session ended is not remembered after that.
+func (r *recent) mark(k Key) uint64 {
+	if r == nil {
+		return 0
+	}
+	sh := r.shard(k)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.ended
+}
+
 // remember takes the record that the cookie with the hash k leads to.
-func (r *recent) remember(k Key, rec *Record, now time.Time) {
+func (r *recent) remember(k Key, rec *Record, now time.Time, mark uint64) {
 	if r == nil {
 		return
 	}
 	sh := r.shard(k)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if sh.ended != mark {
+		return // perhaps this one: the next load will do
+	}
 	if sh.young == nil || len(sh.young) >= r.each {
 		if _, again := sh.young[k]; !again {
 			sh.old, sh.young = sh.young, make(map[Key]seenRecord, r.each/4)
@@ -50,13 +65,20 @@ func (r *recent) remember(k Key, rec *Record, now time.Time) {
 	sh.young[k] = seenRecord{*rec, now}
 }
 
-func (r *recent) forget(k Key) {
+// forget is called when this server has ended the session.
+func (r *recent) forget(k Key) { r.remove(k, 1) }
+
+// missing is called when the store has no such session. Anybody can bring that about, with an invented cookie.
+func (r *recent) missing(k Key) { r.remove(k, 0) }
+
+func (r *recent) remove(k Key, ended uint64) {
 	if r == nil {
 		return
 	}
 	sh := r.shard(k)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.ended += ended
 	delete(sh.young, k)
 	delete(sh.old, k)
 }
@@ -69,6 +91,7 @@ func (r *recent) forgetWhere(f func(*Record) bool) {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
+		sh.ended++
 		for _, m := range []map[Key]seenRecord{sh.young, sh.old} {
 			for k, e := range m {
 				if f(&e.rec) {

@@ -38,6 +38,7 @@ func (s *Session[T]) read(ctx context.Context) error {
 	a := s.all
 	now := time.Now()
 	var rec Record
+	mark := a.recent.mark(s.asked)
 	sctx, cancel, err := a.begin(ctx, "load")
 	if err == nil {
 		rec, err = a.store.Load(sctx, s.asked, now)
@@ -49,7 +50,7 @@ func (s *Session[T]) read(ctx context.Context) error {
 	case errors.Is(err, ErrNotFound):
 		a.stats.missing.Add(1)
 		a.event(ctx, EventUnknownSession, "")
-		a.recent.forget(s.asked)
+		a.recent.missing(s.asked)
 		s.state = none
 		return nil
 	case err != nil:
@@ -83,7 +84,7 @@ func (s *Session[T]) read(ctx context.Context) error {
 	}
 	s.rec, s.frame, s.state = rec, f, live
 	if !s.stale {
-		a.recent.remember(s.asked, &s.rec, now)
+		a.recent.remember(s.asked, &s.rec, now, mark)
 	}
 	return nil
 }
@@ -142,6 +143,11 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 		if err != nil || next == nil {
 			return err
 		}
+		asked, key := s.asked, s.rec.Key
+		mark := a.recent.mark(asked)
+		if t != nil {
+			mark = a.recent.mark(rec.Key)
+		}
 		sctx, cancel, err := a.begin(ctx, op)
 		if err != nil {
 			return err
@@ -153,11 +159,12 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 			rec.Version++
 			a.stats.updates.Add(1)
 			if t != nil {
-				s.forget()
+				defer a.recent.forget(asked) // after the new one is remembered, which that could keep from it
+				defer a.recent.forget(key)
 				s.token, s.asked = *t, rec.Key
 				s.setCookie(t.String(), cookieAge(&rec, &next.meta, time.Now()))
 			}
-			return s.adopt(rec, next.bytes)
+			return s.adopt(rec, next.bytes, mark)
 		case errors.Is(err, ErrNotFound):
 			s.forget()
 			s.state = gone
@@ -209,9 +216,9 @@ func (s *Session[T]) changed(f changeFunc[T], t *token) (rec Record, next *frame
 }
 
 // adopt makes what the store has accepted the session's state.
-func (s *Session[T]) adopt(rec Record, plain []byte) (err error) {
+func (s *Session[T]) adopt(rec Record, plain []byte, mark uint64) (err error) {
 	s.rec, s.state, s.stale = rec, live, false
-	s.all.recent.remember(s.asked, &s.rec, time.Now())
+	s.all.recent.remember(s.asked, &s.rec, time.Now(), mark)
 	s.frame, err = decodeFrame(plain, &s.rec)
 	return err
 }
@@ -248,6 +255,7 @@ func (s *Session[T]) create(ctx context.Context, f changeFunc[T]) error {
 		return err
 	}
 	rec.Data = a.seal(rec.Key, plain)
+	mark := a.recent.mark(rec.Key)
 	sctx, cancel, err := a.begin(ctx, "create")
 	if err != nil {
 		return err
@@ -260,5 +268,5 @@ func (s *Session[T]) create(ctx context.Context, f changeFunc[T]) error {
 	a.stats.created.Add(1)
 	s.token, s.asked = t, rec.Key
 	s.setCookie(t.String(), cookieAge(&rec, &m, now))
-	return s.adopt(rec, plain)
+	return s.adopt(rec, plain, mark)
 }

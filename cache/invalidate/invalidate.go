@@ -43,7 +43,7 @@ type Region struct {
 	// Name is part of the table's name: lower-case letters, digits and _.
 	Name string
 	// Drop deletes a key, and returns nil when that is confirmed: Drop of a cache.Tiered. It is called until then, so it must do no harm to
-	// delete a key again. Nil only writes: the region relays for itself, on a database connection of its own.
+	// delete a key again, and several keys at the same time; keys that fail do not hold the others up. Nil only writes: the region relays for itself, on a database connection of its own.
 	Drop func(ctx context.Context, key string) error
 }
 
@@ -95,7 +95,7 @@ func New(db *sql.DB, o Options) (*Outbox, error) {
 		}
 		x := region{Region: r, table: t}
 		if r.Drop != nil {
-			if x.relay, err = outbox.NewRelay(db, t, o.Interval, o.Batch, x.deliver); err != nil {
+			if x.relay, err = outbox.NewPartialRelay(db, t, o.Interval, o.Batch, x.deliver); err != nil {
 				return nil, fmt.Errorf("invalidate: %w", err)
 			}
 		}
@@ -104,20 +104,45 @@ func New(db *sql.DB, o Options) (*Outbox, error) {
 	return b, nil
 }
 
-// deliver deletes each key once, however often it was written.
-func (r *region) deliver(ctx context.Context, rows []outbox.Row) error {
-	done := map[string]bool{}
+// atOnce is how many keys a relay deletes at the same time: one whose server does not answer costs its timeout.
+const atOnce = 8
+
+// deliver deletes each key once, however often it was written. Keys that cannot be deleted, such as those of one server among many, stay.
+func (r *region) deliver(ctx context.Context, rows []outbox.Row) (done []outbox.Row, err error) {
+	byKey := map[string][]outbox.Row{}
 	for _, row := range rows {
-		key := string(row.Payload)
-		if done[key] {
-			continue
-		}
-		if err := r.Drop(ctx, key); err != nil {
-			return fmt.Errorf("invalidate: %s: key %q: %w", r.Name, key, err)
-		}
-		done[key] = true
+		byKey[string(row.Payload)] = append(byKey[string(row.Payload)], row)
 	}
-	return nil
+	keys := make(chan string, len(byKey))
+	for key := range byKey {
+		keys <- key
+	}
+	close(keys)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	failed := 0
+	for range min(atOnce, len(byKey)) {
+		wg.Go(func() {
+			for key := range keys {
+				derr := ctx.Err()
+				if derr == nil {
+					derr = r.Drop(ctx, key)
+				}
+				mu.Lock()
+				if derr == nil {
+					done = append(done, byKey[key]...)
+				} else if failed++; err == nil {
+					err = fmt.Errorf("invalidate: %s: key %q: %w", r.Name, key, derr)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if err != nil {
+		err = fmt.Errorf("%w (%w: %d keys)", err, outbox.ErrStays, failed)
+	}
+	return done, err
 }
 
 // Migrate creates the tables. Safe to call from every server at every start.

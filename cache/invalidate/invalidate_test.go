@@ -138,9 +138,9 @@ func TestRegions(t *testing.T) {
 			add(true, "a")
 			n, err := box.Relay(t.Context())
 			require.ErrorContains(t, err, "no route")
-			require.ErrorContains(t, err, `us: key "a"`)
+			require.ErrorContains(t, err, `us: key`)
 			require.Equal(t, 3, n)
-			require.Equal(t, []string{"a", "b"}, dropped["eu"], "a key is deleted once")
+			require.ElementsMatch(t, []string{"a", "b"}, dropped["eu"], "a key is deleted once")
 			require.Empty(t, dropped["us"])
 			waiting, oldest, err := box.Backlog(t.Context(), "us")
 			require.NoError(t, err)
@@ -155,7 +155,7 @@ func TestRegions(t *testing.T) {
 			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(dropped["us"]) == 3 && len(dropped["eu"]) == 3 }, 20*time.Second, time.Millisecond)
 			cancel()
 			<-done
-			require.Equal(t, []string{"a", "b", "c"}, dropped["us"], "nothing is lost meanwhile")
+			require.ElementsMatch(t, []string{"a", "b", "c"}, dropped["us"], "nothing is lost meanwhile")
 		})
 	}
 }
@@ -177,4 +177,78 @@ func TestOptions(t *testing.T) {
 	require.NoError(t, err)
 	_, _, err = box.Backlog(t.Context(), "b")
 	require.ErrorContains(t, err, `"b"`)
+}
+
+// Keys that cannot be deleted, such as those of one cache server that is out, do not keep the others, however many they are.
+func TestFailingKeysDoNotHoldTheOthersUp(t *testing.T) {
+	db := sqlite(t, filepath.Join(t.TempDir(), "data.db"))
+	var mu sync.Mutex
+	var out atomic.Bool
+	dropped := map[string]int{}
+	box, err := invalidate.New(db, invalidate.Options{Batch: 10, Regions: []invalidate.Region{{Name: "eu", Drop: func(_ context.Context, key string) error {
+		if out.Load() && key[0] == 'a' {
+			return cache.ErrServerOut
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		dropped[key]++
+		return nil
+	}}}})
+	require.NoError(t, err)
+	require.NoError(t, box.Migrate(t.Context()))
+	out.Store(true)
+	for i := range 25 {
+		require.NoError(t, box.Add(t.Context(), db, fmt.Sprint("a", i)))
+	}
+	for i := range 25 {
+		require.NoError(t, box.Add(t.Context(), db, fmt.Sprint("b", i), fmt.Sprint("a", i)))
+	}
+	n, err := box.Relay(t.Context())
+	require.ErrorIs(t, err, cache.ErrServerOut)
+	require.Equal(t, 25, n)
+	require.Len(t, dropped, 25)
+	out.Store(false)
+	n, err = box.Relay(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 50, n)
+	require.Len(t, dropped, 50)
+}
+
+// While a cache server keeps a relay waiting, the application's transactions go on.
+func TestRelayDoesNotHoldWritersUp(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) (*sql.DB, invalidate.Dialect, string){
+		"sqlite": func(t *testing.T) (*sql.DB, invalidate.Dialect, string) {
+			return sqlite(t, filepath.Join(t.TempDir(), "data.db")), invalidate.SQLite, "pragma busy_timeout = 1000"
+		},
+		"postgres": func(t *testing.T) (*sql.DB, invalidate.Dialect, string) {
+			return testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(), invalidate.PostgreSQL, "set lock_timeout = '1s'"
+		},
+		"mariadb": func(t *testing.T) (*sql.DB, invalidate.Dialect, string) {
+			return testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), invalidate.MySQL, "set innodb_lock_wait_timeout = 1"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db, d, patience := open(t)
+			at, gate := make(chan struct{}, 10), make(chan struct{})
+			box, err := invalidate.New(db, invalidate.Options{Dialect: d, Regions: []invalidate.Region{{Name: "eu", Drop: func(context.Context, string) error {
+				at <- struct{}{}
+				<-gate
+				return nil
+			}}}})
+			require.NoError(t, err)
+			require.NoError(t, box.Migrate(t.Context()))
+			require.NoError(t, box.Add(t.Context(), db, "k"))
+			done := make(chan error, 1)
+			go func() { _, err := box.Relay(context.Background()); done <- err }()
+			<-at
+			conn, err := db.Conn(t.Context())
+			require.NoError(t, err)
+			_, err = conn.ExecContext(t.Context(), patience)
+			require.NoError(t, err)
+			require.NoError(t, box.Add(t.Context(), conn, "another"))
+			require.NoError(t, conn.Close())
+			close(gate)
+			require.NoError(t, <-done)
+		})
+	}
 }

@@ -20,13 +20,16 @@ func TestAbandonedLeases(t *testing.T) {
 	server := testserver.Redis(t)
 	o := rediscache.Options{Lease: time.Hour, Timeout: 300 * time.Millisecond}
 	a, b := newNode(t, server.Addr(), o), newNode(t, server.Addr(), o)
-	var held cache.Fetched
-	require.Eventually(t, func() (ok bool) { // a busy machine may need more than one attempt
-		var err error
-		held, err = a.remote.Fetch(t.Context(), "released")
-		return err == nil && held.Lease != ""
-	}, patience, time.Millisecond)
-	keys := []string{"fetched", "released"}
+	hold := func(key string) (held cache.Fetched) {
+		require.Eventually(t, func() (ok bool) { // a busy machine may need more than one attempt
+			var err error
+			held, err = a.remote.Fetch(t.Context(), key)
+			return err == nil && held.Lease != ""
+		}, patience, time.Millisecond)
+		return held
+	}
+	held, unfilled := hold("released"), hold("filled")
+	keys := []string{"fetched", "released", "filled"}
 	var many []string
 	for i := range 1000 {
 		many = append(many, fmt.Sprint("many", i))
@@ -39,6 +42,10 @@ func TestAbandonedLeases(t *testing.T) {
 	_, err = a.remote.FetchMany(t.Context(), many)
 	require.Error(t, err)
 	require.Error(t, a.remote.Release(t.Context(), "released", held.Lease))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel() // before it is sent
+	_, err = a.remote.Fill(ended, "filled", unfilled.Lease, []byte("v"), time.Hour)
+	require.Error(t, err)
 	server.Thaw()
 
 	for _, k := range keys {

@@ -121,6 +121,9 @@ func (r *Remote) nodes() string         { return r.o.Prefix + "nodes" }
 
 // keys of a value and its lease have one hash tag, and so one slot of a cluster.
 func (r *Remote) keys(key string) []string {
+	if key == "" || key[0] == '}' { // what is between the first { and the first } after it is the tag, unless that is nothing
+		return []string{r.o.Prefix + "w:{-" + key + "}", r.o.Prefix + "m:{-" + key + "}"}
+	}
 	return []string{r.o.Prefix + "v:{" + key + "}", r.o.Prefix + "l:{" + key + "}"}
 }
 
@@ -204,6 +207,7 @@ func (r *Remote) Fill(ctx context.Context, key, lease string, value []byte, ttl 
 	defer cancel()
 	n, err := fill.Run(ctx, r.client, r.keys(key), lease, value, ttlMS(ttl)).Int()
 	if err != nil {
+		r.abandon(abandoned{key, lease})
 		return false, fmt.Errorf("rediscache: fill: %w", err)
 	}
 	return n == 1, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -403,4 +404,36 @@ func TestFetchManyInParts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// In a cluster, the value and the lease of every key are in one slot, whatever characters the key has.
+func TestClusterTakesEveryKey(t *testing.T) {
+	server := testserver.Redis(t, testserver.RedisOptions{Cluster: true})
+	admin := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer admin.Close()
+	require.NoError(t, admin.ClusterAddSlotsRange(t.Context(), 0, 16383).Err())
+	require.Eventually(t, func() bool {
+		info, err := admin.ClusterInfo(t.Context()).Result()
+		return err == nil && strings.HasPrefix(info, "cluster_state:ok")
+	}, patience, 10*time.Millisecond)
+	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{server.Addr()}, ContextTimeoutEnabled: true})
+	defer c.Close()
+	r, err := rediscache.New(c, rediscache.Options{Timeout: patience})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, r.Close()) }()
+	keys := []string{"", "}", "}x", "{", "{}", "{}x", "a{b}c", "a}b", "%", "%}x", "plain", "\x00", strings.Repeat("k", 100_000)}
+	for _, k := range keys {
+		got, err := r.Fetch(t.Context(), k)
+		require.NoError(t, err, k)
+		require.NotEmpty(t, got.Lease, k)
+		ok, err := r.Fill(t.Context(), k, got.Lease, []byte("v"+k), time.Hour)
+		require.NoError(t, err, k)
+		require.True(t, ok, k)
+	}
+	all, err := r.FetchMany(t.Context(), keys)
+	require.NoError(t, err)
+	for i, k := range keys {
+		require.Equal(t, "v"+k, string(all[i].Value))
+		require.NoError(t, r.Delete(t.Context(), k))
+	}
 }

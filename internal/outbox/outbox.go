@@ -35,6 +35,13 @@ type Table struct {
 	count   string
 }
 
+// Deliver hands rows on and returns which of them it has: these are deleted, also when it returns an error. One that wraps [ErrStays] says that the
+// others stay in the table and need not hold up what comes after them.
+type Deliver func(ctx context.Context, rows []Row) (done []Row, err error)
+
+// ErrStays: a row could not be handed on, and those behind it may be.
+var ErrStays = errors.New("outbox: rows stay")
+
 // Row is one entry.
 type Row struct {
 	ID      int64
@@ -48,8 +55,13 @@ type Execer interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 }
 
-// New describes a table; it does not touch the database.
-func New(name string, d Dialect) (*Table, error) {
+// New describes a table; it does not touch the database. Relays on several servers share the work.
+func New(name string, d Dialect) (*Table, error) { return describe(name, d, " SKIP LOCKED") }
+
+// NewOrdered is New for a table whose relays take turns, so that rows are handed on in the order of their ids.
+func NewOrdered(name string, d Dialect) (*Table, error) { return describe(name, d, "") }
+
+func describe(name string, d Dialect, locked string) (*Table, error) {
 	if err := sqltable.CheckName(name); err != nil {
 		return nil, fmt.Errorf("outbox: %w", err)
 	}
@@ -58,9 +70,9 @@ func New(name string, d Dialect) (*Table, error) {
 	}
 	t := &Table{name: name, dialect: d}
 	t.insert = t.sql("INSERT INTO {t} (entry_key, created, payload) VALUES (?, ?, ?)")
-	t.read = t.sql("SELECT id, entry_key, created, payload FROM {t} ORDER BY id LIMIT ?")
+	t.read = t.sql("SELECT id, entry_key, created, payload FROM {t} WHERE id > ? ORDER BY id LIMIT ?")
 	if d != SQLite {
-		t.read += " FOR UPDATE SKIP LOCKED" // relays on several servers share the work
+		t.read += " FOR UPDATE" + locked
 	}
 	t.count = t.sql("SELECT COUNT(*), COALESCE(MIN(created), 0) FROM {t}")
 	return t, nil
@@ -101,43 +113,69 @@ func (t *Table) Add(ctx context.Context, tx Execer, key string, payload []byte) 
 	return nil
 }
 
-// Drain hands up to max of the oldest committed entries to deliver, and deletes them when it returns nil. It returns how many.
-func (t *Table) Drain(ctx context.Context, db *sql.DB, max int, deliver func(context.Context, []Row) error) (n int, err error) {
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return 0, fmt.Errorf("outbox: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = tx.Rollback()
-		}
-	}()
-	rows, err := t.rows(ctx, tx, max)
-	if err != nil {
-		return 0, fmt.Errorf("outbox: read: %w", err)
-	}
-	if len(rows) == 0 {
-		return 0, tx.Rollback()
-	}
-	if err := deliver(ctx, rows); err != nil {
-		return 0, err
-	}
-	args := make([]any, len(rows))
-	for i, r := range rows {
-		args[i] = r.ID
-	}
-	q := t.sql("DELETE FROM {t} WHERE id IN (?" + strings.Repeat(", ?", len(rows)-1) + ")")
-	if _, err := tx.ExecContext(ctx, q, args...); err != nil {
-		return 0, fmt.Errorf("outbox: delete: %w", err)
-	}
-	if err := tx.Commit(); err != nil {
-		return 0, fmt.Errorf("outbox: delete: %w", err)
-	}
-	return len(rows), nil
+// page is what one Drain did.
+type page struct {
+	read, moved int
+	last        int64 // id of the last row read
 }
 
-func (t *Table) rows(ctx context.Context, tx *sql.Tx, max int) (rows []Row, err error) {
-	rs, err := tx.QueryContext(ctx, t.read, max)
+// drain hands up to max of the oldest committed entries behind an id to deliver, and deletes those that it has handed on.
+func (t *Table) drain(ctx context.Context, db *sql.DB, after int64, max int, deliver Deliver) (p page, err error) {
+	if t.dialect == SQLite {
+		// Without a transaction: it would keep all others from writing while deliver is at work, or fail because they did. Two relays may then both hand a row
+		// on, which receivers have to know anyway, and neither hands on a later row before an earlier one.
+		return t.exchange(ctx, db, after, max, deliver)
+	}
+	var o *sql.TxOptions
+	if t.dialect == MySQL {
+		o = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // REPEATABLE READ locks the gap behind the last row: nobody could add one meanwhile
+	}
+	tx, err := db.BeginTx(ctx, o)
+	if err != nil {
+		return p, fmt.Errorf("outbox: %w", err)
+	}
+	p, err = t.exchange(ctx, tx, after, max, deliver)
+	if p.moved == 0 {
+		return p, errors.Join(err, tx.Rollback())
+	}
+	if cerr := tx.Commit(); cerr != nil {
+		p.moved = 0
+		err = errors.Join(err, fmt.Errorf("outbox: delete: %w", cerr))
+	}
+	return p, err
+}
+
+type querier interface {
+	Execer
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+func (t *Table) exchange(ctx context.Context, q querier, after int64, max int, deliver Deliver) (p page, err error) {
+	rows, err := t.rows(ctx, q, after, max)
+	if err != nil {
+		return p, fmt.Errorf("outbox: read: %w", err)
+	}
+	if len(rows) == 0 {
+		return p, nil
+	}
+	p.read, p.last = len(rows), rows[len(rows)-1].ID
+	done, err := deliver(ctx, rows)
+	if len(done) == 0 {
+		return p, err
+	}
+	args := make([]any, len(done))
+	for i, r := range done {
+		args[i] = r.ID
+	}
+	if _, derr := q.ExecContext(ctx, t.sql("DELETE FROM {t} WHERE id IN (?"+strings.Repeat(", ?", len(done)-1)+")"), args...); derr != nil {
+		return p, errors.Join(err, fmt.Errorf("outbox: delete: %w", derr))
+	}
+	p.moved = len(done)
+	return p, err
+}
+
+func (t *Table) rows(ctx context.Context, q querier, after int64, max int) (rows []Row, err error) {
+	rs, err := q.QueryContext(ctx, t.read, after, max)
 	if err != nil {
 		return nil, err
 	}

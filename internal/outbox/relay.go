@@ -16,12 +16,22 @@ type Relay struct {
 	db       *sql.DB
 	interval time.Duration
 	batch    int
-	deliver  func(context.Context, []Row) error
+	deliver  Deliver
 	wake     chan struct{}
 }
 
-// NewRelay takes the options of the packages above: an interval of 0 means 1 s, a batch of 0 means 100.
+// NewRelay takes the options of the packages above: an interval of 0 means 1 s, a batch of 0 means 100. deliver takes all rows or none.
 func NewRelay(db *sql.DB, t *Table, interval time.Duration, batch int, deliver func(context.Context, []Row) error) (*Relay, error) {
+	return NewPartialRelay(db, t, interval, batch, func(ctx context.Context, rows []Row) ([]Row, error) {
+		if err := deliver(ctx, rows); err != nil {
+			return nil, err
+		}
+		return rows, nil
+	})
+}
+
+// NewPartialRelay is NewRelay where some rows may be handed on and others not.
+func NewPartialRelay(db *sql.DB, t *Table, interval time.Duration, batch int, deliver Deliver) (*Relay, error) {
 	if db == nil {
 		return nil, errors.New("outbox: the database is nil")
 	}
@@ -48,13 +58,24 @@ func (r *Relay) Wake() {
 	}
 }
 
-// Once hands on what is there, and returns how many rows.
-func (r *Relay) Once(ctx context.Context) (moved int, err error) {
+// Once hands on what is there, and returns how many rows. Rows that stay do not keep those behind them.
+func (r *Relay) Once(ctx context.Context) (moved int, stay error) {
+	after := int64(0)
 	for {
-		n, err := r.table.Drain(ctx, r.db, r.batch, r.deliver)
-		moved += n
-		if err != nil || n < r.batch {
+		p, err := r.table.drain(ctx, r.db, after, r.batch, r.deliver)
+		moved += p.moved
+		switch {
+		case err == nil:
+		case !errors.Is(err, ErrStays) || ctx.Err() != nil:
 			return moved, err
+		default:
+			after = p.last // the next pass begins at the first again
+			if stay == nil {
+				stay = err
+			}
+		}
+		if p.read < r.batch {
+			return moved, stay
 		}
 	}
 }

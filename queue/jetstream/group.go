@@ -202,24 +202,37 @@ func (g *group) settle(ctx context.Context, d *queue.Delivery, s queue.Settlemen
 		return fmt.Errorf("jetstream: message %d: %w", d.Seq, queue.ErrLeaseLost)
 	}
 	if s.Verdict == queue.Extend { // the server can only start the same lease again
+		if err := h.msg.InProgress(); err != nil {
+			return fmt.Errorf("jetstream: extend: %w", err)
+		}
 		h.deadline.Store(now.Add(g.o.Lease).UnixNano())
-		return h.msg.InProgress()
+		return nil
 	}
 	if h.done.Swap(true) {
 		return fmt.Errorf("jetstream: message %d: %w", d.Seq, queue.ErrLeaseLost)
 	}
+	if err := g.decide(ctx, d, h, s); err != nil {
+		h.done.Store(false) // the lease is still ours: it may be tried again
+		return err
+	}
+	return nil
+}
+
+// decide tells the server the verdict.
+func (g *group) decide(ctx context.Context, d *queue.Delivery, h *held, s queue.Settlement) error {
 	switch s.Verdict {
 	case queue.Ack:
-		g.d.acked.Add(1)
-		g.forget(d.Seq)
-		if !s.Wait {
-			return h.msg.Ack()
-		}
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if err := h.msg.DoubleAck(ctx); err != nil {
+		if s.Wait {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			if err := h.msg.DoubleAck(ctx); err != nil {
+				return fmt.Errorf("jetstream: ack: %w", err)
+			}
+		} else if err := h.msg.Ack(); err != nil {
 			return fmt.Errorf("jetstream: ack: %w", err)
 		}
+		g.d.acked.Add(1)
+		g.forget(d.Seq)
 		return nil
 	case queue.Release:
 		g.mu.Lock()

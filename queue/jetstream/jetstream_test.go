@@ -1,6 +1,7 @@
 package jetstream_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -57,4 +58,31 @@ func TestCapsTellTheTruth(t *testing.T) {
 	require.ErrorContains(t, err, "Replicas")
 	_, err = jetstream.Open(t.Context(), nc, jetstream.Options{Stream: "a.b"})
 	require.ErrorContains(t, err, "Stream")
+}
+
+// An acknowledgement or a verdict that did not get through does not end the lease: it can be tried again.
+func TestSettleAgain(t *testing.T) {
+	q, err := jetstream.Open(t.Context(), connect(t), jetstream.Options{})
+	require.NoError(t, err)
+	defer q.Close()
+	g, err := q.Group(t.Context(), "t", "g", queue.GroupOptions{})
+	require.NoError(t, err)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, settle := range []func(context.Context, *queue.Delivery) error{
+		func(ctx context.Context, d *queue.Delivery) error { return d.Ack(ctx) },
+		func(ctx context.Context, d *queue.Delivery) error { return d.Term(ctx, "bad") },
+	} {
+		_, err = q.Publish(t.Context(), queue.Message{Topic: "t"})
+		require.NoError(t, err)
+		ds, err := g.Fetch(t.Context(), 1)
+		require.NoError(t, err)
+		require.ErrorIs(t, settle(ended, ds[0]), context.Canceled)
+		require.NoError(t, settle(t.Context(), ds[0]))
+		require.ErrorIs(t, settle(t.Context(), ds[0]), queue.ErrLeaseLost)
+	}
+	dead, err := g.Dead(t.Context(), 10)
+	require.NoError(t, err)
+	require.Len(t, dead, 1)
+	require.EqualValues(t, 1, q.Stats().Acked)
 }

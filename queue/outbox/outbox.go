@@ -6,8 +6,9 @@
 //	err = box.Enqueue(ctx, tx, queue.Message{Topic: "mail", Kind: "confirm", Body: body})
 //	err = tx.Commit()
 //
-// A relay ([Outbox.Run]) moves committed messages to the queue, in the order of their ids, usually within a few milliseconds of [Outbox.Wake]. A crash between
-// publishing and deleting a row repeats the message with the same Message.ID, which the queue's dedupe window drops.
+// A relay ([Outbox.Run]) moves committed messages to the queue, in the order of their ids also where several servers relay, usually within a few milliseconds of [Outbox.Wake]. A crash between
+// publishing and deleting a row repeats the message with the same Message.ID, which the queue's dedupe window drops. A message that the queue will never take,
+// such as one that is too large, stays in the table and is reported; those behind it go on.
 package outbox
 
 import (
@@ -59,12 +60,12 @@ func New(db *sql.DB, q *queue.Queue, o Options) (*Outbox, error) {
 	if o.Table == "" {
 		o.Table = "queue_outbox"
 	}
-	t, err := table.New(o.Table, table.Dialect(o.Dialect))
+	t, err := table.NewOrdered(o.Table, table.Dialect(o.Dialect))
 	if err != nil {
 		return nil, err
 	}
 	b := &Outbox{db: db, q: q, table: t}
-	b.relay, err = table.NewRelay(db, t, o.Interval, o.Batch, b.publish)
+	b.relay, err = table.NewPartialRelay(db, t, o.Interval, o.Batch, b.publish)
 	return b, err
 }
 
@@ -77,6 +78,9 @@ func (b *Outbox) Enqueue(ctx context.Context, tx table.Execer, msgs ...queue.Mes
 	for _, m := range msgs {
 		if m.ID == "" {
 			m.ID = rand.Text()
+		}
+		if most := b.q.Caps().MaxMessage; m.Priority > 9 || m.TTL < 0 || most > 0 && len(m.Body) > most {
+			return fmt.Errorf("outbox: priority %d, TTL %v or %d bytes of a message: the queue would not take it", m.Priority, m.TTL, len(m.Body))
 		}
 		data, err := json.Marshal(m)
 		if err != nil {
@@ -95,17 +99,26 @@ func (b *Outbox) Wake() { b.relay.Wake() }
 // Relay moves what has been committed, and returns how many messages.
 func (b *Outbox) Relay(ctx context.Context) (moved int, err error) { return b.relay.Once(ctx) }
 
-func (b *Outbox) publish(ctx context.Context, rows []table.Row) error {
+// publish goes on behind a message that the queue will never take, and stops where it may take it later.
+func (b *Outbox) publish(ctx context.Context, rows []table.Row) (done []table.Row, err error) {
 	for _, r := range rows {
 		var m queue.Message
-		if err := json.Unmarshal(r.Payload, &m); err != nil {
-			return fmt.Errorf("outbox: row %d: %w", r.ID, err)
+		perr := json.Unmarshal(r.Payload, &m)
+		never := perr != nil
+		if perr == nil {
+			_, perr = b.q.Publish(ctx, m)
+			never = errors.Is(perr, queue.ErrTooLarge) || errors.Is(perr, queue.ErrUnsupported)
 		}
-		if _, err := b.q.Publish(ctx, m); err != nil {
-			return fmt.Errorf("outbox: row %d: %w", r.ID, err)
+		switch {
+		case perr == nil:
+			done = append(done, r)
+		case !never:
+			return done, fmt.Errorf("outbox: row %d: %w", r.ID, perr)
+		case err == nil:
+			err = fmt.Errorf("outbox: row %d: %w (%w)", r.ID, perr, table.ErrStays)
 		}
 	}
-	return nil
+	return done, err
 }
 
 // Run relays until ctx ends, and then returns nil. Errors are reported (report may be nil) and tried again.

@@ -134,6 +134,101 @@ func TestCrashBetweenPublishAndDelete(t *testing.T) {
 	require.Equal(t, id, ds[0].ID)
 }
 
+// A message that the queue will never take does not keep the others, and is not published again and again with those before it.
+func TestMessageThatIsNeverTaken(t *testing.T) {
+	db := sqlite(t)
+	b, g := setup(t, db, outbox.SQLite)
+	require.Error(t, b.Enqueue(t.Context(), db, queue.Message{Topic: "t", Priority: 10}))
+	require.Error(t, b.Enqueue(t.Context(), db, queue.Message{Topic: "t", TTL: -1}))
+	require.Error(t, b.Enqueue(t.Context(), db, queue.Message{Topic: "t", Body: make([]byte, 1<<20)}))
+	for i := range 250 {
+		m := queue.Message{Topic: "t", Body: fmt.Append(nil, i)}
+		if i == 1 || i == 3 {
+			m.Kind = string(make([]byte, 200_000)) // as JSON it is six times as large; as a message it fits
+		}
+		require.NoError(t, b.Enqueue(t.Context(), db, m))
+		if i > 4 && i%2 == 1 {
+			_, err := db.Exec("UPDATE queue_outbox SET payload = 'x' WHERE id = (SELECT max(id) FROM queue_outbox)")
+			require.NoError(t, err)
+		}
+	}
+	for _, want := range []int{127, 0} {
+		n, err := b.Relay(t.Context())
+		require.ErrorContains(t, err, "row ")
+		require.Equal(t, want, n)
+	}
+	left, _, err := b.Backlog(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 123, left)
+	l, err := g.Lag(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 127, l.Ready)
+}
+
+// Two servers relay: what was committed first is published first, although one of them is slow.
+func TestRelaysTakeTurns(t *testing.T) {
+	db := testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB()
+	e := &gated{gate: make(chan struct{}), at: make(chan struct{}, 1)}
+	slow, err := outbox.New(db, queue.New(e), outbox.Options{Dialect: outbox.PostgreSQL})
+	require.NoError(t, err)
+	require.NoError(t, slow.Migrate(t.Context()))
+	fast, err := outbox.New(db, queue.New(&gated{to: e}), outbox.Options{Dialect: outbox.PostgreSQL})
+	require.NoError(t, err)
+	require.NoError(t, slow.Enqueue(t.Context(), db, queue.Message{Key: "k", Body: []byte("first")}))
+	var wg sync.WaitGroup
+	wg.Go(func() { _, err := slow.Relay(context.Background()); check1(t, err) })
+	<-e.at // it has read the first, and is about to publish it
+	require.NoError(t, fast.Enqueue(t.Context(), db, queue.Message{Key: "k", Body: []byte("second")}))
+	done := make(chan struct{})
+	wg.Go(func() { _, err := fast.Relay(context.Background()); check1(t, err); close(done) })
+	require.Eventually(t, func() bool { // it waits for the row, or has overtaken
+		select {
+		case <-done:
+			return true
+		default:
+		}
+		var waiting int
+		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(&waiting) == nil && waiting > 0
+	}, 30*time.Second, time.Millisecond)
+	close(e.gate)
+	wg.Wait()
+	require.Equal(t, []string{"first", "second"}, e.got)
+}
+
+func check1(t *testing.T, err error) {
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// gated is an engine that publishes when its gate is open.
+type gated struct {
+	queue.Driver
+	gate, at chan struct{}
+	to       *gated
+	mu       sync.Mutex
+	got      []string
+}
+
+func (g *gated) Caps() queue.Caps { return queue.Caps{} }
+
+func (g *gated) Publish(_ context.Context, msgs []queue.Message, _ []queue.Receipt) error {
+	if g.gate != nil {
+		g.at <- struct{}{}
+		<-g.gate
+	}
+	to := g
+	if g.to != nil {
+		to = g.to
+	}
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	for _, m := range msgs {
+		to.got = append(to.got, string(m.Body))
+	}
+	return nil
+}
+
 func TestOptionsNameTheField(t *testing.T) {
 	q, err := queue.Open(t.TempDir(), queue.Options{SegmentBytes: 1 << 20})
 	require.NoError(t, err)

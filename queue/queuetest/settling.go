@@ -34,10 +34,20 @@ func release(t *testing.T, q *queue.Queue) {
 }
 
 func dead(t *testing.T, q *queue.Queue) {
-	g := group(t, q, "t", queue.GroupOptions{Lease: short, MaxDeliveries: 2})
-	publish(t, q, queue.Message{Topic: "t", Kind: "k", Body: []byte("poison")})
-	require.NoError(t, fetch(t, g, 1)[0].Nack(bg(t), 0))
-	require.NoError(t, fetch(t, g, 1)[0].Nack(bg(t), 0))
+	var g *queue.Group
+	repeated(t, func(a *attempt) error {
+		g = group(t, q, a.topic, queue.GroupOptions{Lease: short, MaxDeliveries: 2})
+		publish(t, q, queue.Message{Topic: a.topic, Kind: "k", Body: []byte("poison")})
+		for range 2 {
+			began := time.Now()
+			err := fetch(t, g, 1)[0].Nack(bg(t), 0)
+			a.within(began)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	none(t, g)
 	letters := waitDead(t, g, 1)
 	require.Equal(t, "poison", string(letters[0].Body))

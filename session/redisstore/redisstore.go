@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -87,15 +88,17 @@ end
 return r
 `)
 
-// update: ARGV now, version, created, seen, expires, idle, data. Returns 1, 'conflict', 'alias' key, or nothing.
+// update: ARGV now, version, created, seen, expires, idle, data, listed. Returns 'ok', 'conflict', 'alias' key, nothing, or, if the record is to live longer
+// than the user's list knows, 'enlist' user: nothing is changed before that is listed.
 var update = redis.NewScript(common + `
-local r = redis.call('HMGET', KEYS[1], 'v', 's', 'e', 'i', 'a')
+local r = redis.call('HMGET', KEYS[1], 'v', 's', 'e', 'i', 'a', 'u')
 if r[5] then
   if tonumber(r[3]) <= now then return false end
   return {'alias', r[5]}
 end
 if not r[1] or deadline(r[3], r[2], r[4]) <= now then return false end
 if r[1] ~= ARGV[2] then return {'conflict'} end
+if ARGV[8] == '0' and r[6] ~= '' and tonumber(ARGV[5]) > tonumber(r[3]) then return {'enlist', r[6]} end
 local seen = ARGV[4]
 if tonumber(r[2]) > tonumber(seen) then seen = r[2] end
 redis.call('HSET', KEYS[1], 'v', string.format('%d', ARGV[2] + 1), 'c', ARGV[3], 's', seen, 'e', ARGV[5], 'i', ARGV[6], 'd', ARGV[7])
@@ -140,7 +143,7 @@ func ms(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }
 
 // ceilMS rounds up: a timeout must not become none.
 func ceilMS(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Millisecond-1)/time.Millisecond), 10)
+	return strconv.FormatInt(int64((min(d, math.MaxInt64-time.Millisecond)+time.Millisecond-1)/time.Millisecond), 10)
 }
 
 // maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
@@ -245,7 +248,16 @@ func (s *Store) enlist(ctx context.Context, k session.Key, r session.Record) err
 
 // Update implements [session.Store].
 func (s *Store) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
-	_, res, err := s.run(ctx, update, k, ms(now), r.Version, ms(r.Created), ms(r.Seen), ms(r.Expires), ceilMS(r.Idle), r.Data)
+	args := []any{ms(now), r.Version, ms(r.Created), ms(r.Seen), ms(r.Expires), ceilMS(r.Idle), r.Data, "0"}
+	actual, res, err := s.run(ctx, update, k, args...)
+	if err == nil && res != nil && res[0] == "enlist" { // else it would leave the list before it ends, and could not be revoked
+		r.User = text(res[1])
+		if err := s.enlist(ctx, actual, r); err != nil {
+			return err
+		}
+		args[len(args)-1] = "1"
+		_, res, err = s.run(ctx, update, actual, args...)
+	}
 	return outcome(res, err)
 }
 
@@ -365,8 +377,11 @@ func (s *Store) ListUser(ctx context.Context, user string, now time.Time) ([]ses
 		if v[0] != nil {
 			r, perr = record(keys[i], v)
 		}
-		if v[0] == nil || perr != nil || r.User != user || !r.Deadline().After(now) {
+		if v[0] == nil || perr != nil || r.User != user {
 			s.client.ZRem(ctx, s.userKey(user), hex.EncodeToString(keys[i][:]))
+			continue
+		}
+		if !r.Deadline().After(now) { // by this server's clock: where it is late, the session may be used once more, and go on
 			continue
 		}
 		ls = append(ls, session.Listed{Key: keys[i], Record: r})

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,8 @@ func Run(t *testing.T, open func(t *testing.T) session.Store) {
 		{"DeleteIsFinalWhileRotated", deleteRace},
 		{"LoadWhileRotatedSeesTheRecord", loadRace},
 		{"UserIndex", users},
+		{"LongerLifeStaysInTheIndex", remembered},
+		{"ForEver", forever},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(t, open(t)) })
 	}
@@ -286,6 +289,43 @@ func users(t *testing.T, s session.Store) {
 	none, err := u.ListUser(bg, "nobody-"+name, at)
 	require.NoError(t, err)
 	require.Empty(t, none)
+}
+
+// A session that is made to last longer after its login ("remember me") can be found, and so ended, for as long as it lasts.
+func remembered(t *testing.T, s session.Store) {
+	u, ok := s.(session.UserIndex)
+	if !ok {
+		t.Skip("store without a user index")
+	}
+	name := fmt.Sprintf("user-%x", Key())
+	at := now()
+	k, r := create(t, s, at, func(r *session.Record) { r.User, r.Expires = name, at.Add(time.Minute) })
+	r.Expires = at.Add(48 * time.Hour)
+	require.NoError(t, s.Update(bg, k, r, at))
+	at = at.Add(24 * time.Hour)
+	require.Equal(t, uint64(2), load(t, s, k, at).Version)
+	other, _ := create(t, s, at, func(r *session.Record) { r.User = name }) // a login that tidies the list up
+	ls, err := u.ListUser(bg, name, at)
+	require.NoError(t, err)
+	require.Len(t, ls, 2)
+	n, err := u.DeleteUser(bg, name, other)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	gone(t, s, k, at)
+}
+
+// The largest Duration means that there is no end, or no idle timeout.
+func forever(t *testing.T, s session.Store) {
+	at := now()
+	for _, idle := range []time.Duration{0, math.MaxInt64} {
+		k, r := create(t, s, at, func(r *session.Record) { r.Expires, r.Idle = at.Add(math.MaxInt64), idle })
+		for range 2 {
+			at = at.Add(365 * 24 * time.Hour)
+			require.Equal(t, r.Data, load(t, s, k, at).Data)
+		}
+		require.NoError(t, s.Update(bg, k, r, at))
+		require.Equal(t, r.Data, load(t, s, k, at).Data)
+	}
 }
 
 // A rotation without grace (a login) leaves no way to the record by an older id, not even by one whose grace has not ended: that would be session fixation.

@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/sqltable"
@@ -69,7 +70,7 @@ func New(db *sql.DB, o Options) (*Store, error) {
 		remove:      s.sql("DELETE FROM {t} WHERE id = ? AND alias IS NULL"),
 		removeAlias: s.sql("DELETE FROM {t} WHERE alias = ?"),
 		list:        s.sql("SELECT id, version, account, created, seen, expires, idle, data, alias FROM {t} WHERE account = ? AND deadline > ? ORDER BY created DESC"),
-		cleanup:     s.sql("DELETE FROM {t} WHERE id IN (SELECT id FROM (SELECT id FROM {t} WHERE deadline <= ? LIMIT ?) AS dead)"),
+		cleanup:     s.sql("DELETE FROM {t} WHERE deadline <= ? AND id IN (SELECT id FROM (SELECT id FROM {t} WHERE deadline <= ? LIMIT ?) AS dead)"),
 	}
 	return s, nil
 }
@@ -123,7 +124,7 @@ func (s *Store) Cleanup(ctx context.Context, now time.Time, max int) (n int, err
 }
 
 func (s *Store) cleanup(ctx context.Context, now time.Time, max int) (int, error) {
-	res, err := s.db.ExecContext(ctx, s.q.cleanup, now.UnixMilli(), max)
+	res, err := s.db.ExecContext(ctx, s.q.cleanup, now.UnixMilli(), now.UnixMilli(), max)
 	if err != nil {
 		return 0, fmt.Errorf("sqlstore: cleanup: %w", err)
 	}
@@ -214,7 +215,7 @@ func blob(b []byte) []byte {
 }
 
 func idleMS(r *session.Record) int64 {
-	return int64((r.Idle + time.Millisecond - 1) / time.Millisecond)
+	return int64((min(r.Idle, math.MaxInt64-time.Millisecond) + time.Millisecond - 1) / time.Millisecond)
 }
 
 func (s *Store) create(ctx context.Context, k session.Key, r session.Record) error {

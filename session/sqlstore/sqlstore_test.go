@@ -69,6 +69,36 @@ func TestPostgreSQL(t *testing.T) {
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
 }
 
+// A session that is used while Cleanup waits for its row is not what Cleanup was looking for any more.
+func TestCleanupWaitsForAUse(t *testing.T) {
+	db := testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB()
+	s := open(t, db, sqlstore.Options{Dialect: sqlstore.PostgreSQL})
+	at := time.Now()
+	k := sessiontest.Key()
+	require.NoError(t, s.Create(t.Context(), k, session.Record{Created: at, Seen: at, Expires: at.Add(time.Hour), Idle: time.Minute}))
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer tx.Rollback()
+	_, err = tx.Exec("UPDATE sessions SET seen = $1, deadline = $2", at.Add(50*time.Second).UnixMilli(), at.Add(110*time.Second).UnixMilli())
+	require.NoError(t, err)
+	cleaned := make(chan int, 1)
+	go func() {
+		n, err := s.Cleanup(context.Background(), at.Add(61*time.Second), 10)
+		if err != nil {
+			t.Error(err)
+		}
+		cleaned <- n
+	}()
+	require.Eventually(t, func() bool {
+		var waiting int
+		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(&waiting) == nil && waiting > 0
+	}, 30*time.Second, time.Millisecond)
+	require.NoError(t, tx.Commit())
+	require.Zero(t, <-cleaned)
+	_, err = s.Load(t.Context(), k, at.Add(61*time.Second))
+	require.NoError(t, err)
+}
+
 func TestMariaDB(t *testing.T) {
 	s := open(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
