@@ -54,7 +54,7 @@ type Options struct {
 	// page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage instead of
 	// once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of all balancers of a
 	// process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than eight times as much, as the
-	// limit is when Handler is called, and none after Close. 0: 32 MiB; negative: none.
+	// limit is when Handler is called, and none after Close. 0: 16 MiB; negative: none.
 	HeapReserve int
 
 	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another should offer

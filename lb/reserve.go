@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	defaultReserve = 32 << 20
+	defaultReserve = 16 << 20
 	stretchSize    = 4 << 20
 	// A process that was given a memory limit below this many reserves has better uses for what a reserve lets pile up.
 	reserveShare = 8

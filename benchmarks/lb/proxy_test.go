@@ -1,5 +1,5 @@
 // Package lb compares tierkit's reverse proxy with nginx, HAProxy, Caddy, oxy and net/http's ReverseProxy, stock and
-// tuned, each in a process of its own in front of one backend (nginx with a file), with wrk as the client:
+// tuned, each in a process of its own in front of one backend (nginx, see contender.Backend), with wrk as the client:
 //
 //	go test -bench . -benchtime 1x ./lb -rounds 5 [-contenders nginx,tierkit,tuned] [-sizes 100,10000] [-time 2s]
 //

@@ -61,7 +61,7 @@ var handlers = map[string]func(u *url.URL) (http.Handler, error){
 	},
 	"tierkit":           tierkit(0),
 	"tierkit-noreserve": tierkit(-1),
-	"tierkit-16MiB":     tierkit(16 << 20),
+	"tierkit-32MiB":     tierkit(32 << 20),
 	"tierkit-64MiB":     tierkit(64 << 20),
 }
 
