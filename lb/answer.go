@@ -106,7 +106,7 @@ func (c *conn) wait(idle time.Duration) error {
 		return nil
 	}
 	if idle > 0 {
-		c.SetReadDeadline(time.Now().Add(idle))
+		c.within(idle)
 	}
 	_, err := c.br.Peek(1)
 	if err == io.EOF {

@@ -37,6 +37,8 @@ type Backend struct {
 	hash uint64 // of id, for the hash policies
 	pool connPool
 
+	queue *queue // of the requests that wait for it or another
+
 	ep       atomic.Pointer[Endpoint]
 	weight   atomic.Uint64 // bits of the float: the weight now
 	state    atomic.Uint32
@@ -52,7 +54,9 @@ type Backend struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	outlier  window
-	suspect  atomic.Bool // its last result is a failure, of the last suspicion: policies that go by load take others first
+	slate    atomic.Int64  // when outlier was last cleaned, in nanoseconds since the process began
+	suspect  atomic.Uint32 // not 0: its last result is a failure, of the last suspicion, and this numbers the suspicion: policies that go by load take others first
+	doubts   atomic.Uint32 // suspicions so far
 	_        [64]byte
 
 	// Guarded by Balancer.mu.
@@ -85,8 +89,24 @@ func (b *Backend) Latency() time.Duration {
 // State of the backend now.
 func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
 
-// acquire counts one more request unless the backend is at its limit.
+// acquire counts one more request unless the backend is at its limit, or has been taken out of service since the
+// snapshot was made that it was found in. It is looked at after counting: Drain, which counts after it has changed the
+// state, then sees this request, or this request sees the drain.
 func (b *Backend) acquire(priority int8) bool {
+	if !b.count(priority) {
+		return false
+	}
+	if b.State() >= StateDraining {
+		b.ended()
+		if b.queue != nil {
+			b.queue.wake() // who found it at its limit meanwhile
+		}
+		return false
+	}
+	return true
+}
+
+func (b *Backend) count(priority int8) bool {
 	limit := b.maxConns.Load()
 	if b.limiter != nil && priority != exempt {
 		if a := b.limiter.allowed(priority); limit == 0 || a < limit {
@@ -126,13 +146,17 @@ const suspicion = time.Second
 
 // suspected: a host that fails fast is idle most of the time, and must not gain traffic by that.
 func (b *Backend) suspected() {
-	if b.suspect.CompareAndSwap(false, true) {
-		time.AfterFunc(suspicion, b.cleared)
+	if b.suspect.Load() != 0 {
+		return
+	}
+	if n := max(b.doubts.Add(1), 1); b.suspect.CompareAndSwap(0, n) {
+		time.AfterFunc(suspicion, func() { b.cleared(n) })
 	}
 }
 
-func (b *Backend) cleared() {
-	if b.suspect.CompareAndSwap(true, false) {
+// cleared ends the n-th suspicion, unless it has ended: the next one has a time of its own.
+func (b *Backend) cleared(n uint32) {
+	if b.suspect.CompareAndSwap(n, 0) {
 		b.following.tell()
 	}
 }

@@ -46,10 +46,12 @@ type Balancer struct {
 	running  bool                // New has returned: what joins now ramps
 	ramping  *time.Timer         // next step of slow start
 	closed   bool
+	reserve  heapReserve // from the first Handler until Close
 	probes   sync.WaitGroup
 	ctx      context.Context
 	cancel   context.CancelFunc
 	changes  []change // state changes not yet told to Hooks.State
+	telling  bool     // somebody is at it
 }
 
 type change struct {
@@ -146,11 +148,12 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}, queue: &b.queue}
 	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
 		be.rate = fadeRate(p.latencyDecay())
 	}
 	be.ep.Store(&e)
+	be.forgive()
 	be.maxConns.Store(b.connLimit(e))
 	be.pool.init(e.Addr, &b.o)
 	if a := b.o.Adaptive; a != nil && a.PerBackend {
@@ -185,7 +188,7 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 	if was := be.machine.State(); be.machine.Observe(ok, now) && b.backends[be.id] == be {
 		if was == health.Down {
 			be.rampFrom = now
-			be.outlier.reset()
+			be.forgive()
 			be.ejected = false // checked and found well: the rest of an ejection would punish a server that was restarted
 		}
 		b.rebuild(now)
@@ -231,6 +234,7 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 		be.drained = drained
 		if !drained {
 			be.rampFrom = now
+			be.forgive() // it may be another program by now
 		}
 		b.rebuild(now)
 	}
@@ -239,15 +243,30 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 	return be, nil
 }
 
-// tell reports state changes to the hook, outside of the lock.
+// tell reports state changes to the hook, outside of the lock and in their order: who finds another telling leaves its
+// own changes to that one, so that a hook never hears last of what was not last.
 func (b *Balancer) tell() {
 	if b.o.Hooks == nil || b.o.Hooks.State == nil {
 		return
 	}
 	b.mu.Lock()
-	cs := b.changes
-	b.changes = nil
+	defer b.mu.Unlock()
+	if b.telling {
+		return
+	}
+	b.telling = true
+	defer func() { b.telling = false }()
+	for len(b.changes) > 0 {
+		cs := b.changes
+		b.changes = nil
+		b.report(cs)
+	}
+}
+
+// report calls the hook without the lock, which it is called with.
+func (b *Balancer) report(cs []change) {
 	b.mu.Unlock()
+	defer b.mu.Lock()
 	for _, c := range cs {
 		b.o.Hooks.State(c.b, c.from, c.to)
 	}
@@ -268,6 +287,7 @@ func (b *Balancer) Close() error {
 		return nil
 	}
 	b.closed = true
+	b.reserve = nil
 	if b.ramping != nil {
 		b.ramping.Stop()
 	}

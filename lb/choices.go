@@ -137,7 +137,7 @@ func (p twoLoads) load(i int) float64 {
 	if n <= 0 {
 		load = 0
 	}
-	if b.suspect.Load() {
+	if b.suspect.Load() != 0 {
 		load += failing
 	}
 	return load

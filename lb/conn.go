@@ -3,6 +3,7 @@ package lb
 import (
 	"bufio"
 	"context"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,8 @@ type connPool struct {
 	idle   []*conn
 	closed bool
 	reaper *time.Timer
+	busy   []*conn     // with a context
+	sweep  *time.Timer // looks at these; nil: none is due
 }
 
 func (p *connPool) init(addr string, o *Options) { p.addr, p.o = addr, o }
@@ -37,9 +40,16 @@ type conn struct {
 	since time.Time             // idle since
 	used  bool                  // carried a request before
 	pause func() error          // called before a read that may wait; nil: nothing to do
-	timed atomic.Bool           // a deadline of reading may stand
 	chunk chunkReader           // of the answer at hand
+
+	standing atomic.Int64 // the deadline of reading, as a time since the process began; noDeadline, or anotherDeadline
+
+	ctx  context.Context // while the pool looks after it, see connPool.look
+	at   int             // in connPool.busy
+	left bool            // ctx has ended
 }
+
+const noDeadline, anotherDeadline = 0, math.MinInt64
 
 // chunkReader starts to decode a chunked body.
 func (c *conn) chunkReader() *chunkReader {
@@ -60,22 +70,35 @@ func (s pausing) Read(p []byte) (int, error) {
 }
 
 func (c *conn) SetReadDeadline(t time.Time) error {
-	c.timed.Store(true)
+	c.standing.Store(anotherDeadline)
 	return c.Conn.SetReadDeadline(t)
 }
 
 // untimed takes away the deadline of the request before.
 func (c *conn) untimed() {
-	if c.timed.Swap(false) {
+	if c.standing.Swap(noDeadline) != noDeadline {
 		c.Conn.SetReadDeadline(time.Time{})
 	}
+}
+
+// within gives reads the time d, up to an eighth more: a deadline that stands and will do is left, since changing it
+// costs as much as a small copy, with every request.
+func (c *conn) within(d time.Duration) {
+	now := time.Since(began)
+	if left := time.Duration(c.standing.Load()) - now; left >= d && left <= d+d/8 {
+		return
+	}
+	at := now + d + d/16
+	c.Conn.SetReadDeadline(began.Add(at))
+	c.standing.Store(int64(at))
 }
 
 const readBuffer = 16 << 10
 
 // get returns an idle connection that is still good, or a new one. careful leaves out connections that can't be
-// looked at, for requests that must not be sent twice.
-func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
+// looked at, for requests that must not be sent twice. When look is set the pool looks after the connection until it is
+// put back or dropped: it is closed when ctx ends.
+func (p *connPool) get(ctx context.Context, careful, look bool) (*conn, error) {
 	for {
 		p.mu.Lock()
 		n := len(p.idle)
@@ -86,18 +109,32 @@ func (p *connPool) get(ctx context.Context, careful bool) (*conn, error) {
 		c := p.idle[n-1]
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
+		if look {
+			p.look(c, ctx)
+		}
 		p.mu.Unlock()
 		if c.reusable(careful) {
 			return c, nil
 		}
-		c.Close()
+		p.drop(c)
 	}
+	return p.dial(ctx, look)
+}
+
+// dial returns a new connection.
+func (p *connPool) dial(ctx context.Context, look bool) (*conn, error) {
 	p.dials.Add(1)
 	nc, err := p.o.Dial(ctx, "tcp", p.addr)
 	if err != nil {
 		return nil, err
 	}
-	return newConn(nc), nil
+	c := newConn(nc)
+	if look {
+		p.mu.Lock()
+		p.look(c, ctx)
+		p.mu.Unlock()
+	}
+	return c, nil
 }
 
 func newConn(nc net.Conn) *conn {
@@ -118,6 +155,9 @@ func (c *conn) reusable(careful bool) bool {
 	if c.br.Buffered() > 0 {
 		return false
 	}
+	if at := c.standing.Load(); at != noDeadline && (at == anotherDeadline || time.Duration(at) <= time.Since(began)) {
+		c.untimed() // it may have passed while nobody read
+	}
 	if c.under == nil {
 		return !careful
 	}
@@ -132,7 +172,8 @@ func (p *connPool) put(c *conn) {
 	now := time.Now()
 	c.since = now
 	p.mu.Lock()
-	if p.closed || len(p.idle) >= p.o.MaxIdle {
+	left := p.unlook(c)
+	if left || p.closed || len(p.idle) >= p.o.MaxIdle {
 		p.mu.Unlock()
 		c.Close()
 		return

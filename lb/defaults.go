@@ -61,6 +61,9 @@ func (o Options) withDefaults() (Options, error) {
 		o.MaxIdle = 0
 	}
 
+	if o.HeapReserve == 0 {
+		o.HeapReserve = defaultReserve
+	}
 	orDur(&o.TCPDrain, 10*time.Second)
 	out := &o.Outlier
 	if out.Consecutive == 0 {

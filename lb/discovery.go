@@ -36,7 +36,7 @@ func (b *Balancer) Watch(ctx context.Context, interval time.Duration, find Disco
 			err = errors.New("lb: discovery found no endpoint")
 		case err == nil && !slices.Equal(found, last):
 			if err = b.Update(found); err == nil {
-				last = found
+				last = slices.Clone(found) // find may use its own again
 			}
 		}
 		if errors.Is(err, ErrClosed) {

@@ -75,18 +75,16 @@ func (c *frontConn) exchange() (again, passed bool) {
 // attempt is exchange.http1 for a front.
 func (c *frontConn) attempt(be *Backend, idempotent bool) (out outcome, keep bool) {
 	start := time.Now()
-	up, err := be.pool.get(context.Background(), !idempotent)
+	up, err := be.pool.get(context.Background(), !idempotent, false)
 	if err != nil {
 		return outcome{err: err, unsent: true}, false
 	}
 	out, keep, silent := c.over(up, be, start, idempotent)
 	if silent && up.used && !out.started && !out.client && (out.unsent || idempotent) {
-		be.pool.dials.Add(1)
-		nc, err := c.f.b.o.Dial(context.Background(), "tcp", be.pool.addr)
-		if err != nil {
+		if up, err = be.pool.dial(context.Background(), false); err != nil {
 			return outcome{err: err, unsent: true}, false
 		}
-		out, keep, _ = c.over(newConn(nc), be, start, idempotent)
+		out, keep, _ = c.over(up, be, start, idempotent)
 	}
 	return out, keep
 }
@@ -102,14 +100,11 @@ func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool
 	pool := false
 	var err error
 	func() {
-		var n int
-		if n, err = up.Write(up.out); err != nil {
-			out.unsent, silent = n == 0, true
-			return
-		}
+		up.ask(up.out)
 		for {
 			var head []byte
 			if head, err = up.head(); err != nil {
+				out.unsent = up.unsent()
 				silent = len(head) == 0 && up.br.Buffered() == 0
 				return
 			}

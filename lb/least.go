@@ -88,7 +88,7 @@ func (l *leastLoaded) load(at int) uint32 {
 	if n > 0 {
 		load = float32(n+1) * l.inverse[at]
 	}
-	if b.suspect.Load() {
+	if b.suspect.Load() != 0 {
 		load += failing
 	}
 	return math.Float32bits(load)

@@ -22,6 +22,11 @@ func writeNow(fd uintptr, p []byte) (n int, err error) {
 	return nowait(syscall.SYS_SENDTO, fd, p, syscall.MSG_NOSIGNAL)
 }
 
+// peekNow is readNow that takes nothing, also from a socket that blocks.
+func peekNow(fd uintptr, p []byte) (n int, err error) {
+	return nowait(syscall.SYS_RECVFROM, fd, p, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+}
+
 func nowait(call, fd uintptr, p []byte, flags uintptr) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil

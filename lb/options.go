@@ -50,6 +50,13 @@ type Options struct {
 	TCPDrain       time.Duration  // how long ServeTCP lets connections end on their own when it stops; 0: 10 s
 	MaxIdle        int            // idle connections kept per backend; 0: 256; negative: none
 
+	// HeapReserve is how much memory, in bytes, the process of a Handler sets aside and never touches, so that it takes no
+	// page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage instead of
+	// once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of all balancers of a
+	// process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than eight times as much, as the
+	// limit is when Handler is called, and none after Close. 0: 32 MiB; negative: none.
+	HeapReserve int
+
 	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another should offer
 	// it by NetConn() net.Conn or syscall.Conn: else it can't be looked at before it is used again, and only idempotent requests use it twice.
 	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -123,7 +130,7 @@ type Target struct {
 type Hooks struct {
 	Picked func(b *Backend, attempt int)           // a backend was chosen; attempt counts from 0
 	Done   func(b *Backend, r Result)              // an attempt ended
-	State  func(b *Backend, from, to BackendState) // a backend changed state; called outside of any lock
+	State  func(b *Backend, from, to BackendState) // a backend changed state; called outside of any lock, one at a time and in order
 	Retry  func(from *Backend, err error)          // an attempt failed and another follows
 	Hedge  func(from, to *Backend)                 // an attempt is slow and another goes out beside it; called on a goroutine of its own
 }

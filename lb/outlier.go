@@ -2,10 +2,11 @@ package lb
 
 import "time"
 
-// failed counts a failure of a backend, and ejects it when it has failed often enough.
-func (b *Balancer) failed(be *Backend) {
+// failed counts a failure of a backend, of a request that began at start, and ejects the backend when it has failed often
+// enough. What began before its slate was cleaned says how it was then.
+func (b *Balancer) failed(be *Backend, start time.Duration) {
 	o := b.o.Outlier
-	if o.Disabled {
+	if o.Disabled || start < time.Duration(be.slate.Load()) {
 		return
 	}
 	now := time.Now()
@@ -45,19 +46,29 @@ func (b *Balancer) eject(be *Backend, now time.Time) {
 	be.ejected, be.until = true, now.Add(length)
 	b.ejected.Add(1)
 	b.rebuild(now)
-	time.AfterFunc(length, func() { b.readmit(be) })
+	until := be.until
+	time.AfterFunc(length, func() { b.readmit(be, until) })
 }
 
-// readmit ends an ejection: the backend is on probation with a clean slate, and with slow start.
-func (b *Balancer) readmit(be *Backend) {
+// readmit ends the ejection that lasts until then: the backend is on probation with a clean slate, and with slow start.
+// When checks ended that ejection before, there is nothing to do, nor is a later one this timer's to end.
+func (b *Balancer) readmit(be *Backend, until time.Time) {
 	now := time.Now()
 	b.mu.Lock()
-	be.ejected = false
-	be.outlier.reset()
-	if b.o.SlowStart > 0 {
-		be.rampFrom = now
+	if be.ejected && be.until.Equal(until) {
+		be.ejected = false
+		be.forgive()
+		if b.o.SlowStart > 0 {
+			be.rampFrom = now
+		}
+		b.rebuild(now)
 	}
-	b.rebuild(now)
 	b.mu.Unlock()
 	b.tell()
+}
+
+// forgive cleans the slate: neither failures so far nor those of requests that are under way count towards an ejection.
+func (b *Backend) forgive() {
+	b.slate.Store(int64(time.Since(began)))
+	b.outlier.reset()
 }

@@ -19,10 +19,5 @@ func hungUp(fd uintptr) bool {
 // peek is one recv that neither waits nor takes anything.
 func peek(fd uintptr) (n int, err error) {
 	var b [1]byte
-	for {
-		n, _, err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if err != syscall.EINTR {
-			return n, err
-		}
-	}
+	return peekNow(fd, b[:])
 }

@@ -221,11 +221,11 @@ func (l Lease) settle(r *Result) {
 		l.b.failures.Add(1)
 		seconds = max(seconds, failurePenalty)
 		l.b.suspected()
-		l.owner.failed(l.b)
+		l.owner.failed(l.b, l.start)
 	} else {
 		l.b.outlier.success()
-		if l.b.suspect.Load() {
-			l.b.cleared()
+		if n := l.b.suspect.Load(); n != 0 {
+			l.b.cleared(n)
 		}
 	}
 	l.b.latency.observe(seconds, stamp(), l.b.rate)

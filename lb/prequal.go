@@ -66,9 +66,9 @@ type prober struct {
 
 	mu      sync.Mutex // guards what follows; a pick tries it and never waits
 	asking  chance
-	bs      []*Backend // to be asked
-	member  map[*Backend]bool
-	mean    float64 // weight
+	bs      []*Backend                 // to be asked
+	member  map[*Backend]time.Duration // since when it may be picked
+	mean    float64                    // weight
 	pool    []answer
 	uses    int // of one answer
 	oldest  bool
@@ -124,13 +124,19 @@ func newProber(b *Balancer, p prequal) *prober {
 func (r *prober) adopt(bs []*Backend) Picker {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.bs, r.member, r.mean = bs, make(map[*Backend]bool, len(bs)), 0
+	now, member := time.Since(began), make(map[*Backend]time.Duration, len(bs))
+	r.bs, r.mean = bs, 0
 	for _, b := range bs {
-		r.member[b] = true
+		since, stays := r.member[b]
+		if !stays {
+			since = now
+		}
+		member[b] = since
 		r.mean += b.Weight()
 	}
 	r.mean /= float64(len(bs))
-	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return !r.member[a.b] })
+	r.member = member
+	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { _, stays := member[a.b]; return !stays })
 	// How often an answer is used, by the paper's formula: so that the pool stays full while one answer is taken out for
 	// each request.
 	r.uses = 8
@@ -173,7 +179,7 @@ func (r *prober) choose(now time.Duration) *Backend {
 	r.pool = kept
 	best := -1
 	for i := range r.pool {
-		if !r.pool[i].b.suspect.Load() && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
+		if r.pool[i].b.suspect.Load() == 0 && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
 			best = i
 		}
 	}
@@ -258,31 +264,34 @@ func (r *prober) next() *Backend {
 func (r *prober) ask(ctx context.Context, b *Backend) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.MaxAge)
 	defer cancel()
+	asked := time.Since(began)
 	load, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
 	if err != nil || load.InFlight < 0 || load.Latency < 0 {
 		r.failed.Add(1)
-		r.drop(b)
+		r.drop(b, asked)
 		return
 	}
 	r.answered.Add(1)
-	r.take(b, load, time.Since(began))
+	r.take(b, load, asked)
 }
 
-// drop forgets what a backend answered that does not answer any more.
-func (r *prober) drop(b *Backend) {
+// drop forgets what a backend answered that does not answer any more, unless it has answered a later question.
+func (r *prober) drop(b *Backend, asked time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return a.b == b })
+	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { return a.b == b && a.at <= asked })
 }
 
-// take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest.
-func (r *prober) take(b *Backend, load Load, now time.Duration) {
+// take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest. Its age
+// counts from when it was asked for: answers overtake each other, and what was asked before the backend came (back) into
+// the pool tells how it was before.
+func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.member[b] {
+	if since, member := r.member[b]; !member || asked < since {
 		return
 	}
-	a := answer{b: b, inFlight: float64(load.InFlight) * r.mean / b.Weight(), latency: load.Latency, at: now}
+	a := answer{b: b, inFlight: float64(load.InFlight) * r.mean / b.Weight(), latency: load.Latency, at: asked}
 	r.seen[r.reports%len(r.seen)] = a.inFlight
 	if r.reports++; r.reports%16 == 0 || r.reports < 16 {
 		lately := r.seen
@@ -293,6 +302,9 @@ func (r *prober) take(b *Backend, load Load, now time.Duration) {
 	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == b })
 	switch {
 	case at >= 0:
+		if r.pool[at].at > asked {
+			return
+		}
 	case len(r.pool) < r.o.Pool:
 		r.pool = append(r.pool, a)
 		return

@@ -43,12 +43,12 @@ func TestPrequalHotCold(t *testing.T) {
 		return b
 	}
 	require.Equal(t, "b00", choose().id, "the fastest of those that are not hot, though hot ones are faster")
-	bs[0].suspect.Store(true)
+	bs[0].suspect.Store(1)
 	require.Equal(t, "b01", choose().id, "a failing one is left out")
-	r.drop(bs[1])
+	r.drop(bs[1], now)
 	require.Equal(t, "b03", choose().id, "all hot: the fewest in flight")
-	r.drop(bs[3])
-	r.drop(bs[0])
+	r.drop(bs[3], now)
+	r.drop(bs[0], now)
 	require.Nil(t, choose(), "one answer is no choice")
 	r.take(bs[1], Load{0, time.Millisecond}, now-2*time.Second)
 	r.take(bs[3], Load{0, time.Millisecond}, now)
@@ -94,7 +94,7 @@ func TestPrequalReuse(t *testing.T) {
 	for range 20 { // what is usual
 		r.take(bs[2], Load{5, time.Second}, now)
 	}
-	r.drop(bs[2])
+	r.drop(bs[2], now)
 	r.take(bs[0], Load{0, time.Millisecond}, now)
 	r.take(bs[1], Load{0, 3 * time.Millisecond}, now)
 	r.mu.Lock()

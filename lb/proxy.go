@@ -17,9 +17,16 @@ import (
 
 // Handler is a reverse proxy over the pool. To "http" backends it speaks HTTP/1.1 over connections of its own, to
 // "https" and "h2c" ones through an http.Transport. It passes informational answers, trailers, upgrades with all early
-// bytes, and streams without a known length at once; a client that leaves ends its request at the backend. A request
-// that fails once its answer has begun is cut off with [http.ErrAbortHandler].
-func (b *Balancer) Handler() http.Handler { return proxy{b} }
+// bytes, and streams without a known length at once; a client that leaves ends its request at the backend, within about
+// 0.1 s. A request that fails once its answer has begun is cut off with [http.ErrAbortHandler].
+func (b *Balancer) Handler() http.Handler {
+	b.mu.Lock()
+	if !b.closed && b.reserve == nil {
+		b.reserve = holdReserve(b.o.HeapReserve)
+	}
+	b.mu.Unlock()
+	return proxy{b}
+}
 
 type proxy struct{ b *Balancer }
 
@@ -185,20 +192,25 @@ func (x *exchange) key() Key {
 func (x *exchange) http1(be *Backend) outcome {
 	ctx := x.r.Context()
 	start := time.Now()
-	c, err := be.pool.get(ctx, !x.again)
+	look := x.looked(ctx)
+	c, err := be.pool.get(ctx, !x.again, look)
 	if err != nil {
 		return outcome{err: err, unsent: true}
 	}
 	out, silent := x.over(c, be, start)
 	if silent && c.used && !out.started && (out.unsent || x.again && x.resendable()) && ctx.Err() == nil {
-		be.pool.dials.Add(1)
-		nc, err := x.b.o.Dial(ctx, "tcp", be.pool.addr)
-		if err != nil {
+		if c, err = be.pool.dial(ctx, look); err != nil {
 			return outcome{err: err, unsent: true}
 		}
-		out, _ = x.over(newConn(nc), be, start)
+		out, _ = x.over(c, be, start)
 	}
 	return out
+}
+
+// looked is whether the pool's looking at ctx is enough.
+func (x *exchange) looked(ctx context.Context) bool {
+	_, timed := ctx.Deadline()
+	return !timed && !x.b.o.Hedge.on()
 }
 
 // over makes the exchange on one connection. silent means that it failed before a byte of an answer came.
@@ -209,35 +221,47 @@ func (x *exchange) over(c *conn, be *Backend, start time.Time) (out outcome, sil
 		be.pool.put(c)
 		return outcome{err: &clientError{err}, client: true}, false
 	}
-	stop := context.AfterFunc(ctx, c.abort)
+	var stop func() bool
+	if c.ctx == nil {
+		stop = context.AfterFunc(ctx, c.abort)
+	}
 	keep := false
 	defer func() {
-		if stop() && keep {
+		if (stop == nil || stop()) && keep {
 			be.pool.put(c)
 		} else {
-			c.Close()
+			be.pool.drop(c)
 		}
 	}()
-	if x.body == bodyKept {
-		c.out = append(c.out, x.kept...)
-	}
-	if n, err := c.Write(c.out); err != nil {
-		return outcome{err: err, unsent: n == 0}, true
-	}
 	var s *sender
-	if x.body == bodyStreamed {
+	if t := x.b.o.Timeouts.Header; t > 0 && x.body != bodyStreamed {
+		c.within(t)
+	} else {
+		c.untimed()
+	}
+	switch x.body {
+	case bodyKept:
+		c.out = append(c.out, x.kept...)
+		fallthrough
+	case bodyNone:
+		c.ask(c.out)
+	default:
+		if n, err := c.Write(c.out); err != nil {
+			return outcome{err: err, unsent: n == 0}, true
+		}
 		s = x.send(c)
 		defer func() {
 			if !s.finish(x, c) {
 				keep = false
 			}
 		}()
-	} else if t := x.b.o.Timeouts.Header; t > 0 {
-		c.SetReadDeadline(time.Now().Add(t))
 	}
 	for {
 		head, err := c.head()
 		if err != nil {
+			if c.unsent() {
+				return outcome{err: err, unsent: true}, true
+			}
 			if s != nil {
 				if s.finish(x, c); fromClient(s.err) {
 					return outcome{err: s.err, client: true}, false
@@ -257,6 +281,10 @@ func (x *exchange) over(c *conn, be *Backend, start time.Time) (out outcome, sil
 		}
 		if status == http.StatusSwitchingProtocols {
 			out.status = status
+			if stop == nil { // it may last for days, and there may be many
+				be.pool.forsake(c)
+				stop = context.AfterFunc(ctx, c.abort)
+			}
 			out.err = x.tunnel(c, be, head, &out)
 			return out, false
 		}

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/testserver"
 )
 
 func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
@@ -724,15 +726,18 @@ func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (
 		stop func()
 	}
 	start := func(addr string) node {
-		var l net.Listener
-		var err error
-		for range 200 {
-			if l, err = net.Listen("tcp", addr); err == nil {
-				break
+		l := testserver.Listen()
+		if addr != "" {
+			l.Close()
+			var err error
+			for range 200 {
+				if l, err = net.Listen("tcp", addr); err == nil {
+					break
+				}
+				time.Sleep(5 * time.Millisecond)
 			}
-			time.Sleep(5 * time.Millisecond)
+			require.NoError(t, err)
 		}
-		require.NoError(t, err)
 		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(time.Millisecond)
 			fmt.Fprint(w, "ok")
@@ -744,7 +749,7 @@ func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (
 	var nodes []node
 	var es []Endpoint
 	for range 4 {
-		n := start("127.0.0.1:0")
+		n := start("")
 		nodes, es = append(nodes, n), append(es, n.e)
 	}
 	b := newBalancer(t, es, Options{Outlier: Outlier{Ejection: 20 * time.Millisecond}, Health: HealthCheck{Probe: TCPProbe(), Interval: 20 * time.Millisecond}})

@@ -92,12 +92,16 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		if colon <= 0 || !httpfield.IsName(line[:colon]) { // also refuses folded lines and blanks before the colon
 			return f, errBadResponse
 		}
-		k, v := canonical(line[:colon]), strings.Trim(line[colon+1:], " \t")
+		k, v := canonical(line[:colon]), unblanked(line[colon+1:])
 		if !httpfield.IsValue(v) {
 			return f, errBadResponse
 		}
 		switch k {
 		case "Connection":
+			if !old && (v == "keep-alive" || v == "close") { // the usual ones name no field
+				f.close = f.close || v == "close"
+				continue
+			}
 			f.conn = append(f.conn, v)
 			if httpfield.Lists(f.conn, "close") {
 				f.close = true
@@ -157,6 +161,17 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		}
 	}
 	return f, nil
+}
+
+// unblanked is v without the blanks around it, which is one as a rule.
+func unblanked(v string) string {
+	for len(v) > 0 && (v[0] == ' ' || v[0] == '\t') {
+		v = v[1:]
+	}
+	for len(v) > 0 && (v[len(v)-1] == ' ' || v[len(v)-1] == '\t') {
+		v = v[:len(v)-1]
+	}
+	return v
 }
 
 func canonical(k string) string {

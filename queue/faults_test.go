@@ -173,7 +173,7 @@ func TestDiskFull(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err = q.Publish(t.Context(), Message{Topic: "t", Body: []byte("there is room again")})
 		return err == nil
-	}, 5*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	require.NoError(t, q.Close())
 	q, _, _ = openFaulty(t, dir)
 	g, err = q.Group(t.Context(), "t", "g", GroupOptions{})

@@ -12,7 +12,7 @@ import (
 var errEjected = errors.New("replica: node was ejected")
 
 // life is a context that ends when the node is ejected, so that what hangs on a frozen host is let go. The next time the
-// node is up it gets a new one.
+// node is up it gets a new one; until then whatever comes late finds the one that has ended.
 type life struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -33,9 +33,17 @@ func (n *node) revive() {
 
 // eject ends the life of the node and begins the next one: connections opened from now on are of that.
 func (n *node) eject() {
-	old := n.life.Load()
+	n.end()
 	n.revive()
-	old.cancel(errEjected)
+}
+
+func (n *node) ended() bool { return n.life.Load().ctx.Err() != nil }
+
+func (n *node) end() {
+	if n.ended() {
+		return
+	}
+	n.life.Load().cancel(errEjected)
 	n.mu.Lock()
 	var cancels []context.CancelCauseFunc
 	for f := n.flights; f != nil; f = f.next {
@@ -179,6 +187,15 @@ func (n *conn) under(parent context.Context, nd *node) context.Context {
 	f := &flight{Context: parent, node: nd, life: life}
 	n.flying = append(n.flying, f)
 	return f
+}
+
+// done ends the flight of a statement that leaves no rows behind; the use may last for many more.
+func (n *conn) done(s *statement, used context.Context) {
+	if k := len(n.flying) - 1; k >= 0 && s.isExec() && n.flying[k] == used {
+		n.flying[k].land()
+		n.flying[k] = nil
+		n.flying = n.flying[:k]
+	}
 }
 
 // land ends the flights of a use.

@@ -75,10 +75,15 @@ func tell(ctx context.Context, c driver.Conn, statements ...string) error {
 	p := newPhys(c)
 	for _, q := range statements {
 		if _, err := p.exec(ctx, q, nil); err != nil {
-			return fmt.Errorf("replica: %s: %w", q, err)
+			return fmt.Errorf("replica: %s: %w", strings.Join(words(q, 4), " "), err) // the rest may hold a password
 		}
 	}
 	return nil
+}
+
+func words(q string, n int) []string {
+	w := strings.Fields(q)
+	return w[:min(n, len(w))]
 }
 
 func text(v driver.Value) string {

@@ -37,13 +37,18 @@ type Cluster struct {
 	timeline        uint64 // the highest ever seen of a primary
 	lastPrimary     *node
 	lastPosition    Position
+	lastTimeline    uint64
 	lastSynchronous bool
+	left            *node             // a primary that was removed while it was up: nobody lost it
+	chosen          *member           // was told to become the primary, and has not answered
+	overlays        map[string]uint64 // of nodes that were removed
 	primaryLost     time.Time
 	degradedSince   time.Time
 	promoting       bool
 	lastPromotion   *PromotionReport
 	forked          Position // where the last promotion left the old primary's history
 	closed          bool
+	surveyed        bool   // all nodes were probed at some time: before, the first who says that he is the primary may be a former one
 	removedReads    uint64 // of nodes that were removed
 }
 

@@ -272,7 +272,7 @@ func TestTokens(t *testing.T) {
 		// A foreign system and a position from the future are refused.
 		for _, pos := range []Position{{System: "other", Timeline: 1, Offset: 1}, {System: "w", Timeline: 1, Offset: 1 << 40}} {
 			s := NewSession()
-			s.wrotePosition("shop", pos, c.dialect)
+			s.wrotePosition("shop", s.writing("shop"), pos, c.dialect)
 			time.Sleep(5 * time.Second)
 			n, _ := where(t, WithSession(t.Context(), s), c.DB())
 			require.Equal(t, "r1", n, "%+v", pos)

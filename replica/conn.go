@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 )
 
 // conn is a logical connection: what database/sql pools. It owns nothing while it is idle. During one use (from taking it out
@@ -20,11 +21,16 @@ type conn struct {
 	// inTx: a transaction is open; txWrites: it was not begun as a read-only one.
 	inTx     bool
 	txWrites bool
-	spills   int
+	placed   bool // holds a place under SpillLimit
 	flying   []*flight
-	// pending is the session of a write whose rows were still open when it was sent; its position is captured at the end of the use.
-	pending   *Session
-	pendingOn *phys
+	// pending are the sessions of writes whose rows were still open when they were sent; their position is captured at the end of the use.
+	pending []pending
+}
+
+type pending struct {
+	sess   *Session
+	number uint64 // of the write; 0: a read
+	on     *phys
 }
 
 var (
@@ -75,18 +81,41 @@ func (n *conn) run(ctx context.Context, s *statement) error {
 	return n.write(ctx, s, e.verdict, SessionOf(ctx))
 }
 
-// runPinned: no choice and no retry. The transaction or the session's owner sees every error.
+// runPinned: no choice and no retry. The transaction or the session's owner sees every error. Outside a transaction a write commits by itself, and counts
+// like one that is not pinned.
 func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
+	p := n.pin
+	var sess *Session
+	var number uint64
+	commits := !n.inTx && s.kind != opPrepare && (s.isExec() || v.Class != ClassRead)
+	if commits {
+		if p.gen != p.node.gen.Load() {
+			p.broken = true
+			return fmt.Errorf("%w: %s, which holds the session, is not the primary any more", ErrNoPrimary, p.node.Name)
+		}
+		if sess = SessionOf(ctx); sess != nil {
+			number = sess.writing(n.c.opts.Name)
+		}
+	}
 	if v.Class == ClassSession {
 		n.stateful = true
 	}
-	p := n.pin
 	used := n.under(ctx, p.node)
 	err := explain(ctx, used, p.node, s.on(used, p))
+	n.done(s, used)
 	if err == nil {
+		if commits {
+			return n.written(ctx, s, sess, number, p)
+		}
 		return nil
 	}
 	switch kind := n.judge(p, err); {
+	case commits && kind == KindLost:
+		n.c.probeNow(p.node)
+		n.lostWrite(sess, number)
+		return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
+	case commits:
+		n.failedWrite(ctx, s, sess, number, p)
 	case !n.inTx || ctx.Err() != nil:
 	case kind == KindRefused, kind == KindLost:
 		n.c.probeNow(p.node)
@@ -109,7 +138,7 @@ func (n *conn) hold(ctx context.Context, nd *node) (*phys, error) {
 	if err != nil {
 		var ce *connectError
 		if errors.As(err, &ce) {
-			n.c.refused(nd, ce.err)
+			n.c.refused(nd, ce)
 		}
 		return nil, err
 	}
@@ -122,12 +151,15 @@ func (n *conn) hold(ctx context.Context, nd *node) (*phys, error) {
 
 // release ends a use: everything borrowed goes back.
 func (n *conn) release() {
-	if n.pending != nil {
-		if !n.pendingOn.broken {
-			n.capture(context.Background(), n.pending, n.pendingOn)
+	for i, p := range n.pending {
+		if p.on.broken {
+			n.lostWrite(p.sess, p.number)
+		} else {
+			n.capture(context.Background(), p.sess, p.number, p.on)
 		}
-		n.pending, n.pendingOn = nil, nil
+		n.pending[i] = pending{}
 	}
+	n.pending = n.pending[:0]
 	n.land()
 	if n.stateful && n.pin != nil {
 		n.pin.broken = true // nobody else may inherit the session's state
@@ -138,7 +170,8 @@ func (n *conn) release() {
 		n.held[i] = nil
 	}
 	n.held = n.held[:0]
-	for ; n.spills > 0; n.spills-- {
+	if n.placed {
+		n.placed = false
 		n.c.spill.leave()
 	}
 }

@@ -148,7 +148,7 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 	waitFor(t, "promotion", func() bool { p := c.Status().Primary; return p != "" && p != "s0" })
 	mustExec(t, c.DB(), "insert into t values (4)")
 	s.Nodes[0].Thaw()
-	require.ErrorIs(t, tx.Commit(), replica.ErrCommitUnknown)
+	require.ErrorIs(t, tx.Commit(), replica.ErrTxLost, "it was replaced before the commit was sent")
 	waitFor(t, "fenced", func() bool { return c.Status().Nodes[0].Fenced != "" })
 	mustExec(t, c.DB(), "insert into t values (5)")
 	var n int

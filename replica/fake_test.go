@@ -33,6 +33,9 @@ type fakeNode struct {
 	open     atomic.Int64
 	queries  atomic.Int64
 	prepares atomic.Int64
+	commits  atomic.Int64
+	reset    func() error // what a pooled connection does when it is taken out
+	commit   func() error // what a commit does
 }
 
 type fakeWorld struct {
@@ -42,7 +45,11 @@ type fakeWorld struct {
 	lag atomic.Bool
 	// heard is when the standbys last heard from their primary; 0: they do not.
 	heard atomic.Int64
+	// noTimelines: nodes do not tell theirs.
+	noTimelines bool
 }
+
+var errFakeLost = fmt.Errorf("fake: %w", syscall.ECONNRESET)
 
 var errFakeReadOnly = errors.New("fake: read-only")
 
@@ -70,6 +77,9 @@ func (w *fakeWorld) dialect() Dialect {
 		st := NodeState{Role: RoleReplica, Replayed: Position{System: "w", Timeline: f.timeline.Load(), Offset: f.pos.Load()}}
 		if f.primary.Load() {
 			st.Role = RolePrimary
+		}
+		if w.noTimelines {
+			st.Replayed.Timeline = 0
 		}
 		st.Received = st.Replayed
 		st.Received.Offset = max(f.received.Load(), st.Received.Offset)
@@ -171,6 +181,9 @@ func (c *fakeConn) ResetSession(context.Context) error {
 	if c.dead {
 		return driver.ErrBadConn
 	}
+	if c.f.reset != nil {
+		return c.f.reset()
+	}
 	return nil
 }
 func (c *fakeConn) IsValid() bool                            { return !c.dead }
@@ -219,7 +232,14 @@ type fakeTx struct {
 	ctx context.Context
 }
 
-func (t *fakeTx) Commit() error   { t.c.inTx = false; return t.c.alive(t.ctx) }
+func (t *fakeTx) Commit() error {
+	t.c.inTx = false
+	t.c.f.commits.Add(1)
+	if f := t.c.f.commit; f != nil {
+		return f()
+	}
+	return t.c.alive(t.ctx)
+}
 func (t *fakeTx) Rollback() error { t.c.inTx = false; return nil }
 
 type fakeStmt struct {

@@ -32,11 +32,11 @@ func (c *Cluster) add(n Node, joining bool) error {
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	m := &member{node: newNode(n), machine: health.NewMachine(health.Config{Rise: c.opts.Rise, Fall: c.opts.Fall}), cancel: cancel, done: make(chan struct{})}
-	m.joining = joining
+	m.joining, m.overlay = joining, c.overlays[n.Name]
 	c.kicks[m.node] = make(chan struct{}, 1)
 	c.members = append(c.members[:len(c.members):len(c.members)], m)
 	c.recompute(time.Now()) // whoever reads from now on knows that there is a node to wait for
-	go c.probeLoop(ctx, m)
+	c.wg.Go(func() { c.probeLoop(ctx, m) })
 	return nil
 }
 
@@ -68,13 +68,23 @@ func (c *Cluster) Drain(ctx context.Context, name string) error {
 	}
 }
 
-// Remove forgets a node. Connections in use are closed when they are returned.
+// Remove forgets a node. Connections in use are closed when they are returned. A primary that is up is handed over by Promote before it is removed;
+// else there is none, and the automatic promotion leaves it at that.
 func (c *Cluster) Remove(name string) error {
 	c.mu.Lock()
 	m := c.member(name)
 	if m == nil {
 		c.mu.Unlock()
 		return fmt.Errorf("%w: %s", ErrUnknownNode, name)
+	}
+	if m.node == c.lastPrimary && m.up() && c.primaryLost.IsZero() {
+		c.left = m.node
+	}
+	if m.overlay > 0 { // should it be added again
+		if c.overlays == nil {
+			c.overlays = map[string]uint64{}
+		}
+		c.overlays[name] = m.overlay
 	}
 	members := make([]*member, 0, len(c.members))
 	for _, o := range c.members {
@@ -88,8 +98,7 @@ func (c *Cluster) Remove(name string) error {
 	m.gen.Add(1)
 	c.recompute(time.Now())
 	c.mu.Unlock()
-	m.cancel()
-	<-m.done
+	m.cancel() // the probe under way is not waited for: its hook may be who calls
 	m.retire()
 	return nil
 }

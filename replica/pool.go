@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // node is a server with its free list of physical connections.
@@ -163,13 +164,14 @@ func (n *node) borrow(ctx context.Context, lim *limits) (*phys, error) {
 
 // open connects; the place in total is already taken.
 func (n *node) open(ctx context.Context, gen uint64) (*phys, error) {
+	began := time.Now()
 	c, err := n.Connector.Connect(ctx)
 	if err != nil {
 		n.room()
 		if ctx.Err() == nil {
 			n.errors.Add(1)
 		}
-		return nil, &connectError{node: n, err: err}
+		return nil, &connectError{node: n, err: err, began: began}
 	}
 	n.opened.Add(1)
 	n.inFlight.Add(1)
@@ -180,8 +182,9 @@ func (n *node) open(ctx context.Context, gen uint64) (*phys, error) {
 
 // connectError: a connection could not be opened, so nothing was sent.
 type connectError struct {
-	node *node
-	err  error
+	node  *node
+	err   error
+	began time.Time
 }
 
 func (e *connectError) Error() string {

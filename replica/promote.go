@@ -3,10 +3,7 @@ package replica
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
@@ -21,11 +18,15 @@ func promoter(d Dialect) (Promoter, bool) {
 // afterChange starts the automatic promotion when the primary is lost. Called with c.mu held.
 func (c *Cluster) afterChange(time.Time) {
 	p := c.opts.Promotion
-	if p == nil || c.promoting || c.closed || c.primaryLost.IsZero() || c.lastPrimary == nil {
-		return
+	switch {
+	case p == nil || c.promoting || c.closed:
+	case !c.primaryLost.IsZero() && c.lastPrimary != nil:
+		c.promoting = true
+		c.wg.Go(c.failover)
+	case len(c.strays()) > 0:
+		c.promoting = true
+		c.wg.Go(c.repoint)
 	}
-	c.promoting = true
-	c.wg.Go(c.failover)
 }
 
 // failover promotes until there is a primary again.
@@ -46,12 +47,8 @@ func (c *Cluster) failover() {
 			return
 		}
 		if wait := c.opts.Promotion.After - time.Since(since); wait > 0 {
-			if backoff.Sleep(c.ctx, wait) != nil {
-				continue
-			}
-			if _, yes := lost(); !yes {
-				return
-			}
+			_ = backoff.Sleep(c.ctx, wait)
+			continue // it may have been back meanwhile
 		}
 		if _, err := c.promote(c.ctx, "", true); err == nil {
 			continue // lost() sees the new primary and ends
@@ -68,18 +65,29 @@ func (c *Cluster) Promote(ctx context.Context, to string) (PromotionReport, erro
 		return PromotionReport{}, fmt.Errorf("%w: Options.Promotion is not set", ErrPromotion)
 	}
 	c.mu.Lock()
-	if c.promoting {
+	switch {
+	case c.closed:
+		c.mu.Unlock()
+		return PromotionReport{}, ErrClosed
+	case c.promoting:
 		c.mu.Unlock()
 		return PromotionReport{}, fmt.Errorf("%w: one is in progress", ErrPromotion)
 	}
 	c.promoting = true
 	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		c.promoting = false
-		c.mu.Unlock()
-	}()
+	defer c.promotingEnds()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.ctx, cancel)()
 	return c.promote(ctx, to, false)
+}
+
+// promotingEnds looks whether there is something to do that waited for the end.
+func (c *Cluster) promotingEnds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.promoting = false
+	c.afterChange(time.Now())
 }
 
 // standby is a candidate of one promotion.
@@ -104,22 +112,25 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 			h.Promoted(rep, err)
 		}
 	}()
-	ttl := opt.LeaseTTL
-	if ttl <= 0 {
-		ttl = 30 * time.Second
-	}
-	epoch, err := opt.Lease.Acquire(ctx, "tierkit/replica/"+c.opts.Name, ttl)
+	ctx, epoch, release, err := c.lease(ctx)
 	if err != nil {
-		return rep, fmt.Errorf("%w: lease: %w", ErrPromotion, err)
+		return rep, err
 	}
+	defer release()
 	rep.Epoch = epoch
-	defer func() { _ = opt.Lease.Release(context.WithoutCancel(ctx), "tierkit/replica/"+c.opts.Name, epoch) }()
 
 	c.mu.Lock()
+	if automatic && c.primaryLost.IsZero() { // while we waited for the lease
+		c.mu.Unlock()
+		return rep, errPrimaryBack
+	}
 	old := c.lastPrimary
 	last, synchronous := c.lastPosition, c.lastSynchronous
 	var stands []*standby
-	configured := len(c.members) - 1
+	configured := len(c.members)
+	if m := c.memberOf(old); m != nil || old == nil {
+		configured-- // else it was removed, and all of them are standbys
+	}
 	for _, m := range c.members {
 		if m.node == old && !(m.up() && m.state.Role == RoleReplica) { // one that stepped down by itself is a candidate like the others
 			if !m.failing.IsZero() {
@@ -151,7 +162,18 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 
 	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge nothing that
 	// needs a replica, and the positions are final.
+	c.mu.Lock()
+	for _, s := range stands {
+		s.m.astray = true
+	}
+	c.mu.Unlock()
 	c.cutAll(ctx, stands)
+	for _, s := range stands {
+		if s.err == nil && s.state.Role == RolePrimary { // by somebody else, and we have not seen it yet
+			c.probeNow(s.m.node)
+			return rep, fmt.Errorf("%w: %s is a primary already", ErrPromotion, s.m.Name)
+		}
+	}
 	best, answered, err := c.elect(stands, to, configured, last, synchronous, &rep)
 	if err == nil && opt.Before != nil {
 		c.mu.Lock()
@@ -162,28 +184,43 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 			err = fmt.Errorf("%w: vetoed by Promotion.Before: %w", ErrPromotion, e)
 		}
 	}
+	if err == nil {
+		err = c.stillRight(ctx, best, automatic)
+	}
 	if err != nil {
 		c.followAll(ctx, answered, nil, old, &rep) // as it was before
 		return rep, err
 	}
 
-	// 2. Promote, and route to it at once.
+	// 2. Promote, and route to it at once. When the answer is lost, the node knows whether it is the primary now.
 	p, _ := promoter(c.dialect)
+	c.mu.Lock()
+	c.chosen = best.m
+	c.mu.Unlock()
 	state, err := p.Promote(ctx, best.conn)
 	if err != nil {
-		return rep, fmt.Errorf("%w: promoting %s: %w", ErrPromotion, best.m.Name, err)
+		var there bool
+		if state, there = c.promotedAfterAll(best.m); !there {
+			return rep, fmt.Errorf("%w: promoting %s: %w", ErrPromotion, best.m.Name, err)
+		}
 	}
 	rep.To, rep.Took, rep.At = best.m.Name, time.Since(began), time.Now()
 	c.mu.Lock()
 	m := best.m
 	before := c.statusOf(m)
+	if m.state.Role != RolePrimary { // unless a probe was faster: then there are writes on it already
+		m.gen.Add(1)
+	}
 	m.state, m.lastErr, m.probed, m.began = state, "", true, time.Now()
-	m.gen.Add(1)
 	m.machine.Force(health.Up, m.began)
 	if state.Replayed.Timeline == 0 { // a dialect without timelines: remember who was promoted last
 		m.overlay = c.timeline + 1
 	}
 	c.forked = best.state.Received
+	if c.forked.Timeline == 0 { // a standby that is cut off does not tell
+		c.forked.Timeline = last.Timeline
+	}
+	m.astray, c.chosen = false, nil
 	sofar := rep
 	c.lastPromotion = &sofar // whoever sees the new primary sees why
 	c.recompute(m.began)
@@ -199,163 +236,76 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 	c.lastPromotion = &stored
 	c.mu.Unlock()
 	if c.opts.Replace != nil { // its place among the replicas is empty
-		c.wg.Go(func() { c.opts.Replace(c.ctx, before) })
+		c.mu.Lock()
+		if !c.closed {
+			c.wg.Go(func() { c.opts.Replace(c.ctx, before) })
+		}
+		c.mu.Unlock()
 	}
 	return rep, nil
 }
 
-const (
-	// hearMargin is for messages that were on their way when the primary was lost.
-	hearMargin = 200 * time.Millisecond
-	// hearWindow is how long a message proves that the primary lives. An idle PostgreSQL primary sends one every ten seconds or so, a busy one all the time.
-	hearWindow = 5 * time.Second
-)
+var errPrimaryBack = fmt.Errorf("%w: the primary is back", ErrPromotion)
 
-// alive refuses a promotion while a majority of the standbys that answer has heard from the primary lately, and after we lost it: then it lives, and it is
-// this process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
-func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Duration, primary string) error {
-	h, ok := c.dialect.(hearer)
-	if !ok || lost <= hearMargin {
-		return nil
+// lease takes the lease, and returns a context that ends before it can be somebody else's.
+func (c *Cluster) lease(ctx context.Context) (held context.Context, epoch uint64, release func(), err error) {
+	l, key, ttl := c.opts.Promotion.Lease, "tierkit/replica/"+c.opts.Name, c.opts.Promotion.LeaseTTL
+	if ttl <= 0 {
+		ttl = 30 * time.Second
 	}
-	ctx, cancel := context.WithTimeout(ctx, max(2*c.opts.ProbeTimeout, time.Second))
-	defer cancel()
-	var answers, heard atomic.Int32
-	var wg sync.WaitGroup
-	for _, s := range stands {
-		wg.Go(func() {
-			conn, err := s.m.admin().Connect(ctx)
-			if err != nil {
-				return
-			}
-			defer conn.Close()
-			asked := time.Now()
-			ago, ok, err := h.lastHeard(ctx, conn)
-			if err != nil {
-				return
-			}
-			answers.Add(1)
-			if ago += time.Since(asked); ok && ago < lost-hearMargin && ago < hearWindow {
-				heard.Add(1)
-			}
-		})
+	until := time.Now().Add(ttl)
+	if epoch, err = l.Acquire(ctx, key, ttl); err != nil {
+		return ctx, 0, nil, fmt.Errorf("%w: lease: %w", ErrPromotion, err)
 	}
-	wg.Wait()
-	if 2*heard.Load() > answers.Load() {
-		return fmt.Errorf("%w: %d of %d standbys hear from %s, which this process does not reach", ErrPromotion, heard.Load(), answers.Load(), primary)
+	held, cancel := context.WithDeadline(ctx, until)
+	return held, epoch, func() {
+		cancel()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = l.Release(ctx, key, epoch)
+	}, nil
+}
+
+// stillRight: nothing has happened since the candidate was chosen that would make a second primary of it.
+func (c *Cluster) stillRight(ctx context.Context, best *standby, automatic bool) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: the time, or the lease, ended before %s was promoted: %w", ErrPromotion, best.m.Name, ctx.Err())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case automatic && c.primaryLost.IsZero():
+		return errPrimaryBack
+	case c.memberOf(best.m.node) == nil:
+		return fmt.Errorf("%w: %s was removed", ErrPromotion, best.m.Name)
+	case best.m.draining:
+		return fmt.Errorf("%w: %s is draining", ErrPromotion, best.m.Name)
 	}
 	return nil
 }
 
-// hearer is a dialect that can ask a standby how long ago it heard from its primary; not ok: it is not connected to one.
-type hearer interface {
-	lastHeard(ctx context.Context, c driver.Conn) (ago time.Duration, ok bool, err error)
+// promotedAfterAll asks a node whether it became the primary although Promote failed.
+func (c *Cluster) promotedAfterAll(m *member) (st NodeState, yes bool) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.patience())
+	defer cancel()
+	yes, _ = poll(ctx, c.patience(), func() (bool, error) {
+		conn, err := m.admin().Connect(ctx)
+		if err != nil {
+			return false, nil
+		}
+		defer conn.Close()
+		st, err = c.dialect.Probe(ctx, conn)
+		return err == nil && st.Role == RolePrimary, nil
+	})
+	return st, yes
 }
+
+// patience is how long a standby that does not answer may hold up the others.
+func (c *Cluster) patience() time.Duration { return max(4*c.opts.ProbeTimeout, 2*time.Second) }
 
 func (m *member) admin() driver.Connector {
 	if m.Admin != nil {
 		return m.Admin
 	}
 	return m.Connector
-}
-
-func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
-	p, _ := promoter(c.dialect)
-	var wg sync.WaitGroup
-	for _, s := range stands {
-		wg.Go(func() {
-			// A standby that does not answer must not hold up the others for long.
-			ctx, cancel := context.WithTimeout(ctx, max(4*c.opts.ProbeTimeout, 2*time.Second))
-			defer cancel()
-			conn, err := s.m.admin().Connect(ctx)
-			if err != nil {
-				s.err = err
-				return
-			}
-			if s.state, s.err = p.Cut(ctx, conn); s.err != nil {
-				_ = conn.Close()
-				return
-			}
-			s.conn = conn
-		})
-	}
-	wg.Wait()
-}
-
-// elect chooses the standby that received most, and refuses when more may be lost than is allowed.
-func (c *Cluster) elect(stands []*standby, to string, configured int, last Position, synchronous bool, rep *PromotionReport) (best *standby, answered []*standby, err error) {
-	opt := c.opts.Promotion
-	var errs []error
-	for _, s := range stands {
-		if s.err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s.m.Name, s.err))
-			continue
-		}
-		answered = append(answered, s)
-		if best == nil || further(s.state.Received, best.state.Received) {
-			best = s
-		}
-	}
-	if best == nil {
-		return nil, answered, fmt.Errorf("%w: no standby answers: %w", ErrPromotion, errors.Join(errs...))
-	}
-	need := opt.MinStandbys
-	if need <= 0 {
-		need = configured
-	}
-	if len(answered) < need && opt.MaxLossBytes == 0 {
-		return nil, answered, fmt.Errorf("%w: %d of %d standbys answer, and the last acknowledged write may be on another: %w", ErrPromotion, len(answered), need, errors.Join(errs...))
-	}
-	if to != "" {
-		chosen := best
-		for _, s := range answered {
-			if s.m.Name == to {
-				chosen = s
-			}
-		}
-		if chosen.m.Name != to {
-			return nil, answered, fmt.Errorf("%w: %s does not answer", ErrPromotion, to)
-		}
-		if further(best.state.Received, chosen.state.Received) && opt.MaxLossBytes == 0 {
-			return nil, answered, fmt.Errorf("%w: %s is behind %s", ErrPromotion, to, best.m.Name)
-		}
-		best = chosen
-	}
-	if last.Offset > best.state.Received.Offset && last.Timeline >= best.state.Received.Timeline {
-		rep.LossBytes = int64(last.Offset - best.state.Received.Offset)
-	}
-	// What a synchronous primary acknowledged is on a standby; when all of them answered, the best one has it. The rest was never acknowledged.
-	covered := synchronous && len(answered) >= need
-	if rep.LossBytes > opt.MaxLossBytes && !covered {
-		return nil, answered, fmt.Errorf("%w: %s is %d bytes behind the last position seen of %s, more than MaxLossBytes", ErrPromotion, best.m.Name, rep.LossBytes, rep.From)
-	}
-	return best, answered, nil
-}
-
-func further(a, b Position) bool {
-	if a.Timeline != b.Timeline && a.Timeline != 0 && b.Timeline != 0 {
-		return a.Timeline > b.Timeline
-	}
-	return a.Offset > b.Offset
-}
-
-// followAll points the standbys (except one) to a primary.
-func (c *Cluster) followAll(ctx context.Context, stands []*standby, except *standby, primary *node, rep *PromotionReport) {
-	if primary == nil {
-		return
-	}
-	p, _ := promoter(c.dialect)
-	for _, s := range stands {
-		if s == except || s.conn == nil {
-			continue
-		}
-		if err := p.Follow(ctx, s.conn, primary.Node); err != nil {
-			if rep.Failed == nil {
-				rep.Failed = map[string]string{}
-			}
-			rep.Failed[s.m.Name] = err.Error()
-		} else if except != nil {
-			rep.Repointed = append(rep.Repointed, s.m.Name)
-		}
-	}
 }

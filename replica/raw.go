@@ -14,7 +14,7 @@ func Raw(ctx context.Context, sqlConn *sql.Conn, f func(driverConn any) error) e
 			return ErrForeignConn
 		}
 		if n.pin == nil {
-			nd, err := n.c.pickPrimary(ctx)
+			nd, _, err := n.c.pickPrimary(ctx)
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 	var avoid *node
 	var deadline time.Time
 	var t target
+	missed := false
 	usual := sess == nil && r == (route{})
 	for attempt := 0; ; attempt++ {
 		var err error
@@ -19,13 +20,11 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 			t.node, t.role = c.pickAny(), RoleReplica
 		}
 		if attempt > 0 || t.node == nil {
-			if t, err = c.pick(ctx, r, sess, avoid); err != nil {
+			if t, err = c.pick(ctx, r, sess, avoid, n.placed); err != nil {
 				return err
 			}
 		}
-		if t.spill {
-			n.spills++
-		}
+		n.placed = n.placed || t.spill
 		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
@@ -35,7 +34,7 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 				if r.replica {
 					return ErrNoReplica
 				}
-				r = route{primary: true}
+				r, missed = route{primary: true}, true
 				continue
 			}
 			err = e
@@ -45,6 +44,9 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		}
 		if err == nil {
 			n.readDone(ctx, &t, sess, e)
+			if sess != nil && (missed || t.missed) && s.kind != opPrepare { // with a position the next read need not go there too
+				n.pending = append(n.pending, pending{sess, 0, p})
+			}
 			if t.role == RoleReplica && s.kind != opPrepare {
 				c.maybeShadow(t.node, s)
 			}
@@ -68,7 +70,7 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 				c.n.retried.Add(1)
 			}
 		case KindReadOnly:
-			if t.role == RoleReplica {
+			if t.role == RoleReplica && !r.replica {
 				again = true
 				c.classes.put(&classEntry{query: s.query, verdict: Verdict{ClassWrite, "a replica refused it: " + err.Error()}, learned: true})
 				r = route{primary: true}
@@ -100,11 +102,10 @@ func (n *conn) waitFor(ctx context.Context, p *phys, t *target) (bool, error) {
 func (n *conn) readDone(ctx context.Context, t *target, sess *Session, e *classEntry) {
 	c := n.c
 	t.node.reads.Add(1)
-	if t.role == RoleReplica {
-		if sess != nil {
-			sess.read(c.opts.Name, t.node.Name)
-		}
-	} else {
+	if sess != nil {
+		sess.read(c.opts.Name, t.node.Name)
+	}
+	if t.role == RolePrimary {
 		c.n.readsAll.Add(1)
 		if !t.spill {
 			c.n.readsPrimary.Add(1)

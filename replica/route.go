@@ -9,9 +9,11 @@ import (
 // target is where a statement is to run.
 type target struct {
 	node   *node
+	gen    uint64 // of the primary when it was chosen
 	role   Role
 	reason string // why not a replica
-	spill  bool   // holds a place under SpillLimit
+	spill  bool   // needs a place under SpillLimit
+	missed bool   // no replica has what the session saw
 	waited time.Duration
 	// wait: the replica must be asked whether it has reached want before the statement runs on it.
 	wait bool
@@ -46,18 +48,23 @@ func hasReplica(t *topology) bool { return len(t.readable) > 0 || !t.unprobed }
 func isReady(t *topology) bool    { return t.ready }
 
 // pickPrimary waits for a primary.
-func (c *Cluster) pickPrimary(ctx context.Context) (*node, error) {
+func (c *Cluster) pickPrimary(ctx context.Context) (*node, uint64, error) {
 	if t := c.topo.Load(); t.primary != nil {
-		return t.primary, nil
+		return t.primary, t.gen, nil
 	}
 	t, err := c.waitTopology(ctx, c.opts.PrimaryWait, hasPrimary)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if t.primary == nil {
-		return nil, t.noPrimary()
+		return nil, 0, t.noPrimary()
 	}
-	return t.primary, nil
+	return t.primary, t.gen, nil
+}
+
+// stillPrimary: p is a connection to the node that was chosen at gen, and that has not lost its role or its life on the way to it. A former primary accepts writes.
+func stillPrimary(p *phys, gen uint64) bool {
+	return p.gen == gen && p.node.gen.Load() == gen && !p.node.ended()
 }
 
 // pickAny is the usual case: no session, no wishes, a replica there. nil: look closer.
@@ -73,8 +80,8 @@ func (c *Cluster) pickAny() *node {
 	return two(group).node
 }
 
-// pick chooses where a read runs. avoid is a node that has just failed this very read.
-func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (target, error) {
+// pick chooses where a read runs. avoid is a node that has just failed this very read; placed: its use holds a place under SpillLimit already.
+func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node, placed bool) (target, error) {
 	t := c.topo.Load()
 	if !t.ready {
 		var err error
@@ -116,19 +123,25 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 		if r.replica {
 			return target{}, ErrNoReplica
 		}
-		return c.toPrimary(ctx, "no replica has what the session saw")
+		t, err := c.toPrimary(ctx, "no replica has what the session saw")
+		t.missed = true
+		return t, err
 	case r.replica:
 		return target{}, ErrNoReplica
 	case t.replicas == 0:
 		return c.toPrimary(ctx, "no replicas")
 	}
-	if err := c.spill.enter(ctx); err != nil {
-		c.n.spillRefused.Add(1)
-		return target{}, err
+	if !placed {
+		if err := c.spill.enter(ctx); err != nil {
+			c.n.spillRefused.Add(1)
+			return target{}, err
+		}
 	}
-	n, err := c.pickPrimary(ctx)
+	n, _, err := c.pickPrimary(ctx)
 	if err != nil {
-		c.spill.leave()
+		if !placed {
+			c.spill.leave()
+		}
 		return target{}, err
 	}
 	c.n.spilled.Add(1)
@@ -136,7 +149,7 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node) (t
 }
 
 func (c *Cluster) toPrimary(ctx context.Context, reason string) (target, error) {
-	n, err := c.pickPrimary(ctx)
+	n, _, err := c.pickPrimary(ctx)
 	return target{node: n, role: RolePrimary, reason: reason}, err
 }
 

@@ -22,9 +22,13 @@ type Session struct {
 type floor struct {
 	pos Position
 	at  time.Time // when pos was noted
-	// unknown: a write whose position could not be captured; reads go to the primary.
+	// unknown: a write is under way, or its position could not be captured; reads go to the primary.
 	unknown bool
-	// node is the replica that served the last read, readAt when: staying on it keeps reads from going back in time.
+	// writes counts those that were begun, sending those that are under way, and lost is the last one that had been begun when the outcome of one was
+	// lost: only the position of a later one covers that.
+	writes, lost uint64
+	sending      int
+	// node is the node that served the last read, readAt when: staying on a replica keeps reads from going back in time.
 	node   string
 	readAt time.Time
 }
@@ -67,25 +71,60 @@ func (s *Session) update(cluster string, change func(*floor)) {
 	s.floors[cluster] = f
 }
 
-// writing: a write was sent and its position is not known yet.
-func (s *Session) writing(cluster string) {
-	s.update(cluster, func(f *floor) { f.unknown = true })
+// writing: a write is sent and its position is not known yet. It ends with wrotePosition, wroteNothing or lostWrite, which are given its number.
+func (s *Session) writing(cluster string) (number uint64) {
+	s.update(cluster, func(f *floor) {
+		f.unknown = true
+		f.sending++
+		f.writes++
+		number = f.writes
+	})
 	s.mu.Lock()
 	s.wrote = true
 	s.mu.Unlock()
+	return number
 }
 
-// wrotePosition: everything the session wrote is covered by pos.
-func (s *Session) wrotePosition(cluster string, pos Position, d Dialect) {
+// wrotePosition: everything the session wrote is covered by pos, but for what is still under way.
+func (s *Session) wrotePosition(cluster string, number uint64, pos Position, d Dialect) {
 	s.update(cluster, func(f *floor) {
-		f.unknown = false
-		if f.pos.IsZero() || f.pos.System != pos.System || !d.Covers(f.pos, pos) {
-			f.pos, f.at = pos, time.Now()
+		if number > f.lost {
+			f.lost = 0
 		}
+		f.sent()
+		f.raise(pos, d)
 	})
 }
 
-// read: a replica served a read.
+func (s *Session) wroteNothing(cluster string) { s.update(cluster, (*floor).sent) }
+
+func (s *Session) lostWrite(cluster string) {
+	s.update(cluster, func(f *floor) {
+		f.lost = f.writes
+		f.sent()
+	})
+}
+
+// sawPosition: everything the session read is covered by pos.
+func (s *Session) sawPosition(cluster string, pos Position, d Dialect) {
+	s.update(cluster, func(f *floor) {
+		f.node, f.readAt = "", time.Time{}
+		f.raise(pos, d)
+	})
+}
+
+func (f *floor) sent() {
+	f.sending = max(f.sending-1, 0)
+	f.unknown = f.sending > 0 || f.lost > 0
+}
+
+func (f *floor) raise(pos Position, d Dialect) {
+	if f.pos.IsZero() || f.pos.System != pos.System || !d.Covers(f.pos, pos) {
+		f.pos, f.at = pos, time.Now()
+	}
+}
+
+// read: a node served a read.
 func (s *Session) read(cluster, node string) {
 	s.update(cluster, func(f *floor) { f.node, f.readAt = node, time.Now() })
 }
@@ -102,7 +141,7 @@ func (s *Session) floorFor(cluster string, t *topology, d Dialect) (f floor, ref
 	foreign := t.system != "" && f.pos.System != "" && f.pos.System != t.system
 	future := !t.position.IsZero() && t.probed.Sub(f.at) > clockSkew && !d.Covers(t.position, f.pos)
 	if foreign || future {
-		f = floor{unknown: f.unknown}
+		f = floor{unknown: f.unknown, writes: f.writes, lost: f.lost, sending: f.sending}
 		s.floors[cluster] = f
 		return f, true
 	}
@@ -125,6 +164,6 @@ func (f *floor) seen(t *topology) bound {
 			return bound{pos: k.pos, ok: k.began.After(f.readAt)}
 		}
 	}
-	// The replica is gone. A position of the primary probed after the read bounds it too.
+	// The replica is gone, or it was the primary. A position of the primary probed after the read bounds it too.
 	return bound{pos: t.position, ok: t.probed.After(f.readAt)}
 }

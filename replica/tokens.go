@@ -76,6 +76,9 @@ func (t *Tokens) Decode(token string) (*Session, error) {
 	s := &Session{floors: make(map[string]floor, len(wire))}
 	for k, w := range wire {
 		f := floor{pos: w.Position, unknown: w.Unknown, node: w.Node}
+		if w.Unknown {
+			f.writes, f.lost = 1, 1
+		}
 		if w.At != 0 {
 			f.at = time.UnixMilli(w.At)
 		}

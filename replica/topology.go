@@ -13,6 +13,7 @@ import (
 // topology is what routing needs to know, computed anew after every probe and never changed afterwards.
 type topology struct {
 	primary  *node
+	gen      uint64   // of the primary's connections: what finds another one has not found the node that was chosen
 	position Position // best known position of the primary; the measure of lag
 	probed   time.Time
 	system   string
@@ -54,6 +55,11 @@ type member struct {
 	hadRole   bool      // was up at some time
 	joining   bool      // was added or came back, and has not caught up with joinAt
 	joinAt    Position
+	joinFor   uint64        // the timeline of joinAt
+	astray    bool          // a promotion may have cut it off and has not told it whom to follow
+	tellAt    time.Time     // when that is tried again
+	tellAfter time.Duration // the pause before
+	rose      bool          // was last seen to turn from a replica into a primary
 	cancel    func()
 	done      chan struct{}
 }
@@ -67,7 +73,7 @@ func (m *member) up() bool { return m.probed && m.machine.State() == health.Up }
 func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	now := time.Now()
 	c.mu.Lock()
-	if began.Before(m.began) {
+	if began.Before(m.began) || c.memberOf(m.node) == nil { // or it was removed meanwhile
 		c.mu.Unlock()
 		return
 	}
@@ -78,6 +84,7 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 		if m.state.Role != RoleUnknown && m.state.Role != st.Role {
 			m.gen.Add(1) // the sessions of another role may hold its state
 		}
+		m.rose = st.Role == RolePrimary && (m.rose || m.state.Role == RoleReplica)
 		m.state, m.began = st, began
 		m.machine.Observe(true, now)
 	} else {
@@ -99,20 +106,20 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	}
 }
 
-// refused ejects a node at once: a connection to it was refused.
-func (c *Cluster) refused(n *node, err error) {
-	if c.dialect.Kind(err) != KindRefused {
+// refused ejects a node at once: a connection to it was refused, unless a probe that began later than the attempt knows better.
+func (c *Cluster) refused(n *node, err *connectError) {
+	if c.dialect.Kind(err.err) != KindRefused {
 		return
 	}
 	now := time.Now()
 	c.mu.Lock()
-	m := c.member(n.Name)
-	if m == nil || m.node != n || m.machine.State() == health.Down {
+	m := c.memberOf(n)
+	if m == nil || m.machine.State() == health.Down || err.began.Before(m.began) {
 		c.mu.Unlock()
 		return
 	}
 	before := c.statusOf(m)
-	m.lastErr = err.Error()
+	m.lastErr = err.err.Error()
 	if m.failing.IsZero() {
 		m.failing = now
 	}
@@ -124,9 +131,6 @@ func (c *Cluster) refused(n *node, err error) {
 }
 
 func (c *Cluster) nodeChanged(n *node, before, after NodeStatus) {
-	if before.State == "up" && after.State != "up" || before.Fenced != after.Fenced {
-		n.eject()
-	}
 	if after.State != "up" || after.Fenced != "" || before.Role != after.Role {
 		c.n.discarded.Add(uint64(n.discardIdle(0)))
 	}
@@ -157,6 +161,10 @@ func (c *Cluster) recompute(now time.Time) {
 			c.timeline = max(c.timeline, m.timeline())
 		}
 	}
+	if m := c.risen(); m != nil {
+		c.timeline++
+		m.overlay = c.timeline
+	}
 	t.system = c.system
 	var writers []*member
 	allProbed := true
@@ -176,6 +184,12 @@ func (c *Cluster) recompute(now time.Time) {
 		if fenced != m.fenced {
 			m.fenced = fenced
 			m.gen.Add(1)
+			m.eject()
+		}
+		if m.machine.State() == health.Down {
+			m.end()
+		} else if m.ended() {
+			m.revive()
 		}
 		if m.probed && !m.up() && (m.hadRole || m.joining) { // what it missed it has to catch up with
 			m.joining, m.joinAt = true, Position{}
@@ -190,25 +204,26 @@ func (c *Cluster) recompute(now time.Time) {
 			m.downSince = now
 		}
 	}
+	c.surveyed = c.surveyed || allProbed
 	switch len(writers) {
 	case 0:
 	case 1:
 		p := writers[0]
-		if !p.draining {
-			t.primary, t.position, t.probed = p.node, p.state.Replayed, p.began
+		if !p.draining && c.surveyed {
+			t.primary, t.gen, t.position, t.probed = p.node, p.gen.Load(), p.state.Replayed, p.began
 		}
 		if c.lastPrimary != p.node {
 			c.lastPrimary = p.node
 			t.epoch++
 		}
-		c.lastPosition, c.lastSynchronous = p.state.Replayed, p.state.Synchronous
+		c.lastPosition, c.lastTimeline, c.lastSynchronous = p.state.Replayed, p.timeline(), p.state.Synchronous
 		c.primaryLost = time.Time{}
 	default:
 		for _, m := range writers {
 			t.split = append(t.split, m.Name)
 		}
 	}
-	if len(writers) == 0 && allProbed && c.primaryLost.IsZero() {
+	if len(writers) == 0 && allProbed && c.primaryLost.IsZero() && (c.lastPrimary == nil || c.lastPrimary != c.left) {
 		c.primaryLost = now
 	}
 	for _, m := range c.members {
@@ -248,6 +263,26 @@ func (c *Cluster) recompute(now time.Time) {
 	c.afterChange(now)
 }
 
+// risen is the node that somebody else promoted, for dialects without timelines: it was a replica, and no other node is the primary. Without a timeline
+// it would look like a former primary as soon as one promotion was ours.
+func (c *Cluster) risen() (found *member) {
+	if c.timeline == 0 {
+		return nil
+	}
+	for _, m := range c.members {
+		if !m.up() || m.state.Role != RolePrimary || m.state.Replayed.System != c.system {
+			continue
+		}
+		if m.timeline() >= c.timeline || m.state.Replayed.Timeline != 0 || m.rose && found != nil {
+			return nil
+		}
+		if m.rose {
+			found = m
+		}
+	}
+	return found
+}
+
 // diverged: the standby has replayed what the present timeline does not have. The place of the fork is known to who made it.
 func (c *Cluster) diverged(m *member) bool {
 	t := m.state.Replayed.Timeline
@@ -259,8 +294,8 @@ func (c *Cluster) caughtUp(m *member) bool {
 	if !m.joining {
 		return true
 	}
-	if m.joinAt.IsZero() || m.joinAt.Timeline < c.timeline {
-		m.joinAt = c.lastPosition
+	if m.joinAt.IsZero() || m.joinFor < c.timeline {
+		m.joinAt, m.joinFor = c.lastPosition, c.lastTimeline
 	}
 	if m.joinAt.IsZero() || c.dialect.Covers(m.state.Replayed, m.joinAt) {
 		m.joining = false
@@ -282,6 +317,16 @@ func (c *Cluster) lagOf(m *member) (bytes int64, lag time.Duration) {
 func (c *Cluster) member(name string) *member {
 	for _, m := range c.members {
 		if m.Name == name {
+			return m
+		}
+	}
+	return nil
+}
+
+// memberOf is nil when the node was removed, though another one of its name be there.
+func (c *Cluster) memberOf(n *node) *member {
+	for _, m := range c.members {
+		if m.node == n {
 			return m
 		}
 	}

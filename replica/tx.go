@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -82,27 +83,32 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		var t target
 		var err error
 		if o.ReadOnly {
-			t, err = c.pick(ctx, r, sess, avoid)
+			t, err = c.pick(ctx, r, sess, avoid, n.placed)
 		} else {
 			t.role = RolePrimary
-			t.node, err = c.pickPrimary(ctx)
+			t.node, t.gen, err = c.pickPrimary(ctx)
 		}
 		if err != nil {
 			return nil, err
 		}
-		if t.spill {
-			n.spills++
-		}
+		n.placed = n.placed || t.spill
 		used := n.under(ctx, t.node)
 		p, err := n.hold(used, t.node)
 		if err == nil && t.wait {
 			ok, e := n.waitFor(used, p, &t)
 			if !ok && e == nil {
 				c.n.tokenMisses.Add(1)
+				if r.replica {
+					return nil, ErrNoReplica
+				}
 				r = route{primary: true}
 				continue
 			}
 			err = e
+		}
+		if err == nil && !o.ReadOnly && !stillPrimary(p, t.gen) {
+			runtime.Gosched() // the next topology is being made
+			continue
 		}
 		var inner driver.Tx
 		if err == nil {
@@ -110,11 +116,11 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		}
 		if err == nil {
 			n.pin, n.inTx, n.txWrites = p, true, !o.ReadOnly
-			x := &tx{n: n, p: p, inner: inner, ctx: used, unpin: true}
+			x := &tx{n: n, p: p, inner: inner, ctx: used, sess: sess, unpin: true}
 			if o.ReadOnly {
 				n.readDone(ctx, &t, sess, &classEntry{verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
 			} else {
-				x.sess, x.write = sess, true
+				x.write = true
 				c.n.writes.Add(1)
 				t.node.writes.Add(1)
 				if h := c.opts.Hooks; h != nil && h.Routed != nil {
@@ -141,12 +147,19 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 // Commit fails with ErrCommitUnknown when the connection broke before the answer, or when the node lost its role meanwhile: a
 // primary that was frozen, replaced and thawed may say yes, and its yes is worth nothing.
 func (t *tx) Commit() error {
+	if t.write && t.p.gen != t.p.node.gen.Load() { // known before it is sent: nothing has happened
+		_ = t.Rollback()
+		t.p.broken = true
+		return &txLost{fmt.Errorf("%s is not the primary any more", t.p.node.Name)}
+	}
+	var number uint64
 	if t.write && t.sess != nil {
-		t.sess.writing(t.n.c.opts.Name)
+		number = t.sess.writing(t.n.c.opts.Name)
 	}
 	err := t.inner.Commit()
 	t.end()
 	if !t.write {
+		t.saw()
 		if err != nil {
 			t.n.failed(t.p, err)
 		}
@@ -156,17 +169,22 @@ func (t *tx) Commit() error {
 		if kind := t.n.judge(t.p, err); kind == KindLost || kind == KindRefused || t.ctx.Err() != nil {
 			t.p.broken = true
 			t.n.c.probeNow(t.p.node)
+			t.n.lostWrite(t.sess, number)
 			return fmt.Errorf("%w: %w", ErrCommitUnknown, unbad(err))
 		} else if kind == KindReadOnly { // refused as a whole
 			t.p.broken = true
 			t.n.c.probeNow(t.p.node)
+			t.n.wroteNothing(t.sess, number)
 			return &txLost{err}
 		}
 	} else if t.p.gen != t.p.node.gen.Load() {
+		t.n.lostWrite(t.sess, number)
 		return fmt.Errorf("%w: %s is not the primary any more", ErrCommitUnknown, t.p.node.Name)
 	}
-	if t.sess != nil && !t.p.broken {
-		t.n.capture(t.ctx, t.sess, t.p)
+	if number > 0 && !t.p.broken {
+		t.n.capture(t.ctx, t.sess, number, t.p)
+	} else {
+		t.n.lostWrite(t.sess, number)
 	}
 	return err
 }
@@ -174,10 +192,18 @@ func (t *tx) Commit() error {
 func (t *tx) Rollback() error {
 	err := t.inner.Rollback()
 	t.end()
+	t.saw()
 	if err != nil {
 		t.n.failed(t.p, err)
 	}
 	return err
+}
+
+// saw: the session has seen what there was until now.
+func (t *tx) saw() {
+	if t.sess != nil {
+		t.sess.read(t.n.c.opts.Name, t.p.node.Name)
+	}
 }
 
 func (t *tx) end() {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/testserver"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"
@@ -309,11 +310,13 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 	store := session.NewMemory()
 	start := func(addr string) *httptest.Server {
 		s := httptest.NewUnstartedServer(site(t, sessions(t, store, session.Options{Insecure: true})))
-		if addr != "" {
-			l, err := listenAgain(addr)
+		s.Listener.Close()
+		if addr == "" {
+			s.Listener = testserver.Listen()
+		} else {
+			var err error
+			s.Listener, err = listenAgain(addr)
 			require.NoError(t, err)
-			s.Listener.Close()
-			s.Listener = l
 		}
 		s.Start()
 		return s

@@ -51,6 +51,12 @@ func (j *Job) advance() (finished bool, err error) {
 	if js == nil || js.Token != j.token {
 		return false, ErrMoverLost
 	}
+	if js.Phase != j.phase { // the mover is new, or the store did as it was told and its answer was lost
+		j.phase, j.entered = js.Phase, time.Now()
+	}
+	if heard := j.heard[len(j.heard)-1]; js.Announced > heard.moves {
+		j.heard = append(j.heard, announcement{js.Announced, time.Now()})
+	}
 	if js.Phase == PhasePin {
 		if err := j.outwait(j.entered); err != nil {
 			return false, err
@@ -69,7 +75,7 @@ func (j *Job) advance() (finished bool, err error) {
 		})
 	}
 	if js.Cleaned >= len(js.Moves) {
-		return true, j.save(func(st *State) error { st.Job = nil; return nil })
+		return true, j.save(func(st *State) error { st.Job = nil; st.forgetEmpty(); return nil })
 	}
 	at, size := js.Done, js.Size
 	if js.Phase == PhaseHold {
@@ -100,8 +106,10 @@ func (j *Job) advance() (finished bool, err error) {
 		return false, j.save(toPhase(PhaseFence))
 	case PhaseFence:
 		if err := j.handOver(g); err != nil {
+			j.giveWay(g, err)
 			return false, err
 		}
+		j.told = true
 		// The point of no return: one compare-and-swap says who owns the slots.
 		return false, j.save(func(st *State) error {
 			for _, s := range g.slots {
@@ -115,7 +123,7 @@ func (j *Job) advance() (finished bool, err error) {
 		if err := j.open(g, st.Epoch, js.Reversible); err != nil {
 			return false, err
 		}
-		j.verified = nil
+		j.verified, j.told = nil, false
 		return false, j.save(func(st *State) error {
 			st.Job.Done += st.Job.Size
 			st.Job.nextGroup(j.opts.Group)
@@ -185,6 +193,9 @@ func (j *Job) save(change func(*State) error) error {
 			return err
 		}
 		j.entered = time.Now()
+		if next.Job != nil {
+			j.phase = next.Job.Phase
+		}
 		if next.Job != nil && (next.Job.Announced > st.Job.Announced || st.Job.Phase == PhasePin) {
 			j.heard = append(j.heard, announcement{next.Job.Announced, j.entered})
 		}

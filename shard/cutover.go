@@ -1,7 +1,9 @@
 package shard
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -73,6 +75,20 @@ func (j *Job) handOver(g *group) error {
 		}
 	}
 	return j.enter(PhaseCommit)
+}
+
+// giveWay lets writers in again when the mover cannot go on behind the fence: because a shard does not answer, or because it is told to stop. What they
+// write is noted and drained as before. Once the store was asked to hand the group over it is too late: the slots may be the target's.
+func (j *Job) giveWay(g *group, why error) {
+	if j.fencedAt.IsZero() || j.told || errors.Is(why, errCrash) || errors.Is(why, ErrMoverLost) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), 5*time.Second)
+	defer cancel()
+	again := &Job{c: j.c, opts: j.opts, token: j.token, ctx: ctx}
+	if again.in(g.from, func(tx *sql.Tx) error { return j.c.opts.Dialect.setState(ctx, tx, g.slots, stateCapture) }) == nil {
+		j.fencedAt = time.Time{}
+	}
 }
 
 // open ends the hand-over: the source refuses reads too before the target accepts writes, so nobody reads what is already old.

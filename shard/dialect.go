@@ -192,6 +192,17 @@ func inTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 	return tx.Commit()
 }
 
+// createTable makes a table that is not there. Another process may make it at the same moment, which "if not exists" does not reckon with.
+func createTable(ctx context.Context, db *sql.DB, table string) error {
+	_, err := db.ExecContext(ctx, `create table if not exists `+table)
+	if err != nil {
+		if _, again := db.ExecContext(ctx, `create table if not exists `+table); again == nil {
+			return nil
+		}
+	}
+	return err
+}
+
 func deleteDirty(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
 	seqs := make([]string, len(keys))
 	for i, k := range keys {

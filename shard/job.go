@@ -119,7 +119,9 @@ type Job struct {
 
 	// only the mover's goroutine uses them
 	heard   []announcement
-	entered time.Time // the stored phase, or this mover's work in it
+	phase   Phase     // as stored, as far as this mover knows
+	entered time.Time // that phase, or this mover's work in it
+	told    bool      // the store was asked to hand the group over, and may have
 }
 
 // announcement: at this time the map had announced so many of the job's moves.

@@ -72,7 +72,7 @@ func (c *Cluster) known() []*shardState {
 
 func (c *Cluster) migrate(ctx context.Context, sh *shardState, m Migration) error {
 	d := c.opts.Dialect
-	if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
+	if err := createTable(ctx, sh.DB, `tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
 		return err
 	}
 	tx, err := sh.DB.BeginTx(ctx, nil)
@@ -152,7 +152,7 @@ func (c *Cluster) Drift(ctx context.Context) ([]Drift, error) {
 	done := map[string]map[ID]bool{}
 	for _, sh := range shards {
 		err := func() error {
-			if _, err := sh.DB.ExecContext(ctx, `create table if not exists tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
+			if err := createTable(ctx, sh.DB, `tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
 				return err
 			}
 			tx, err := sh.DB.BeginTx(ctx, nil)

@@ -57,7 +57,7 @@ func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*Leas
 	var b [16]byte
 	_, _ = rand.Read(b[:])
 	l := &LeasedIDs{db: db, d: d, o: o, holder: hex.EncodeToString(b[:]), node: -1}
-	if _, err := db.ExecContext(ctx, `create table if not exists tk_node (node integer primary key, holder text not null, until_ms bigint not null)`); err != nil {
+	if err := createTable(ctx, db, `tk_node (node integer primary key, holder text not null, until_ms bigint not null)`); err != nil {
 		return nil, fmt.Errorf("shard: create tk_node: %w", err)
 	}
 	var floor int64

@@ -228,7 +228,7 @@ func UpsertInto(ctx context.Context, db *sql.DB, d Dialect, table string) (func(
 		text, blob = "varchar(255)", "longblob"
 		upsert = `insert into {t} (row_key, version, deleted, data) values (?, ?, ?, ?) on duplicate key update deleted = if(values(version) > version, values(deleted), deleted), data = if(values(version) > version, values(data), data), version = greatest(version, values(version))`
 	}
-	if _, err := db.ExecContext(ctx, fmt.Sprintf(`create table if not exists %s (row_key %s primary key, version bigint not null, deleted int not null, data %s not null)`, table, text, blob)); err != nil {
+	if err := createTable(ctx, db, fmt.Sprintf(`%s (row_key %s primary key, version bigint not null, deleted int not null, data %s not null)`, table, text, blob)); err != nil {
 		return nil, fmt.Errorf("shard: UpsertInto %s: %w", table, err)
 	}
 	upsert = sqltable.Statement(upsert, table, d.Name() == "postgres")

@@ -3,9 +3,11 @@ package shard
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Query is a question to all shards.
@@ -77,6 +79,7 @@ func Scatter[T any](ctx context.Context, c *Cluster, q Query[T]) (Result[T], err
 }
 
 func scatterOnce[T any](ctx context.Context, c *Cluster, v *view, q Query[T]) (Result[T], error) {
+	asker := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts := make([][]T, len(v.dbs))
@@ -92,16 +95,22 @@ func scatterOnce[T any](ctx context.Context, c *Cluster, v *view, q Query[T]) (R
 		}
 	}
 	asked := 0
+	var stopped atomic.Bool
 	for i, sh := range v.dbs {
 		if only != nil && !only[i] {
 			continue
 		}
 		asked++
 		wg.Go(func() {
-			parts[i], errs[i] = askShard(ctx, v, i, sh, q)
-			if errs[i] != nil && !q.Partial {
+			var err error
+			parts[i], err = askShard(ctx, v, i, sh, q)
+			if err != nil && !q.Partial {
+				if stopped.Swap(true) && asker.Err() == nil && errors.Is(err, context.Canceled) {
+					return // it did not fail, we stopped it
+				}
 				cancel() // the others' answers are of no use
 			}
+			errs[i] = err
 		})
 	}
 	wg.Wait()

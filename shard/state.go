@@ -107,6 +107,34 @@ func (s *State) setOwner(slot Slot, to ID) error {
 	return nil
 }
 
+// forgetEmpty takes the shards that own nothing out of the map, so that they need not be given to New any more.
+func (s *State) forgetEmpty() {
+	used := map[uint16]bool{}
+	for _, o := range s.Owners {
+		used[o] = true
+	}
+	for _, o := range s.PinOwners {
+		used[o] = true
+	}
+	var shards []ID
+	now := make([]uint16, len(s.Shards))
+	for i, id := range s.Shards {
+		if now[i] = uint16(len(shards)); used[uint16(i)] {
+			shards = append(shards, id)
+		}
+	}
+	if len(shards) == len(s.Shards) || len(shards) == 0 {
+		return
+	}
+	s.Shards = shards
+	for i, o := range s.Owners {
+		s.Owners[i] = now[o]
+	}
+	for slot, o := range s.PinOwners {
+		s.PinOwners[slot] = now[o]
+	}
+}
+
 // A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified. Load sees every
 // CompareAndSwap that returned before it was called, or else the store is a Stale one. Package shardtest has the conformance suite.
 type MapStore interface {
@@ -187,11 +215,8 @@ func (s *sqlStore) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	_, err := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`)
-	if err != nil { // another process may have made it at the same moment
-		if _, again := s.db.ExecContext(ctx, `create table if not exists tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); again != nil {
-			return fmt.Errorf("shard: create tk_map: %w", err)
-		}
+	if err := createTable(ctx, s.db, `tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); err != nil {
+		return fmt.Errorf("shard: create tk_map: %w", err)
 	}
 	s.made = true
 	return nil

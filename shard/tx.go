@@ -17,6 +17,14 @@ type Tx struct {
 	slot Slot
 
 	readOnly bool
+	also     []heldSlot // of a read-only transaction
+}
+
+// heldSlot is a slot that SlotOf asked for, and what the shard said of it.
+type heldSlot struct {
+	key  Key
+	slot Slot
+	at   slotRow
 }
 
 // Slot of the key the transaction was begun for.
@@ -40,6 +48,9 @@ func (t *Tx) SlotOf(k Key) (Slot, error) {
 		}
 		if !at.owns() {
 			return 0, fmt.Errorf("%w: %s is %s", errNotOwned, t.sh.ID, at.state)
+		}
+		if t.readOnly {
+			t.also = append(t.also, heldSlot{k, s, at})
 		}
 	}
 	return s, nil
@@ -73,12 +84,15 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 				return fmt.Errorf("%w: %s is %s", errNotOwned, sh.ID, at.state)
 			}
 		}
-		if err := f(&Tx{Tx: tx, ctx: ctx, c: c, v: v, sh: sh, slot: s, readOnly: readOnly}); err != nil {
+		t := &Tx{Tx: tx, ctx: ctx, c: c, v: v, sh: sh, slot: s, readOnly: readOnly}
+		if err := f(t); err != nil {
 			return again(err)
 		}
 		if d != nil && readOnly {
-			if err := c.readAgain(ctx, tx, began, k, s, at); err != nil {
-				return again(err)
+			for _, h := range append(t.also, heldSlot{k, s, at}) {
+				if err := c.readAgain(ctx, tx, began, h.key, h.slot, h.at); err != nil {
+					return again(err)
+				}
 			}
 		}
 		return again(tx.Commit())

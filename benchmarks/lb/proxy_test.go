@@ -27,13 +27,14 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 3, "measurements of each contender, interleaved")
-	names  = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
-	tcp    = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
-	sizes  = flag.String("sizes", "100,10000", "bytes of the answers")
-	length = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
-	clean  = flag.Float64("clean", 0.1, "cores that other processes may take; a measurement above is made again, up to four times, and the cleanest counts")
-	conns  = flag.Int("conns", 64, "connections of the client")
+	rounds   = flag.Int("rounds", 3, "measurements of each contender, interleaved")
+	names    = flag.String("contenders", "nginx,haproxy,nginx-all,haproxy-all,caddy,oxy,stock,tuned,tierkit,tierkit-front,limit", "which proxies")
+	tcp      = flag.String("tcp", "haproxy-tcp,haproxy-tcp-all,tierkit-tcp", "which proxies of connections")
+	sizes    = flag.String("sizes", "100,10000", "bytes of the answers")
+	length   = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
+	clean    = flag.Float64("clean", 0.1, "cores that other processes may take; a measurement above is made again, up to four times, and the cleanest counts")
+	backends = flag.String("backend", "once", "how the backend writes its answer: once, or head and body in turn (sendfile)")
+	conns    = flag.Int("conns", 64, "connections of the client")
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +46,7 @@ func BenchmarkProxy(b *testing.B) { compare(b, *names, true) }
 func BenchmarkTCP(b *testing.B)   { compare(b, *tcp, false) }
 
 // sample is one measurement.
-type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign float64 } // 1/s, us, us, us, us, us, cores, cores
+type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign, rss float64 } // 1/s, us, us, us, us, us, cores, cores, MiB
 
 func compare(b *testing.B, list string, half bool) {
 	wrk, err := exec.LookPath("wrk")
@@ -59,7 +60,7 @@ func compare(b *testing.B, list string, half bool) {
 		}
 		os.Setenv("LB_SIZE", s)
 		b.Run(s+"B", func(b *testing.B) {
-			backend, err := contender.Backend(size).Start("")
+			backend, err := contender.Backend(size, *backends).Start("")
 			if errors.Is(err, contender.ErrMissing) {
 				b.Skip("nginx is not installed")
 			}
@@ -117,6 +118,7 @@ func compare(b *testing.B, list string, half bool) {
 						"req/s": func(s sample) float64 { return s.rate }, "cpu-us/req": func(s sample) float64 { return s.cpu },
 						"p50-us": func(s sample) float64 { return s.p50 }, "p99-us": func(s sample) float64 { return s.p99 },
 						"half-p50-us": func(s sample) float64 { return s.half50 }, "half-p99-us": func(s sample) float64 { return s.half99 },
+						"rss-MiB":       func(s sample) float64 { return s.rss },
 						"foreign-cores": func(s sample) float64 { return s.foreign }, "half-foreign-cores": func(s sample) float64 { return s.halfForeign },
 					} {
 						b.ReportMetric(median(all[name], of), unit)
@@ -162,6 +164,7 @@ func measure(b *testing.B, wrk string, p, backend *contender.Process) (s sample)
 	}
 	s.rate = number(rate.FindSubmatch(out)[1])
 	s.cpu = float64((p.CPU() - cpu).Microseconds()) / number(total.FindSubmatch(out)[1])
+	s.rss = float64(p.Resident()) / (1 << 20)
 	s.p50, s.p99 = micros(p50.FindSubmatch(out)), micros(p99.FindSubmatch(out))
 	return s
 }

@@ -114,16 +114,21 @@ func credential(names ...string) *syscall.Credential {
 	return nil
 }
 
-// freePort picks a port below the ephemeral range, so that between a kill and a restart no outgoing connection takes it.
-func freePort() int {
+// Listen listens on a loopback port below the ephemeral range: when it is closed no outgoing connection takes the port, so that a test may listen there again.
+func Listen() net.Listener {
 	for {
-		p := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p))
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(12000+rand.IntN(20000)))
 		if err == nil {
-			_ = l.Close()
-			return p
+			return l
 		}
 	}
+}
+
+// freePort is for a server that is killed and started again.
+func freePort() int {
+	l := Listen()
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 // find returns the path of a binary from PATH or the given globs; the newest version wins.

@@ -121,6 +121,17 @@ func (p *Process) Stop() {
 // CPU is the time that the process and its children have used, from /proc.
 func (p *Process) CPU() time.Duration { return treeCPU(p.cmd.Process.Pid) }
 
+// Resident is its memory in bytes, without that of its children.
+func (p *Process) Resident() int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))
+	f := strings.Fields(string(b))
+	if err != nil || len(f) < 2 {
+		return 0
+	}
+	pages, _ := strconv.Atoi(f[1])
+	return pages * os.Getpagesize()
+}
+
 func treeCPU(pid int) time.Duration {
 	sum, ok := pidCPU(pid)
 	if !ok {

@@ -62,10 +62,20 @@ proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_
 	}
 }
 
-// Backend answers every request with size bytes: nginx with a file, since it takes the least of the processors that all
-// share.
-func Backend(size int) Contender {
+// Backend answers every request with size bytes: nginx, since it takes the least of the processors that all share. "once"
+// is an answer that comes in one write, head and body, as those of application servers do: from memory up to 2000 bytes, else
+// from a file. "sendfile" is two writes, so two segments, which wake whoever waits for them twice.
+func Backend(size int, how string) Contender {
 	return Contender{Name: "backend", run: func(dir, listen, _ string) (*exec.Cmd, error) {
+		serve := "try_files /index.html =404;"
+		switch {
+		case how == "once" && size <= 2000:
+			serve = fmt.Sprintf("default_type text/html; return 200 %q;", bytes.Repeat([]byte("x"), size))
+		case how == "once":
+			serve += " sendfile off;"
+		case how != "sendfile":
+			return nil, fmt.Errorf("no backend %q of %d bytes", how, size)
+		}
 		if err := os.WriteFile(filepath.Join(dir, "index.html"), bytes.Repeat([]byte("x"), size), 0o644); err != nil {
 			return nil, err
 		}
@@ -73,7 +83,7 @@ func Backend(size int) Contender {
 			return nil, err
 		}
 		return configured("nginx", dir, "nginx.conf", fmt.Sprintf(nginxHead+`open_file_cache max=10; etag off;
-server { listen %s backlog=1024; root %s; location / { try_files /index.html =404; } } }`, nginxMode(1), listen, dir), "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
+server { listen %s backlog=1024; root %s; location / { %s } } }`, nginxMode(1), listen, dir, serve), "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
 	}}
 }
 

@@ -59,13 +59,20 @@ var handlers = map[string]func(u *url.URL) (http.Handler, error){
 		}
 		return rr, rr.UpsertServer(u)
 	},
-	"tierkit": func(u *url.URL) (http.Handler, error) {
-		b, err := lb.New([]lb.Endpoint{{Addr: u.Host}}, lb.Options{})
+	"tierkit":           tierkit(0),
+	"tierkit-noreserve": tierkit(-1),
+	"tierkit-16MiB":     tierkit(16 << 20),
+	"tierkit-64MiB":     tierkit(64 << 20),
+}
+
+func tierkit(reserve int) func(u *url.URL) (http.Handler, error) {
+	return func(u *url.URL) (http.Handler, error) {
+		b, err := lb.New([]lb.Endpoint{{Addr: u.Host}}, lb.Options{HeapReserve: reserve})
 		if err != nil {
 			return nil, err
 		}
 		return b.Handler(), nil
-	},
+	}
 }
 
 func play(role, listen, backend string) error {

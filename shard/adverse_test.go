@@ -1,0 +1,254 @@
+package shard
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// forgetful is a store that does what it is told, and sometimes does not answer.
+type forgetful struct {
+	MapStore
+	silent atomic.Pointer[func(next *State) bool]
+}
+
+func (f *forgetful) CompareAndSwap(ctx context.Context, old uint64, next *State) error {
+	err := f.MapStore.CompareAndSwap(ctx, old, next)
+	if silent := f.silent.Load(); silent != nil && err == nil && (*silent)(next) {
+		return errors.New("forgetful: connection lost")
+	}
+	return err
+}
+
+// The store's answers are lost once for each step of a job: it goes on all the same.
+func TestLostAnswersOfTheStore(t *testing.T) {
+	t.Parallel() // most of it is waiting for leases
+	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	store := &forgetful{MapStore: w.store}
+	w.store = store
+	w.c.store = store
+	w.c.opts.Lease = 2 * time.Second
+	seen := map[[2]any]bool{}
+	var handedOver, early atomic.Int64
+	silent := func(next *State) bool {
+		if next.Job == nil {
+			return false
+		}
+		k := [2]any{next.Job.Phase, next.Job.Done}
+		again := seen[k]
+		seen[k] = true
+		if next.Job.Phase == PhaseGone {
+			handedOver.Store(time.Now().UnixNano())
+		}
+		return !again && len(seen) > 1 // Move itself is told
+	}
+	store.silent.Store(&silent)
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 8, step: func(name string) error {
+		if name == "before cleanup" && time.Since(time.Unix(0, handedOver.Load())) < w.c.opts.Lease {
+			early.Add(1)
+		}
+		return nil
+	}})
+	require.NoError(t, err)
+	require.NoError(t, j.Wait(ctx), "%v", j.Status().Err)
+	require.Zero(t, early.Load(), "rows were deleted less than a lease after they were handed over")
+	w.check()
+}
+
+// A shard that was emptied need not be given any more.
+func TestEmptiedShardIsForgotten(t *testing.T) {
+	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	ctx := t.Context()
+	p, err := w.c.Plan(ctx, Change{Weights: map[ID]float64{"s1": 1, "s2": 1}})
+	require.NoError(t, err)
+	j, err := w.c.Move(ctx, p, MoveOptions{})
+	require.NoError(t, err)
+	require.NoError(t, j.Wait(ctx))
+	w.check()
+	c, err := New(ctx, w.store, w.shards[1:], Options{Dialect: w.p.d, Tables: testTables, Refresh: -1})
+	require.NoError(t, err)
+	defer c.Close()
+	var v int64
+	require.NoError(t, w.get(c, 4, &v, nil))
+	require.EqualValues(t, 1, v)
+	require.Equal(t, []ID{"s1", "s2"}, c.Map().Shards())
+}
+
+// A read-only transaction that takes longer than a lease looks again at every slot it asked for, not only at its own.
+func TestReadOnlyTxOfTwoSlots(t *testing.T) {
+	w := newWorld(t, postgresPlace(t), 2, 64, 40)
+	ctx := t.Context()
+	m := w.c.Map()
+	mine, other := -1, -1
+	for id := 0; id < len(w.keys); id += 2 {
+		switch s := m.SlotOf(Int(int64(id))); {
+		case m.Owner(s) != "s0":
+		case mine < 0:
+			mine = id
+		case s != m.SlotOf(Int(int64(mine))):
+			other = id
+		}
+	}
+	require.GreaterOrEqual(t, other, 0)
+	second := w.process(0)
+	runs, found := 0, 0
+	err := second.Tx(ctx, Int(int64(mine)), &sql.TxOptions{ReadOnly: true}, func(tx *Tx) error {
+		if _, err := tx.SlotOf(Int(int64(other))); err != nil {
+			return err
+		}
+		if runs++; runs == 1 {
+			require.NoError(t, w.moveKey(t, other, "s2", MoveOptions{}).Wait(ctx))
+		}
+		return tx.QueryRow(`select count(*) from t where id = $1`, other).Scan(&found)
+	})
+	require.ErrorIs(t, err, ErrCrossShard, "the first run found nothing, the second one knows why")
+	require.Equal(t, 1, runs)
+}
+
+// What prevents the mover from going on behind the fence does not keep the writers out for as long.
+func TestFenceGivesWay(t *testing.T) {
+	eachPlace(t, func(t *testing.T, p *place) {
+		w := newWorld(t, p, 2, 64, 40)
+		ctx := t.Context()
+		stuck, wrote := make(chan struct{}), make(chan struct{})
+		n := 0
+		id, j := w.moveOne(t, MoveOptions{step: func(name string) error {
+			if name != "before drain" {
+				return nil
+			}
+			if n++; n == 1 {
+				return errors.New("the target cannot be reached")
+			}
+			return nil
+		}, Progress: func(pr Progress) {
+			if pr.Err != nil && n == 1 {
+				select {
+				case <-stuck:
+				default:
+					close(stuck)
+					<-wrote
+				}
+			}
+		}})
+		<-stuck
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		err := w.c.Tx(short, Int(int64(id)), nil, func(tx *Tx) error {
+			_, err := tx.ExecContext(short, p.d.bind(`update t set v = 7 where id = ?`), id)
+			return err
+		})
+		close(wrote)
+		require.NoError(t, err)
+		w.keys[id].value = 7
+		require.NoError(t, j.Wait(ctx))
+		w.check()
+	})
+}
+
+// A job that is paused behind the fence leaves the slots writable.
+func TestPauseBehindTheFence(t *testing.T) {
+	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	ctx := t.Context()
+	fenced := make(chan struct{})
+	var id int
+	var j *Job
+	id, j = w.moveOne(t, MoveOptions{step: func(name string) error {
+		if name == "before drain" {
+			close(fenced)
+			time.Sleep(20 * time.Millisecond)
+		}
+		return nil
+	}})
+	<-fenced
+	require.NoError(t, j.Pause())
+	require.ErrorIs(t, j.Wait(ctx), errPaused)
+	short, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	require.NoError(t, w.c.Tx(short, Int(int64(id)), nil, func(tx *Tx) error {
+		_, err := tx.ExecContext(short, w.p.d.bind(`update t set v = 7 where id = ?`), id)
+		return err
+	}))
+	w.keys[id].value = 7
+	j, err := w.c.Resume(ctx, MoveOptions{})
+	require.NoError(t, err)
+	require.NoError(t, j.Wait(ctx))
+	w.check()
+}
+
+// The error of a scatter names the shards that failed, not those that were told to stop because of it.
+func TestScatterNamesWhoFailed(t *testing.T) {
+	w := newWorld(t, sqlitePlace(t), 2, 64, 2000)
+	boom := errors.New("boom")
+	failed := make(chan struct{})
+	_, err := Scatter(t.Context(), w.c, Query[int]{SQL: `select id, slot from t`, SlotOf: func(int) Slot { return 0 },
+		Scan: func(rows *sql.Rows) (id int, err error) {
+			var s Slot
+			if err := rows.Scan(&id, &s); err != nil {
+				return 0, err
+			}
+			if w.c.Map().Owner(s) == "s0" {
+				close(failed)
+				return 0, boom
+			}
+			<-failed
+			time.Sleep(5 * time.Millisecond)
+			return id, nil
+		}})
+	var e *PartialError
+	require.ErrorAs(t, err, &e)
+	require.ErrorIs(t, err, boom)
+	require.NotErrorIs(t, err, context.Canceled)
+	require.Len(t, e.Failed, 1)
+}
+
+// Several processes start at the same moment, and each makes the tables that are not there.
+func TestTablesMadeByTwoProcesses(t *testing.T) {
+	w := newWorld(t, postgresPlace(t), 2, 64, 0)
+	ctx := t.Context()
+	db := w.shards[0].DB
+	for name, make := range map[string]func() error{
+		"tk_node": func() error {
+			ids, err := LeaseIDs(ctx, db, Postgres(), LeaseOptions{})
+			if err == nil {
+				err = ids.Close()
+			}
+			return err
+		},
+		"tk_migration": func() error {
+			return w.c.Migrate(ctx, []Migration{{ID: "m", SQL: []string{`create table m (id int)`}}})
+		},
+		"products": func() error {
+			_, err := UpsertInto(ctx, db, Postgres(), "products")
+			return err
+		},
+	} {
+		ddl := map[string]string{"tk_node": `(node integer primary key, holder text not null, until_ms bigint not null)`,
+			"tk_migration": `(id text primary key, sum text not null, at text not null)`,
+			"products":     `(row_key text primary key, version bigint not null, deleted int not null, data bytea not null)`}
+		tx, err := db.Begin() // the other process
+		require.NoError(t, err)
+		_, err = tx.Exec(`create table ` + name + ddl[name])
+		require.NoError(t, err)
+		done := goDo(make)
+		require.Eventually(t, func() bool {
+			var waiting bool
+			require.NoError(t, db.QueryRow(`select exists (select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'create table%')`).Scan(&waiting))
+			return waiting
+		}, 30*time.Second, 5*time.Millisecond, name)
+		require.NoError(t, tx.Commit())
+		require.NoError(t, <-done, name)
+	}
+}
+
+func goDo(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return done
+}
