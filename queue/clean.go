@@ -123,7 +123,13 @@ func (e *engine) carryIDs(limit uint64) bool {
 			}
 			return b
 		})
-		if err != nil || w.wait(context.Background()) != nil {
+		if err != nil {
+			e.mu.Lock()
+			e.seen.putBack(keys, at)
+			e.mu.Unlock()
+			return false
+		}
+		if w.wait(context.Background()) != nil {
 			return false
 		}
 		if len(keys) == 0 {
