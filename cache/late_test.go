@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -372,4 +373,27 @@ func TestTagsOfWhatIsMissing(t *testing.T) {
 	require.Equal(t, " true", load())
 	c.DeleteTag("shop")
 	require.Equal(t, "hats false", load())
+}
+
+// A store that ends the goroutine it is called in, as FailNow of a test does, has failed once: nothing hangs, and the write is tried again.
+func TestBackSurvivesGoexit(t *testing.T) {
+	c := newCache(t, cache.Options[string, int]{})
+	var mu sync.Mutex
+	calls, row := 0, 0
+	b, err := cache.NewBack(c, cache.Funcs[string, int]{SetFunc: func(_ context.Context, _ string, v int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if calls++; calls < 4 {
+			runtime.Goexit()
+		}
+		row = v
+		return nil
+	}}, cache.BackOptions{Workers: 1, RetryBase: time.Millisecond})
+	require.NoError(t, err)
+	require.NoError(t, b.Set(t.Context(), "k", 1))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, b.Flush(ctx))
+	require.NoError(t, b.Close(ctx))
+	require.Equal(t, 1, row)
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/tierkit/tierkit/internal/backoff"
 )
 
 // Back answers writes from memory and writes them to the store a little later, the latest value of each key only (write-back). Writes of one key
@@ -212,79 +210,6 @@ func (b *Back[K, V]) hurry(k K, w *pendingWrite[V]) {
 		w.timer = nil
 		b.ready = append(b.ready, k)
 	}
-}
-
-func (b *Back[K, V]) work() {
-	defer b.tasks.Done()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for {
-		for len(b.ready) == 0 {
-			if b.closing {
-				return
-			}
-			b.changed.Wait()
-		}
-		k := b.ready[0]
-		b.ready = b.ready[1:]
-		w := b.pending[k]
-		if w == nil {
-			continue
-		}
-		w.writing = true
-		version, value, deleted, until := w.version, w.value, w.deleted, b.epoch
-		b.mu.Unlock()
-		err := b.store1(k, value, deleted)
-		b.mu.Lock()
-		w.writing = false
-		switch {
-		case err == nil && w.version == version:
-			b.stats.stored++
-			delete(b.pending, k)
-			if w.entry != 0 {
-				b.log.journal.Settle(w.entry)
-			}
-		case err == nil: // written to meanwhile: the newer value goes next, and counts from now
-			b.stats.stored++
-			w.attempts, w.err, w.epoch = 0, nil, until+1
-			b.schedule(k, w, max(0, b.o.Delay))
-		default:
-			b.stats.failures++
-			w.attempts++
-			w.err = err
-			if b.closing { // the last attempt; with a journal it is pending again at the next open
-				w.err = errors.Join(err, ErrClosed)
-				delete(b.pending, k)
-				b.parked[k] = w
-				break
-			}
-			if b.o.Attempts > 0 && w.attempts >= b.o.Attempts && len(b.parked) < b.o.MaxParked {
-				delete(b.pending, k)
-				b.parked[k] = w
-				if w.entry != 0 {
-					b.log.journal.Note(w.entry, []byte(err.Error()))
-				}
-				break
-			}
-			b.schedule(k, w, backoff.Policy{Base: b.o.RetryBase, Max: b.o.RetryMax}.Delay(w.attempts-1))
-		}
-		b.changed.Broadcast()
-	}
-}
-
-// store1 writes one value; a panic of the store is an error of this attempt.
-func (b *Back[K, V]) store1(k K, v V, deleted bool) (err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), b.o.Timeout)
-	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("cache: store panicked: %v", p)
-		}
-	}()
-	if deleted {
-		return b.store.Delete(ctx, k)
-	}
-	return b.store.Set(ctx, k, v)
 }
 
 // Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but for their backoff. With a ctx

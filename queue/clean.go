@@ -123,7 +123,13 @@ func (e *engine) carryIDs(limit uint64) bool {
 			}
 			return b
 		})
-		if err != nil || w.wait(context.Background()) != nil {
+		if err != nil {
+			e.mu.Lock()
+			e.seen.putBack(keys, at)
+			e.mu.Unlock()
+			return false
+		}
+		if w.wait(context.Background()) != nil {
 			return false
 		}
 		if len(keys) == 0 {
@@ -244,7 +250,7 @@ func (e *engine) recopy(b *batch) {
 func (e *engine) where(r ref) ref {
 	if len(e.moved) > 0 {
 		if m, ok := e.moved[r.seq]; ok {
-			m.attempts = r.attempts
+			m.attempts, m.redriven = r.attempts, r.redriven
 			return m
 		}
 	}
@@ -259,7 +265,7 @@ func (e *engine) views(t *topicState, seq uint64) (vs []copied, orphan bool) {
 		}
 		v := copied{group: g.id}
 		if l := g.leases[seq]; l != nil {
-			v.attempts = l.r.attempts
+			v.attempts, v.redriven = l.r.attempts, l.r.redriven
 		} else if g.tried.has(seq) {
 			g.find(seq, &v)
 		}
@@ -278,13 +284,13 @@ func (g *groupState) find(seq uint64, v *copied) {
 	}
 	for i := range g.delayed {
 		if d := &g.delayed[i]; d.r.seq == seq {
-			v.attempts, v.until = d.r.attempts, d.at
+			v.attempts, v.redriven, v.until = d.r.attempts, d.r.redriven, d.at
 			return
 		}
 	}
 	look := func(r *ref) {
 		if r.seq == seq {
-			v.attempts = r.attempts
+			v.attempts, v.redriven = r.attempts, r.redriven
 		}
 	}
 	for p := range g.ready {

@@ -34,7 +34,7 @@ func (e *engine) read(g *groupState, refs []ref, token uint64, deadline int64) [
 			case !ok:
 				damaged = append(damaged, r)
 				e.corrupt(seg, damage{int64(r.offset), int64(r.length), r.seq}, "message fails its checksum")
-			case m.TTL > 0 && now.UnixNano()-published >= int64(m.TTL):
+			case m.TTL > 0 && r.attempts == 1 && !r.redriven && now.UnixNano()-published >= int64(m.TTL):
 				expired = append(expired, r)
 			case unixNano(m.NotBefore) > now.UnixNano() && r.attempts == 1: // was behind another of its key
 				early = append(early, r)

@@ -118,3 +118,38 @@ func TestBatchWaitIsShorterThanTheLease(t *testing.T) {
 		require.Zero(t, q.Stats().LeaseExpired, fmt.Sprint(p.Stats()))
 	})
 }
+
+// A message that is redriven after its TTL is delivered, also after its copy by the cleaner and a restart.
+func TestRedrivenAfterItsTTL(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, queue.Options{})
+	g := group(t, q, queue.GroupOptions{})
+	for { // it has to be delivered in time once
+		publish(t, q, queue.Message{Topic: "t", TTL: 200 * time.Millisecond, Body: []byte("late")})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ds, err := g.Fetch(ctx, 1)
+		cancel()
+		if err == nil {
+			require.NoError(t, ds[0].Term(t.Context(), "bad"))
+			break
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	n, err := g.Redrive(t.Context(), 1)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	for _, o := range []queue.Options{{}, {}, {}} {
+		late := fetchN(t, g, 1)[0]
+		require.Equal(t, "late", string(late.Body))
+		body := make([]byte, 4000)
+		for range 500 { // 2 MB through segments of 256 KiB
+			publish(t, q, queue.Message{Topic: "t", Body: body})
+			require.NoError(t, fetchN(t, g, 1)[0].Ack(t.Context()))
+		}
+		require.NoError(t, late.Release(t.Context()))
+		require.NoError(t, q.Close())
+		q = open(t, dir, o)
+		g = group(t, q, queue.GroupOptions{})
+	}
+	require.NoError(t, fetchN(t, g, 1)[0].Ack(t.Context()))
+}

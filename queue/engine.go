@@ -249,10 +249,10 @@ func (e *engine) note(k kind, wait bool, payload func([]byte) []byte) (*waiter, 
 		return nil, ErrClosed
 	}
 	b := e.cur
-	start := len(b.buf)
+	start, after := len(b.buf), len(b.after)
 	b.buf = closeRecord(payload(openRecord(b.buf, k)), start)
 	if !e.fits(0, 0) {
-		b.buf = b.buf[:start]
+		b.buf, b.after = b.buf[:start], b.after[:after]
 		e.wantSegment()
 		if e.nextErr == nil {
 			return nil, fmt.Errorf("queue: log is full")
@@ -378,4 +378,20 @@ func (d *dedupe) carry(limit uint64, now int64, max int) (keys []dedupeKey, at [
 		d.drop(h)
 	}
 	return keys, at
+}
+
+// putBack undoes carry: the IDs were not written, and are to be carried before their records go.
+func (d *dedupe) putBack(keys []dedupeKey, at []seenAt) {
+	carried := make(map[dedupeKey]bool, len(keys))
+	order := make([]dedupeHome, 0, len(keys)+len(d.order)-d.head)
+	for i, k := range keys {
+		carried[k] = true
+		order = append(order, dedupeHome{k, at[i].seq})
+	}
+	for _, h := range d.order[d.head:] {
+		if !carried[h.key] {
+			order = append(order, h)
+		}
+	}
+	d.order, d.head = order, 0
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"slices"
 	"sync"
@@ -458,4 +459,44 @@ func TestGroupMadeDuringACommit(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, after.Ready, before.Ready)
 	require.Zero(t, after.Ready)
+}
+
+// A backup, and the carrying of message IDs, that a full disk has refused leave nothing behind that keeps segments or forgets IDs.
+func TestRefusedByAFullDisk(t *testing.T) {
+	q, e, fs := openFaulty(t, t.TempDir())
+	ids := 0
+	var err error
+	for ; err == nil; ids++ {
+		if ids == 20 {
+			fs.budget.Store(0)
+		}
+		_, err = q.Publish(t.Context(), Message{ID: fmt.Sprint(ids), Body: make([]byte, 4000)})
+	}
+	ids-- // the last was refused
+	for { // settlements and the like may use the reserve
+		w, err := e.note(kindNothing, true, func(b []byte) []byte { return b })
+		if err != nil {
+			break
+		}
+		require.NoError(t, w.wait(t.Context()))
+	}
+	require.ErrorIs(t, q.Snapshot(t.Context(), io.Discard), syscall.ENOSPC)
+	e.mu.Lock()
+	limit := e.nextSeq
+	e.mu.Unlock()
+	require.False(t, e.carryIDs(limit))
+	fs.budget.Store(-1)
+	require.Eventually(t, func() bool {
+		_, err := q.Publish(t.Context(), Message{})
+		return err == nil
+	}, 30*time.Second, time.Millisecond)
+	e.state.Lock()
+	for _, s := range e.segments {
+		require.Zero(t, s.pins)
+	}
+	e.state.Unlock()
+	e.mu.Lock()
+	keys, _ := e.seen.carry(limit, time.Now().UnixNano(), 4096)
+	e.mu.Unlock()
+	require.Len(t, keys, ids)
 }

@@ -184,7 +184,7 @@ func (g *groupState) revive(dead []deadRef, now int64) {
 	displaced := map[uint64]uint64{} // keys, by the head that has to make room
 	for _, d := range dead {
 		r := d.r
-		r.attempts = 0
+		r.attempts, r.redriven = 0, true
 		head, keyed := heads[d.key]
 		switch {
 		case !keyed:

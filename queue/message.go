@@ -47,7 +47,8 @@ type Message struct {
 	Priority uint8
 	// NotBefore delays the first delivery; the zero time does not.
 	NotBefore time.Time
-	// TTL drops the message when it was not delivered in time, counted from publishing; 0 keeps it for ever.
+	// TTL drops the message when it was not delivered in time, counted from publishing; 0 keeps it for ever. One that was delivered in time, or is redriven,
+	// is not dropped any more.
 	TTL time.Duration
 	// Header travels with the message: trace context, content type.
 	Header map[string]string

@@ -149,6 +149,7 @@ func (r *reader) groups() []groupRecord {
 type copied struct {
 	group    uint32
 	attempts uint16
+	redriven bool
 	until    int64 // delayed until, 0: not
 	dead     bool
 	diedAt   int64
@@ -163,7 +164,7 @@ func appendCopied(b []byte, seq uint64, orphan bool, cs []copied) []byte {
 		b = binary.AppendUvarint(b, uint64(c.group))
 		b = binary.AppendUvarint(b, uint64(c.attempts))
 		b = binary.AppendUvarint(b, uint64(c.until))
-		b = append(b, boolByte(c.dead))
+		b = append(b, boolByte(c.dead)|boolByte(c.redriven)<<1)
 		if c.dead {
 			b = wire.AppendString(binary.AppendUvarint(b, uint64(c.diedAt)), c.reason)
 		}
@@ -174,7 +175,9 @@ func appendCopied(b []byte, seq uint64, orphan bool, cs []copied) []byte {
 func (r *reader) copied() (seq uint64, orphan bool, cs []copied) {
 	seq, orphan = r.Uvarint(), r.Byte() == 1
 	for n := r.Uvarint(); n > 0 && !r.Bad; n-- {
-		c := copied{group: uint32(r.Uvarint()), attempts: uint16(r.Uvarint()), until: int64(r.Uvarint()), dead: r.Byte() == 1}
+		c := copied{group: uint32(r.Uvarint()), attempts: uint16(r.Uvarint()), until: int64(r.Uvarint())}
+		flags := r.Byte()
+		c.dead, c.redriven = flags&1 != 0, flags&2 != 0
 		if c.dead {
 			c.diedAt, c.reason = int64(r.Uvarint()), r.String()
 		}

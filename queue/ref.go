@@ -10,7 +10,7 @@ type ref struct {
 	length   uint32 // of the record, header included
 	attempts uint16
 	priority uint8
-	_        uint8
+	redriven bool // its TTL does not count any more
 }
 
 // refQueue is a FIFO in chunks, so that a long backlog neither moves in memory nor keeps memory when it is gone.

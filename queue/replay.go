@@ -15,6 +15,7 @@ type recovered struct {
 // fate is what is known of a message that was delivered at least once.
 type fate struct {
 	attempts uint16
+	redriven bool
 	until    int64
 	dead     bool
 	diedAt   int64
@@ -94,7 +95,7 @@ func (r *recovery) apply(seg *segment, en entry) error {
 		f.reason = p.String()
 	case kindRedrive:
 		g := group()
-		each(func(seq uint64) { *g.of(seq) = fate{} })
+		each(func(seq uint64) { *g.of(seq) = fate{redriven: true} })
 	case kindCopy:
 		seq, orphan, cs := p.copied()
 		if p.Bad {
@@ -104,7 +105,7 @@ func (r *recovery) apply(seg *segment, en entry) error {
 		r.copies[seq] = copyOf{ref{seq: seq, segment: seg.id, offset: en.offset, length: en.length, priority: x.priority}, orphan, cs}
 		for _, c := range cs {
 			if g := r.groups[c.group]; g != nil {
-				*g.of(seq) = fate{c.attempts, c.until, c.dead, c.diedAt, c.reason}
+				*g.of(seq) = fate{c.attempts, c.redriven, c.until, c.dead, c.diedAt, c.reason}
 			}
 		}
 	case kindSeen:
@@ -195,7 +196,7 @@ func (r *recovery) place(m ref, x routing, belongs func(*groupState) bool) {
 		notBefore := x.notBefore
 		if f := rg.fate[m.seq]; f != nil {
 			g.tried.add(m.seq)
-			if m.attempts = f.attempts; f.dead {
+			if m.attempts, m.redriven = f.attempts, f.redriven; f.dead {
 				g.dead = append(g.dead, deadRef{m, hashKey(string(x.key)), f.diedAt, f.reason})
 				g.live.add(m.seq)
 				continue

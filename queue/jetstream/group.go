@@ -108,7 +108,8 @@ func (g *group) poll(ctx context.Context, max int) ([]*queue.Delivery, error) {
 	fctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	if batch, err = g.consumer.Fetch(1, jetstream.FetchContext(fctx)); err != nil {
-		if fctx.Err() != nil {
+		// The client looks at the deadline itself, and may find it passed before the context has noticed.
+		if end, _ := fctx.Deadline(); fctx.Err() != nil || !time.Now().Before(end) {
 			return nil, ctx.Err()
 		}
 		return nil, fmt.Errorf("jetstream: fetch: %w", err)

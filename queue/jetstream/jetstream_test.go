@@ -2,6 +2,7 @@ package jetstream_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,4 +86,29 @@ func TestSettleAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, dead, 1)
 	require.EqualValues(t, 1, q.Stats().Acked)
+}
+
+// tardy is a context whose deadline passes before it ends, as on a machine that stood still.
+type tardy struct {
+	context.Context
+	asked atomic.Int64
+}
+
+func (c *tardy) Deadline() (time.Time, bool) {
+	if c.asked.Add(1) == 1 {
+		return time.Now().Add(time.Minute), true
+	}
+	return time.Now().Add(-time.Second), true
+}
+
+func TestFetchWithATardyContext(t *testing.T) {
+	q, err := jetstream.Open(t.Context(), connect(t), jetstream.Options{})
+	require.NoError(t, err)
+	defer q.Close()
+	g, err := q.Group(t.Context(), "t", "g", queue.GroupOptions{})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer time.AfterFunc(300*time.Millisecond, cancel).Stop()
+	_, err = g.Fetch(&tardy{Context: ctx}, 1)
+	require.ErrorIs(t, err, context.Canceled)
 }

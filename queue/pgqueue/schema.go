@@ -112,7 +112,7 @@ where m.grp = $1 and m.seq = s.seq and m.token = s.token and m.died is null and 
   case when not ready then due end, published, kind, id, key, priority, not_before, ttl, header, body
 from {q} m where grp = $1 and died is null order by not ready, ` + busy + `, priority desc, seq limit $2`),
 		purgeAll: q(`delete from {q} where grp = $1 and died is null and token is null`),
-		redrive: q(`update {q} set died = null, reason = '', attempts = 0, ready = true, token = null, due = now()
+		redrive: q(`update {q} set died = null, reason = '', attempts = 0, ready = true, token = null, due = now(), expires = null
 where (grp, seq) in (select grp, seq from {q} where grp = $1 and died is not null order by died, seq limit $2 for update skip locked)`),
 		purge:  q(`delete from {q} where (grp, seq) in (select grp, seq from {q} where grp = $1 and died is not null order by died, seq limit $2 for update skip locked)`),
 		forget: q(`delete from {q}_seen where (topic, id) in (select topic, id from {q}_seen where at < now() - $1::interval limit 10000)`),

@@ -82,6 +82,32 @@ func ttl(t *testing.T, q *queue.Queue) {
 	publish(t, q, m)
 	time.Sleep(short / 2)
 	none(t, g)
+
+	// One that was delivered in time is tried again, becomes a dead letter, and can be redriven.
+	repeated(t, func(a *attempt) error {
+		g := group(t, q, a.topic, queue.GroupOptions{MaxDeliveries: 2})
+		began := time.Now()
+		publish(t, q, queue.Message{Topic: a.topic, TTL: short})
+		ctx, cancel := context.WithTimeout(t.Context(), 2*short)
+		defer cancel()
+		ds, err := g.Fetch(ctx, 1)
+		a.within(began)
+		if err != nil {
+			return err
+		}
+		require.NoError(t, ds[0].Nack(bg(t), short))
+		d := fetch(t, g, 1)[0]
+		require.Equal(t, 2, d.Attempt)
+		require.NoError(t, d.Nack(bg(t), 0))
+		waitDead(t, g, 1)
+		n, err := g.Redrive(bg(t), 10)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		d = fetch(t, g, 1)[0]
+		require.Equal(t, 1, d.Attempt)
+		require.NoError(t, d.Ack(bg(t)))
+		return nil
+	})
 }
 
 func priority(t *testing.T, q *queue.Queue) {
