@@ -185,6 +185,9 @@ func (t *Tiered[K, V]) direct(ctx context.Context, k K, load func(context.Contex
 	return t.fetch(context.WithValue(ctx, limitKey{}, &l), k, load)
 }
 
+// leasePolicy is how often another process's load is asked for.
+var leasePolicy = backoff.Policy{Base: 4 * time.Millisecond, Max: 50 * time.Millisecond}
+
 // fetch looks in the second tier, and loads under a lease of it.
 func (t *Tiered[K, V]) fetch(ctx context.Context, k K, load func(context.Context, K) (V, error)) (V, error) {
 	l := ctx.Value(limitKey{}).(*limit)
@@ -209,7 +212,7 @@ func (t *Tiered[K, V]) fetch(ctx context.Context, k K, load func(context.Context
 			return t.fill(ctx, k, key, got.Lease, load, l)
 		}
 		t.stats.waits.Add(1)
-		d := backoff.Policy{Base: 4 * time.Millisecond, Max: 50 * time.Millisecond}.Delay(attempt)
+		d := leasePolicy.Delay(attempt)
 		if time.Now().Add(d).After(end) {
 			return t.uncached(ctx, k, load, l)
 		}

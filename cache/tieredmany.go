@@ -95,7 +95,7 @@ func (t *Tiered[K, V]) fetchMany(ctx context.Context, keys []K, limits map[K]*li
 		}
 		// Others are loading these: all are waited for together.
 		t.stats.waits.Add(int64(len(keys)))
-		d := backoff.Policy{Base: 4 * time.Millisecond, Max: 50 * time.Millisecond}.Delay(attempt)
+		d := leasePolicy.Delay(attempt)
 		if time.Now().Add(d).After(end) {
 			alone = append(alone, keys...)
 			break

@@ -234,14 +234,10 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 	c.mu.Lock()
 	stored := rep
 	c.lastPromotion = &stored
-	c.mu.Unlock()
-	if c.opts.Replace != nil { // its place among the replicas is empty
-		c.mu.Lock()
-		if !c.closed {
-			c.wg.Go(func() { c.opts.Replace(c.ctx, before) })
-		}
-		c.mu.Unlock()
+	if c.opts.Replace != nil && !c.closed { // its place among the replicas is empty
+		c.wg.Go(func() { c.opts.Replace(c.ctx, before) })
 	}
+	c.mu.Unlock()
 	return rep, nil
 }
 

@@ -70,9 +70,14 @@ func (c *Cluster) known() []*shardState {
 	return out
 }
 
+// createMigrations makes the table in which a shard notes what it has run.
+func createMigrations(ctx context.Context, db *sql.DB, d Dialect) error {
+	return createTable(ctx, db, `tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`)
+}
+
 func (c *Cluster) migrate(ctx context.Context, sh *shardState, m Migration) error {
 	d := c.opts.Dialect
-	if err := createTable(ctx, sh.DB, `tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
+	if err := createMigrations(ctx, sh.DB, d); err != nil {
 		return err
 	}
 	tx, err := sh.DB.BeginTx(ctx, nil)
@@ -152,7 +157,7 @@ func (c *Cluster) Drift(ctx context.Context) ([]Drift, error) {
 	done := map[string]map[ID]bool{}
 	for _, sh := range shards {
 		err := func() error {
-			if err := createTable(ctx, sh.DB, `tk_migration (id `+d.textKey()+` primary key, sum text not null, at text not null)`); err != nil {
+			if err := createMigrations(ctx, sh.DB, d); err != nil {
 				return err
 			}
 			tx, err := sh.DB.BeginTx(ctx, nil)

@@ -77,11 +77,18 @@ func fetch(t *testing.T, g *queue.Group, n int) []*queue.Delivery {
 
 // none checks that nothing is delivered for a while.
 func none(t *testing.T, g *queue.Group) {
+	t.Helper()
+	require.NoError(t, idle(t, g))
+}
+
+// idle is none as an error.
+func idle(t *testing.T, g *queue.Group) error {
 	ctx, cancel := context.WithTimeout(t.Context(), short/2)
 	defer cancel()
-	ds, err := g.Fetch(ctx, 1)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Empty(t, ds)
+	if ds, err := g.Fetch(ctx, 1); !errors.Is(err, context.DeadlineExceeded) || len(ds) > 0 {
+		return fmt.Errorf("expected no message until the deadline, got %d: %v", len(ds), err)
+	}
+	return nil
 }
 
 func bodies(ds []*queue.Delivery) (s []string) {
@@ -184,16 +191,6 @@ func repeated(t *testing.T, f func(a *attempt) error) {
 			t.Fatal(err)
 		}
 	}
-}
-
-// idle is none as an error.
-func idle(t *testing.T, g *queue.Group) error {
-	ctx, cancel := context.WithTimeout(t.Context(), short/2)
-	defer cancel()
-	if ds, err := g.Fetch(ctx, 1); !errors.Is(err, context.DeadlineExceeded) || len(ds) > 0 {
-		return fmt.Errorf("a message under lease was delivered: %v, %w", ds, err)
-	}
-	return nil
 }
 
 func lease(t *testing.T, q *queue.Queue) {
