@@ -16,7 +16,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tierkit/tierkit/cache"
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // What BIND's client makes of our answers.

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/tierkit/tierkit/internal/proxytest"
+	"github.com/tierkit/tierkit/internal/test/proxytest"
 )
 
 // conform plays every case of the suite that other proxies are measured with, see benchmarks/lb/conformance.

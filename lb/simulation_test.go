@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 )
 
 // The simulation: 20 backends of 4 workers, 4 balancers that know nothing of each other, Poisson arrivals at 70 % of what

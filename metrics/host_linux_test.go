@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/procfs/blockdevice"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 )
 
 // procfs, the parser of node_exporter, is the oracle: what it reads between two of ours lies between them.

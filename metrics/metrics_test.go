@@ -22,7 +22,7 @@ import (
 	"go.uber.org/goleak"
 	_ "modernc.org/sqlite"
 
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // A day of one event a second: what the windows see, when the alerts fire and when they stop.

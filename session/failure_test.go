@@ -17,7 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"
 )

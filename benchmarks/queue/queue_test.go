@@ -28,7 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/queue/jetstream"
 	"github.com/tierkit/tierkit/queue/pgqueue"

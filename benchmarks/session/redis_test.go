@@ -9,7 +9,7 @@ import (
 	"github.com/alexedwards/scs/goredisstore"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/redisstore"
 )

@@ -22,7 +22,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/invalidate"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // A server that does not answer in time still executes what it was sent, and so grants leases to nobody. They are released when it answers again, long

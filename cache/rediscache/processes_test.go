@@ -23,7 +23,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 const (

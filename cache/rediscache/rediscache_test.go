@@ -18,7 +18,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // both runs a test against the stand-in and against the real server.

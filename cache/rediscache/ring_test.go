@@ -13,7 +13,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // ringNode is a process with a first tier over several servers and a gutter.

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tierkit/tierkit/cdn"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

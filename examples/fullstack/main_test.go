@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/examples/fullstack/stack"
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 )
 
 // TestMain lets a test start this very binary as the program, so that it can be killed.

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/examples/fullstack/stack"
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // A real Prometheus scrapes the stack while it is played: every tier's series arrive, native histograms and exemplars

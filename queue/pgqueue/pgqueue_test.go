@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/queue/pgqueue"
 	"github.com/tierkit/tierkit/queue/queuetest"

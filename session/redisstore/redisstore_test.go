@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/redisstore"
 	"github.com/tierkit/tierkit/session/sessiontest"

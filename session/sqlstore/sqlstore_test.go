@@ -12,7 +12,7 @@ import (
 	"go.uber.org/goleak"
 	_ "modernc.org/sqlite"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"
 	"github.com/tierkit/tierkit/session/sqlstore"

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/tierkit/tierkit/internal/race"
+	"github.com/tierkit/tierkit/internal/test/race"
 	"github.com/tierkit/tierkit/session/token"
 )
 

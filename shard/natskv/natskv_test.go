@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
 
-	"github.com/tierkit/tierkit/internal/testserver"
+	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/shard"
 	"github.com/tierkit/tierkit/shard/natskv"
 	"github.com/tierkit/tierkit/shard/shardtest"

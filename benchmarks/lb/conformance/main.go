@@ -1,4 +1,4 @@
-// Command conformance plays every case of internal/proxytest against nginx, HAProxy, Caddy, oxy, net/http's ReverseProxy
+// Command conformance plays every case of internal/test/proxytest against nginx, HAProxy, Caddy, oxy, net/http's ReverseProxy
 // and tierkit, and prints a table. A proxy that is not installed is left out.
 //
 //	go run ./lb/conformance [-posts 10000] [-proxies nginx,caddy] [-v]
@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/benchmarks/lb/contender"
-	"github.com/tierkit/tierkit/internal/proxytest"
+	"github.com/tierkit/tierkit/internal/test/proxytest"
 )
 
 var defaults = []string{"tierkit", "tierkit-front", "nginx", "haproxy", "caddy", "oxy", "stock"}

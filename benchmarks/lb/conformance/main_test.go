@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/tierkit/tierkit/benchmarks/lb/contender"
-	"github.com/tierkit/tierkit/internal/proxytest"
+	"github.com/tierkit/tierkit/internal/test/proxytest"
 )
 
 func TestMain(m *testing.M) {

@@ -16,13 +16,14 @@ import (
 // Module is the path of our module; paths in allowed.txt are relative to it.
 const Module = "github.com/tierkit/tierkit"
 
-// rule is one line of allowed.txt: everything a package may reach, directly or through others.
+// rule is one line of allowed.txt: what a package may import itself. What it reaches through our own packages is allowed
+// by their lines; see resolve.
 type rule struct {
 	own     []string // our packages, relative to Module
 	modules []string // modules of others
 }
 
-// parseRules reads lines "package: own packages | modules". A package that ends in /... speaks for those below it that
+// parseRules reads lines "package: own packages | modules". A package that ends in /... stands for those below it that
 // have no line of their own; "*" allows any module, "..." any own package.
 func parseRules(r io.Reader) (map[string]rule, error) {
 	rules := map[string]rule{}
@@ -61,6 +62,30 @@ func ruleFor(rules map[string]rule, pkg string) (rule, bool) {
 		}
 		p = p[:i]
 	}
+}
+
+// resolve returns everything that pkg may reach: what its own line allows, and what the lines of the packages that it
+// names allow.
+func resolve(rules map[string]rule, pkg string) (rule, bool) {
+	r, ok := ruleFor(rules, pkg)
+	if !ok {
+		return rule{}, false
+	}
+	all := rule{modules: slices.Clone(r.modules)}
+	queue := slices.Clone(r.own)
+	for len(queue) > 0 {
+		name := queue[0]
+		queue = queue[1:]
+		if slices.Contains(all.own, name) {
+			continue
+		}
+		all.own = append(all.own, name)
+		if through, ok := ruleFor(rules, name); ok {
+			queue = append(queue, through.own...)
+			all.modules = append(all.modules, through.modules...)
+		}
+	}
+	return all, true
 }
 
 // listed is what we need of "go list -json".
