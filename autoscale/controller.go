@@ -55,7 +55,8 @@ type Stats struct {
 	Errors   uint64 `metric:"errors_total,counter,Looks that failed; nothing was changed then"`
 }
 
-// Controller looks at the metrics in an interval and applies what Desired says. Its methods are safe for concurrent use.
+// Controller looks at the metrics in an interval and applies what Desired says. Its methods are safe for concurrent
+// use.
 type Controller struct {
 	f       Funcs
 	policy  Policy
@@ -202,7 +203,10 @@ func (c *Controller) replace(ctx context.Context) (n int, err error) {
 		return 0, nil
 	}
 	var broken []Instance
-	if err := c.call(ctx, func(ctx context.Context) (err error) { broken, err = c.f.Broken(ctx); return err }); err != nil {
+	if err := c.call(ctx, func(ctx context.Context) (err error) {
+		broken, err = c.f.Broken(ctx)
+		return err
+	}); err != nil {
 		return 0, err
 	}
 	listed := map[string]bool{}

@@ -55,7 +55,8 @@ func (x *tier) load(depth float64, err error) {
 func TestControllerBothWays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := sized(1, &tier{})
-		c, err := New(x.funcs(), Policy{Min: 1, Max: 16, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples, Options{})
+		c, err := New(x.funcs(), Policy{Min: 1, Max: 16, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples,
+			Options{})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -94,7 +95,8 @@ func TestControllerBothWays(t *testing.T) {
 func TestReplacesWhatIsBrokenForTooLongOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := sized(3, &tier{broken: []Instance{{"web-2", time.Now()}}})
-		c, err := New(x.funcs(), Policy{Min: 3, Max: 3, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples, Options{})
+		c, err := New(x.funcs(), Policy{Min: 3, Max: 3, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples,
+			Options{})
 		require.NoError(t, err)
 		for range 20 {
 			c.Look(t.Context())
@@ -125,7 +127,8 @@ func TestDryRunAndHungFunctions(t *testing.T) {
 
 		f := x.funcs()
 		f.Get = func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
-		c, err = New(f, Policy{Min: 1, Max: 16, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples, Options{Timeout: time.Second})
+		c, err = New(f, Policy{Min: 1, Max: 16, Metrics: []Metric{{Name: "depth", Target: 10}}}, x.samples,
+			Options{Timeout: time.Second})
 		require.NoError(t, err)
 		start := time.Now()
 		_, err = c.Look(t.Context())
@@ -139,9 +142,13 @@ func TestInvalidOptions(t *testing.T) {
 	x := &tier{}
 	ok := Policy{Min: 1, Max: 2, Metrics: []Metric{{Name: "depth", Target: 1}}}
 	for want, f := range map[string]func() (*Controller, error){
-		"Funcs.Get":  func() (*Controller, error) { return New(Funcs{}, ok, x.samples, Options{}) },
-		"samples":    func() (*Controller, error) { return New(x.funcs(), ok, nil, Options{}) },
-		"Policy.Max": func() (*Controller, error) { p := ok; p.Max = 0; return New(x.funcs(), p, x.samples, Options{}) },
+		"Funcs.Get": func() (*Controller, error) { return New(Funcs{}, ok, x.samples, Options{}) },
+		"samples":   func() (*Controller, error) { return New(x.funcs(), ok, nil, Options{}) },
+		"Policy.Max": func() (*Controller, error) {
+			p := ok
+			p.Max = 0
+			return New(x.funcs(), p, x.samples, Options{})
+		},
 		"Policy.Metrics[0].Name": func() (*Controller, error) {
 			p := ok
 			p.Metrics = []Metric{{Target: 1}}

@@ -64,11 +64,10 @@ type Decision struct {
 }
 
 // Desired computes the size a tier should have, following the rules of the Kubernetes Horizontal Pod Autoscaler (v2
-// algorithm): ceil(current x load/target) with a tolerance; instances that did not report count as idle when growing and
-// as fully loaded when shrinking; a missing metric never lets the tier shrink; the largest proposal wins, forecasts among
-// them; then
-// stabilisation, rate policies, schedules and bounds. It is a pure function: same arguments, same result. The policy must
-// be valid (see New); an invalid one yields a Decision that changes nothing and says why.
+// algorithm): ceil(current x load/target) with a tolerance; instances that did not report count as idle when growing
+// and as fully loaded when shrinking; a missing metric never lets the tier shrink; the largest proposal wins, forecasts
+// among them; then stabilisation, rate policies, schedules and bounds. It is a pure function: same arguments, same
+// result. The policy must be valid (see New); an invalid one yields a Decision that changes nothing and says why.
 func Desired(s State, p Policy, samples []Sample, now time.Time) Decision {
 	d := Decision{At: now, From: s.Current, To: s.Current, Proposed: s.Current}
 	if err := p.check(); err != nil {

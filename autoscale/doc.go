@@ -22,8 +22,8 @@
 //	go c.Run(ctx)
 //
 // What takes minutes to start has to be started before it is needed: [Prediction] lets a controller remember the demand
-// and add to it what the same hour of the day and of the week lets expect ([History.Forecast]). A forecast only ever adds
-// instances.
+// and add to it what the same hour of the day and of the week lets expect ([History.Forecast]). A forecast only ever
+// adds instances.
 //
 // The package imports nothing of the others: whatever offers Get and Set can be scaled.
 package autoscale

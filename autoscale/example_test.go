@@ -38,7 +38,8 @@ func ExampleHistory_Forecast() {
 	}
 	forecast, _ := history.Forecast(now, 30*time.Minute, 24*time.Hour)
 	policy := autoscale.Policy{Min: 1, Max: 20, Metrics: []autoscale.Metric{{Name: "requests", Target: 100}}}
-	d := autoscale.Desired(autoscale.State{Current: 3}, policy, []autoscale.Sample{{Metric: "requests", Value: 300, Forecast: forecast}}, now)
+	d := autoscale.Desired(autoscale.State{Current: 3}, policy,
+		[]autoscale.Sample{{Metric: "requests", Value: 300, Forecast: forecast}}, now)
 	fmt.Println(d.From, "->", d.To, d.Reason)
 	// Output: 3 -> 6 requests forecast 600 at target 100 an instance
 }

@@ -6,11 +6,11 @@ import (
 )
 
 // Forecast is the largest demand to be expected within ahead after now, judging by the seasons of the demand until now,
-// such as a day and a week. It is Holt and Winters' multiplicative method without a trend (Winters, "Forecasting Sales by
-// Exponentially Weighted Moving Averages", 1960). Every season and every pair of smoothing constants is first tried on
-// the history itself: what would have forecast it best is used, and only if it would have been better than to expect that
-// nothing changes. A forecast never exceeds the largest value of the history. ok is false where there is no forecast to
-// be trusted: fewer than two seasons, no season to be seen, or a last step that is long over.
+// such as a day and a week. It is Holt and Winters' multiplicative method without a trend (Winters, "Forecasting Sales
+// by Exponentially Weighted Moving Averages", 1960). Every season and every pair of smoothing constants is first tried
+// on the history itself: what would have forecast it best is used, and only if it would have been better than to expect
+// that nothing changes. A forecast never exceeds the largest value of the history. ok is false where there is no
+// forecast to be trusted: fewer than two seasons, no season to be seen, or a last step that is long over.
 //
 // It is a pure function of the history and its arguments. Its cost grows with the history: a few milliseconds for four
 // weeks in steps of 5 minutes.
@@ -93,7 +93,8 @@ func (w *holtWinters) add(v, level, seasonal float64) {
 	}
 }
 
-// fit runs over values and returns the state at their end and the mean error of its forecasts in the second half of them.
+// fit runs over values and returns the state at their end and the mean error of its forecasts in the second half of
+// them.
 func fit(values []float64, m, steps int, level, seasonal float64) (w holtWinters, miss float64, ok bool) {
 	sum, n := 0.0, 0
 	for _, v := range values[:m] {
@@ -113,7 +114,8 @@ func fit(values []float64, m, steps int, level, seasonal float64) (w holtWinters
 	}
 	from, judged := len(values)/2, 0
 	for i := m; i < len(values); i++ {
-		if target := i + steps - 1; target >= from+steps && target < len(values) { // forecast made before step i is known
+		// forecast made before step i is known
+		if target := i + steps - 1; target >= from+steps && target < len(values) {
 			if e := math.Abs(w.ahead(steps) - values[target]); !math.IsNaN(e) {
 				miss, judged = miss+e, judged+1
 			}

@@ -81,18 +81,29 @@ func TestForecastRefuses(t *testing.T) {
 		ahead   time.Duration
 		seasons []time.Duration
 	}{
-		"nothing":                 {History{Step: time.Minute}, monday, time.Hour, []time.Duration{day}},
-		"no step":                 {History{Values: []float64{1}}, monday, time.Hour, []time.Duration{day}},
-		"too young":               {history(monday, 2*day-time.Hour, 5*time.Minute, demand), monday.Add(2*day - time.Hour), time.Hour, []time.Duration{day}},
-		"long over":               {history(monday, 4*day, 5*time.Minute, demand), monday.Add(5 * day), time.Hour, []time.Duration{day}},
-		"no season asked for":     {history(monday, 4*day, 5*time.Minute, demand), monday.Add(4 * day), time.Hour, nil},
-		"further than the season": {history(monday, 4*day, 5*time.Minute, demand), monday.Add(4 * day), 25 * time.Hour, []time.Duration{day}},
-		"all alike":               {history(monday, 4*day, 5*time.Minute, flat), monday.Add(4 * day), time.Hour, []time.Duration{day}},
-		"always zero":             {history(monday, 4*day, 5*time.Minute, func(time.Time) float64 { return 0 }), monday.Add(4 * day), time.Hour, []time.Duration{day}},
-		"never measured":          {history(monday, 4*day, 5*time.Minute, func(time.Time) float64 { return math.NaN() }), monday.Add(4 * day), time.Hour, []time.Duration{day}},
+		"nothing": {History{Step: time.Minute}, monday, time.Hour, []time.Duration{day}},
+		"no step": {History{Values: []float64{1}}, monday, time.Hour, []time.Duration{day}},
+		"too young": {history(monday, 2*day-time.Hour, 5*time.Minute, demand),
+			monday.Add(2*day - time.Hour), time.Hour, []time.Duration{day}},
+		"long over": {history(monday, 4*day, 5*time.Minute, demand), monday.Add(5 * day), time.Hour,
+			[]time.Duration{day}},
+		"no season asked for": {history(monday, 4*day, 5*time.Minute, demand), monday.Add(4 * day), time.Hour, nil},
+		"further than the season": {history(monday, 4*day, 5*time.Minute, demand), monday.Add(4 * day), 25 * time.Hour,
+			[]time.Duration{day}},
+		"all alike": {history(monday, 4*day, 5*time.Minute, flat), monday.Add(4 * day), time.Hour,
+			[]time.Duration{day}},
+		"always zero": {history(monday, 4*day, 5*time.Minute, func(time.Time) float64 {
+			return 0
+		}), monday.Add(4 * day), time.Hour, []time.Duration{day}},
+		"never measured": {history(monday, 4*day, 5*time.Minute, func(time.Time) float64 {
+			return math.NaN()
+		}), monday.Add(4 * day), time.Hour, []time.Duration{day}},
 		"a random walk": {func() History {
 			v := 100.0
-			return history(monday, 6*day, 5*time.Minute, func(time.Time) float64 { v = max(1, v+noise.NormFloat64()); return v })
+			return history(monday, 6*day, 5*time.Minute, func(time.Time) float64 {
+				v = max(1, v+noise.NormFloat64())
+				return v
+			})
 		}(), monday.Add(6 * day), 10 * time.Minute, []time.Duration{day}},
 	} {
 		got, ok := c.h.Forecast(c.now, c.ahead, c.seasons...)
@@ -102,11 +113,13 @@ func TestForecastRefuses(t *testing.T) {
 
 func TestForecastProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		value := rapid.OneOf(rapid.Float64Range(0, 1000), rapid.Just(0.0), rapid.Just(math.NaN()), rapid.Float64Range(0, 1e300))
+		value := rapid.OneOf(rapid.Float64Range(0, 1000), rapid.Just(0.0), rapid.Just(math.NaN()),
+			rapid.Float64Range(0, 1e300))
 		values := rapid.SliceOfN(value, 0, 200).Draw(t, "values")
 		h := History{Start: monday, Step: time.Minute, Values: values}
 		kept := slices.Clone(values)
-		now := monday.Add(time.Duration(len(values)) * time.Minute).Add(time.Duration(rapid.IntRange(-300, 300).Draw(t, "late")) * time.Second)
+		now := monday.Add(time.Duration(len(values)) * time.Minute).Add(
+			time.Duration(rapid.IntRange(-300, 300).Draw(t, "late")) * time.Second)
 		ahead := time.Duration(rapid.IntRange(-1, 30).Draw(t, "ahead")) * time.Minute
 		season := time.Duration(rapid.IntRange(0, 60).Draw(t, "season")) * time.Minute
 		got, ok := h.Forecast(now, ahead, season, 17*time.Minute)
@@ -129,11 +142,13 @@ func TestForecastProperties(t *testing.T) {
 // Whatever the forecast, the size is never below what it is without, and within the bounds.
 func TestForecastOnlyAdds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := Policy{Min: rapid.IntRange(0, 3).Draw(t, "min"), Max: 20, Metrics: []Metric{{Name: "a", Target: 10}, {Name: "b", Target: 5, Kind: PerInstance}},
-			Up: Direction{Stabilize: time.Duration(rapid.IntRange(0, 60).Draw(t, "up")) * time.Second}}
+		p := Policy{Min: rapid.IntRange(0, 3).Draw(t, "min"), Max: 20,
+			Metrics: []Metric{{Name: "a", Target: 10}, {Name: "b", Target: 5, Kind: PerInstance}},
+			Up:      Direction{Stabilize: time.Duration(rapid.IntRange(0, 60).Draw(t, "up")) * time.Second}}
 		with, without := State{Current: rapid.IntRange(0, 20).Draw(t, "size")}, State{}
 		without.Current = with.Current
-		number := rapid.OneOf(rapid.Float64Range(0, 400), rapid.Just(math.NaN()), rapid.Just(math.Inf(1)), rapid.Just(-1.0), rapid.Just(math.MaxFloat64))
+		number := rapid.OneOf(rapid.Float64Range(0, 400), rapid.Just(math.NaN()), rapid.Just(math.Inf(1)),
+			rapid.Just(-1.0), rapid.Just(math.MaxFloat64))
 		now := monday
 		for range rapid.IntRange(1, 20).Draw(t, "looks") {
 			samples := []Sample{{Metric: "a", Value: number.Draw(t, "a")}, {Metric: "b", Value: number.Draw(t, "b")}}
@@ -244,7 +259,8 @@ func TestControllerPredicts(t *testing.T) {
 		time.Sleep(time.Until(friday)) // the bubble begins on the first of January 2000
 		size := 10
 		var asked Sample
-		p := Policy{Min: 2, Max: 200, Metrics: []Metric{{Name: "requests", Target: 10}, {Name: "cpu", Kind: PerInstance, Target: 0.5}}}
+		p := Policy{Min: 2, Max: 200, Metrics: []Metric{{Name: "requests", Target: 10},
+			{Name: "cpu", Kind: PerInstance, Target: 0.5}}}
 		stored := map[string]History{"requests": history(monday, 4*day, 5*time.Minute, demand)}
 		c, err := New(Funcs{
 			Get: func(context.Context) (int, error) { return size, nil },
@@ -276,11 +292,15 @@ func TestControllerPredicts(t *testing.T) {
 }
 
 func TestPredictionOptions(t *testing.T) {
-	f := Funcs{Get: func(context.Context) (int, error) { return 0, nil }, Set: func(context.Context, int) error { return nil }}
+	f := Funcs{Get: func(context.Context) (int, error) {
+		return 0, nil
+	}, Set: func(context.Context, int) error { return nil }}
 	p := Policy{Max: 1, Metrics: []Metric{{Name: "a", Target: 1}}}
 	for want, o := range map[string]Prediction{
-		"Ahead": {Ahead: -1}, "Step": {Step: time.Millisecond}, "Keep": {Keep: time.Minute}, "Seasons[0]": {Seasons: []time.Duration{time.Minute}},
-		"Seasons[1]": {Seasons: []time.Duration{day, 20 * day}}, `Histories["b"]`: {Histories: map[string]History{"b": {Step: time.Minute}}},
+		"Ahead": {Ahead: -1}, "Step": {Step: time.Millisecond}, "Keep": {Keep: time.Minute},
+		"Seasons[0]":     {Seasons: []time.Duration{time.Minute}},
+		"Seasons[1]":     {Seasons: []time.Duration{day, 20 * day}},
+		`Histories["b"]`: {Histories: map[string]History{"b": {Step: time.Minute}}},
 		`Histories["a"]`: {Histories: map[string]History{"a": {}}},
 	} {
 		_, err := New(f, p, func(context.Context) ([]Sample, error) { return nil, nil }, Options{Predict: &o})

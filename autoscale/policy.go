@@ -44,8 +44,8 @@ type Rate struct {
 
 // Direction tames changes in one direction.
 type Direction struct {
-	// Stabilize acts on the mildest proposal of this long. Zero means none for growing and 5 min for shrinking, as in the
-	// HPA; negative means none.
+	// Stabilize acts on the mildest proposal of this long. Zero means none for growing and 5 min for shrinking, as in
+	// the HPA; negative means none.
 	Stabilize time.Duration
 	// Rates limit the speed; the one that allows the most applies, or the least with Strict. Empty means the HPA's
 	// defaults: for growing 4 instances or 100 % in 15 s, for shrinking no limit.
@@ -104,7 +104,8 @@ func (p Policy) check() error {
 	for name, d := range map[string]Direction{"Up": p.Up, "Down": p.Down} {
 		for i, r := range d.Rates {
 			if r.Period <= 0 || r.Count < 0 || r.Percent < 0 || (r.Count == 0 && r.Percent == 0) {
-				return fmt.Errorf("%w: Policy.%s.Rates[%d] needs a Period and a Count or Percent above 0", ErrInvalid, name, i)
+				return fmt.Errorf("%w: Policy.%s.Rates[%d] needs a Period and a Count or Percent above 0", ErrInvalid,
+					name, i)
 			}
 		}
 	}

@@ -19,8 +19,8 @@ type Prediction struct {
 	// Seasons are the periods that demand may have. Empty means a day and a week. Two of one must have passed before it
 	// is used.
 	Seasons []time.Duration
-	// Histories are what was measured before, by metric: from a monitoring system, or Controller.Histories of an earlier run.
-	// A metric's history begins empty where there is none.
+	// Histories are what was measured before, by metric: from a monitoring system, or Controller.Histories of an
+	// earlier run. A metric's history begins empty where there is none.
 	Histories map[string]History
 }
 

@@ -11,23 +11,26 @@ import (
 // ErrRolledBack is returned by Rollout.Run when the new version was not healthy and the old one is back everywhere.
 var ErrRolledBack = errors.New("autoscale: rolled back")
 
-// Rollout replaces the instances of a tier by new ones, a few at a time: drain, replace, wait until the new ones are healthy and stay so,
-// go on. When they are not, all that was replaced is brought back.
+// Rollout replaces the instances of a tier by new ones, a few at a time: drain, replace, wait until the new ones are
+// healthy and stay so, go on. When they are not, all that was replaced is brought back.
 type Rollout struct {
 	// Instances to replace, in this order. Required.
 	Instances []string
 	// Batch is how many are replaced at a time. Zero means 1.
 	Batch int
-	// Drain takes an instance out of its balancer and returns when its work is done, or when it may be cut off. Optional.
+	// Drain takes an instance out of its balancer and returns when its work is done, or when it may be cut off.
+	// Optional.
 	Drain func(ctx context.Context, id string) error
 	// Replace starts the new version in the place of an instance and returns the new one's id. Required.
 	Replace func(ctx context.Context, id string) (string, error)
-	// Healthy returns nil when a new instance serves. It is asked until then, at most Timeout, and then until Watch is over. Required.
+	// Healthy returns nil when a new instance serves. It is asked until then, at most Timeout, and then until Watch is
+	// over. Required.
 	Healthy func(ctx context.Context, id string) error
-	// Gate judges the service as a whole after each batch, such as by its error budget; an error ends the rollout. Optional.
+	// Gate judges the service as a whole after each batch, such as by its error budget; an error ends the rollout.
+	// Optional.
 	Gate func(ctx context.Context) error
-	// Restore puts the old version back in the place of a new instance, which may never have worked. Without it a failed rollout
-	// stays where it is.
+	// Restore puts the old version back in the place of a new instance, which may never have worked. Without it a
+	// failed rollout stays where it is.
 	Restore func(ctx context.Context, old, new string) error
 	// Timeout bounds draining, replacing, restoring, and waiting for health, of a batch each. Zero means 2 min.
 	Timeout time.Duration
@@ -50,9 +53,10 @@ type Step struct {
 // Replaced is one instance that was changed.
 type Replaced struct{ Old, New string }
 
-// Run replaces all instances and returns those that are, in order. When a batch fails it restores what was replaced, newest first, and returns
-// ErrRolledBack and the cause; when restoring fails too, or there is no Restore, the error says so and names what is new. When ctx ends it stops
-// before the next batch and returns ctx's error: the rollout can go on later with the instances that are left.
+// Run replaces all instances and returns those that are, in order. When a batch fails it restores what was replaced,
+// newest first, and returns ErrRolledBack and the cause; when restoring fails too, or there is no Restore, the error
+// says so and names what is new. When ctx ends it stops before the next batch and returns ctx's error: the rollout can
+// go on later with the instances that are left.
 func (r Rollout) Run(ctx context.Context) ([]Replaced, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -211,20 +215,24 @@ func wait(ctx context.Context, d time.Duration) bool {
 // back restores the old version, the newest change first.
 func (r *Rollout) back(ctx context.Context, changed []Replaced, cause error) ([]Replaced, error) {
 	if r.Restore == nil {
-		return changed, fmt.Errorf("autoscale: rollout failed, there is no Restore, %d instances stay new: %w", len(changed), cause)
+		return changed, fmt.Errorf("autoscale: rollout failed, there is no Restore, %d instances stay new: %w",
+			len(changed), cause)
 	}
 	var left []Replaced
 	var errs []error
 	for i := len(changed) - 1; i >= 0; i-- {
 		c := changed[i]
 		r.step("restore", []string{c.Old}, i)
-		err := r.each(ctx, []string{c.Old}, func(ctx context.Context, _ string) error { return r.Restore(ctx, c.Old, c.New) })
+		err := r.each(ctx, []string{c.Old}, func(ctx context.Context, _ string) error {
+			return r.Restore(ctx, c.Old, c.New)
+		})
 		if err != nil {
 			left, errs = append([]Replaced{c}, left...), append(errs, err)
 		}
 	}
 	if len(errs) > 0 {
-		return left, fmt.Errorf("autoscale: rollout failed: %w; and %d instances could not be restored: %w", cause, len(left), errors.Join(errs...))
+		return left, fmt.Errorf("autoscale: rollout failed: %w; and %d instances could not be restored: %w", cause,
+			len(left), errors.Join(errs...))
 	}
 	return nil, fmt.Errorf("%w: %w", ErrRolledBack, cause)
 }

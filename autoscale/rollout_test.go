@@ -90,7 +90,8 @@ func TestRolloutReplacesABatchAtATime(t *testing.T) {
 		for id, v := range f.version {
 			require.Equal(t, 2, v, id)
 		}
-		require.Equal(t, []string{"drain [i0 i1] 0/5", "replace [i0 i1] 0/5", "wait [i0-new i1-new] 0/5", "watch [i0-new i1-new] 0/5", "gate [i0-new i1-new] 0/5", "done [i0 i1] 2/5"}, f.steps[:6])
+		require.Equal(t, []string{"drain [i0 i1] 0/5", "replace [i0 i1] 0/5", "wait [i0-new i1-new] 0/5",
+			"watch [i0-new i1-new] 0/5", "gate [i0-new i1-new] 0/5", "done [i0 i1] 2/5"}, f.steps[:6])
 	})
 }
 
@@ -136,8 +137,12 @@ func TestRolloutRollsBack(t *testing.T) {
 				for id, v := range f.version {
 					require.Equal(t, 1, v, "%s after %v", id, f.steps)
 				}
-				require.True(t, slices.ContainsFunc(f.steps, func(s string) bool { return strings.HasPrefix(s, "restore [i0]") }))
-				require.False(t, slices.ContainsFunc(f.steps, func(s string) bool { return strings.Contains(s, "i3") }), "nothing goes on after a failure")
+				require.True(t, slices.ContainsFunc(f.steps, func(s string) bool {
+					return strings.HasPrefix(s, "restore [i0]")
+				}))
+				require.False(t, slices.ContainsFunc(f.steps, func(s string) bool {
+					return strings.Contains(s, "i3")
+				}), "nothing goes on after a failure")
 			})
 		})
 	}

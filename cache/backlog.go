@@ -13,11 +13,11 @@ import (
 var (
 	// ErrJournalLocked: another process has the journal's directory open.
 	ErrJournalLocked = journal.ErrLocked
-	// ErrJournalFull: there is no room for the write, with the cause, such as ENOSPC. It was not stored, and nothing was lost; there is room again when the
-	// store has taken earlier writes.
+	// ErrJournalFull: there is no room for the write, with the cause, such as ENOSPC. It was not stored, and nothing
+	// was lost; there is room again when the store has taken earlier writes.
 	ErrJournalFull = journal.ErrNoRoom
-	// ErrJournalFailed: the disk has failed. Whether the write is stored is not known, and the Back takes no more until it is opened again; what it holds still
-	// goes to the store.
+	// ErrJournalFailed: the disk has failed. Whether the write is stored is not known, and the Back takes no more until
+	// it is opened again; what it holds still goes to the store.
 	ErrJournalFailed = journal.ErrFailed
 	// ErrJournalCorrupt: what was once durable is damaged.
 	ErrJournalCorrupt = journal.ErrCorrupt
@@ -32,17 +32,19 @@ type Journal[K comparable, V any] struct {
 	// Key and Value turn keys and values into bytes. Default JSON.
 	Key   Codec[K]
 	Value Codec[V]
-	// SegmentBytes is the size of a file. Default 8 MiB, at least 64 KiB, at most 1 GiB. The journal takes about twice what is pending and parked, and five files
-	// more at most.
+	// SegmentBytes is the size of a file. Default 8 MiB, at least 64 KiB, at most 1 GiB. The journal takes about twice
+	// what is pending and parked, and five files more at most.
 	SegmentBytes int64
 }
 
-// OpenBack is [NewBack] with a journal: a write is acknowledged when it is on disk, and one that the store does not have when the process dies, be it by kill -9 or a
-// loss of power, is pending again at the next open, as is each parked key parked. The writes of many callers share one fdatasync.
+// OpenBack is [NewBack] with a journal: a write is acknowledged when it is on disk, and one that the store does not
+// have when the process dies, be it by kill -9 or a loss of power, is pending again at the next open, as is each parked
+// key parked. The writes of many callers share one fdatasync.
 //
-// The store gets every acknowledged write, or a newer one of its key, at least once, and those of a key in order. One that it has may be repeated after a
-// crash, also when somebody else has written the key meanwhile: the store's writes must be idempotent, and belong to this Back. A write whose Set
-// returned an error other than [ErrJournalFull] and [ErrTooLarge] may have been stored or not.
+// The store gets every acknowledged write, or a newer one of its key, at least once, and those of a key in order. One
+// that it has may be repeated after a crash, also when somebody else has written the key meanwhile: the store's writes
+// must be idempotent, and belong to this Back. A write whose Set returned an error other than [ErrJournalFull] and
+// [ErrTooLarge] may have been stored or not.
 func OpenBack[K comparable, V any](c *Cache[K, V], s Store[K, V], o BackOptions, j Journal[K, V]) (*Back[K, V], error) {
 	if j.Dir == "" {
 		return nil, errors.New("cache: Journal.Dir is empty")
@@ -64,17 +66,18 @@ func OpenBack[K comparable, V any](c *Cache[K, V], s Store[K, V], o BackOptions,
 	}
 	kept := map[K]held{}
 	var superseded []uint64
-	l.journal, err = journal.Open(j.Dir, journal.Options{SegmentBytes: j.SegmentBytes}, func(entry uint64, payload, note []byte) error {
-		k, v, deleted, err := l.decode(payload)
-		if err != nil {
-			return err
-		}
-		if older, ok := kept[k]; ok {
-			superseded = append(superseded, older.write.entry)
-		}
-		kept[k] = held{&pendingWrite[V]{value: v, deleted: deleted, version: 1, entry: entry}, note}
-		return nil
-	})
+	l.journal, err = journal.Open(j.Dir, journal.Options{SegmentBytes: j.SegmentBytes},
+		func(entry uint64, payload, note []byte) error {
+			k, v, deleted, err := l.decode(payload)
+			if err != nil {
+				return err
+			}
+			if older, ok := kept[k]; ok {
+				superseded = append(superseded, older.write.entry)
+			}
+			kept[k] = held{&pendingWrite[V]{value: v, deleted: deleted, version: 1, entry: entry}, note}
+			return nil
+		})
 	if err != nil {
 		return nil, fmt.Errorf("cache: write-back: %w", err)
 	}
@@ -153,7 +156,8 @@ func (l *backLog[K, V]) decode(b []byte) (k K, v V, deleted bool, err error) {
 	return k, v, deleted, err
 }
 
-// write returns when the write is durable and visible. A caller that gives up meanwhile does not take it back. It is one of b.coming.
+// write returns when the write is durable and visible. A caller that gives up meanwhile does not take it back. It is
+// one of b.coming.
 func (l *backLog[K, V]) write(ctx context.Context, b *Back[K, V], k K, v V, deleted bool) error {
 	payload, err := l.encode(k, v, deleted)
 	if err != nil {

@@ -25,7 +25,8 @@ import (
 
 func openBack(t *testing.T, s cache.Store[string, int], o cache.BackOptions, dir string) *cache.Back[string, int] {
 	t.Helper()
-	b, err := cache.OpenBack(newCache(t, cache.Options[string, int]{}), s, o, cache.Journal[string, int]{Dir: dir, SegmentBytes: 64 << 10})
+	b, err := cache.OpenBack(newCache(t, cache.Options[string, int]{}), s, o,
+		cache.Journal[string, int]{Dir: dir, SegmentBytes: 64 << 10})
 	require.NoError(t, err)
 	return b
 }
@@ -73,7 +74,8 @@ func TestJournalOutlivesTheBack(t *testing.T) {
 
 	b = openBack(t, s, cache.BackOptions{}, dir)
 	require.Zero(t, b.Stats().Replayed)
-	_, err = cache.OpenBack(newCache(t, cache.Options[string, int]{}), s, cache.BackOptions{}, cache.Journal[string, int]{Dir: dir})
+	_, err = cache.OpenBack(newCache(t, cache.Options[string, int]{}), s, cache.BackOptions{},
+		cache.Journal[string, int]{Dir: dir})
 	require.ErrorIs(t, err, cache.ErrJournalLocked)
 	require.NoError(t, b.Close(ctx))
 }
@@ -111,7 +113,8 @@ func TestJournalTooLarge(t *testing.T) {
 	b, err := cache.OpenBack(c, cache.Funcs[string, []byte]{SetFunc: func(_ context.Context, k string, v []byte) error {
 		stored[k] = len(v)
 		return nil
-	}}, cache.BackOptions{Workers: 1}, cache.Journal[string, []byte]{Dir: t.TempDir(), Value: cache.Bytes{}, SegmentBytes: 64 << 10})
+	}}, cache.BackOptions{Workers: 1}, cache.Journal[string, []byte]{Dir: t.TempDir(), Value: cache.Bytes{},
+		SegmentBytes: 64 << 10})
 	require.NoError(t, err)
 	require.ErrorIs(t, b.Set(t.Context(), "k", make([]byte, 20<<10)), cache.ErrTooLarge)
 	require.NoError(t, b.Set(t.Context(), "k", make([]byte, 10<<10)))
@@ -123,12 +126,15 @@ func TestJournalTooLarge(t *testing.T) {
 func TestParkedIsBounded(t *testing.T) {
 	s := &table{fail: errors.New("down")}
 	c := newCache(t, cache.Options[string, int]{})
-	b, err := cache.NewBack(c, s, cache.BackOptions{Attempts: 1, Delay: -1, MaxPending: 3, MaxParked: 2, RetryBase: time.Millisecond, RetryMax: time.Millisecond})
+	b, err := cache.NewBack(c, s, cache.BackOptions{Attempts: 1, Delay: -1, MaxPending: 3, MaxParked: 2,
+		RetryBase: time.Millisecond, RetryMax: time.Millisecond})
 	require.NoError(t, err)
 	for i := range 5 {
 		require.NoError(t, b.Set(t.Context(), strconv.Itoa(i), i))
 	}
-	require.Eventually(t, func() bool { return len(b.Parked()) == 2 && b.Pending() == 3 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return len(b.Parked()) == 2 && b.Pending() == 3
+	}, 20*time.Second, time.Millisecond)
 	full, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, b.Set(full, "more", 1), context.DeadlineExceeded)
@@ -183,8 +189,9 @@ func (r *rows) Delete(ctx context.Context, k string) error {
 
 const backKeys = 24
 
-// TestBackKilled kills a process that writes through a journal to SQLite, with kill -9, at random points, again and again on one directory. What it told us was
-// acknowledged is in the store in the end, no key ever goes back to an older value, and the parked key stays parked.
+// TestBackKilled kills a process that writes through a journal to SQLite, with kill -9, at random points, again and
+// again on one directory. What it told us was acknowledged is in the store in the end, no key ever goes back to an
+// older value, and the parked key stays parked.
 func TestBackKilled(t *testing.T) {
 	if dir := os.Getenv("TIERKIT_CACHE_CHILD"); dir != "" {
 		backChild(dir)
@@ -278,7 +285,8 @@ func backChild(dir string) {
 	if err != nil {
 		fail(err)
 	}
-	b, err := cache.OpenBack(c, store, cache.BackOptions{Delay: 5 * time.Millisecond, Attempts: 2, RetryBase: time.Millisecond},
+	b, err := cache.OpenBack(c, store, cache.BackOptions{Delay: 5 * time.Millisecond, Attempts: 2,
+		RetryBase: time.Millisecond},
 		cache.Journal[string, int]{Dir: filepath.Join(dir, "journal"), SegmentBytes: 64 << 10})
 	if err != nil {
 		fail(err)
@@ -315,8 +323,8 @@ func backChild(dir string) {
 	select {}
 }
 
-// TestBackModel holds a write-back cache with a journal against a map, through stores that fail and processes that end: every Get sees the newest write, and in the
-// end the store has it.
+// TestBackModel holds a write-back cache with a journal against a map, through stores that fail and processes that end:
+// every Get sees the newest write, and in the end the store has it.
 func TestBackModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ctx := context.Background()
@@ -331,7 +339,8 @@ func TestBackModel(t *testing.T) {
 		defer c.Close()
 		var b *cache.Back[string, int]
 		open := func() {
-			o := cache.BackOptions{Delay: -1, Attempts: 2, RetryBase: time.Microsecond, RetryMax: time.Microsecond, Workers: 2}
+			o := cache.BackOptions{Delay: -1, Attempts: 2, RetryBase: time.Microsecond, RetryMax: time.Microsecond,
+				Workers: 2}
 			b, err = cache.OpenBack(c, s, o, cache.Journal[string, int]{Dir: dir, SegmentBytes: 64 << 10})
 			require.NoError(t, err)
 		}

@@ -16,7 +16,8 @@ import (
 	"github.com/tierkit/tierkit/internal/tick"
 )
 
-// Cache holds entries in the process. It is safe for concurrent use; with the policies S3TK and FIFO a hit takes no lock and allocates nothing.
+// Cache holds entries in the process. It is safe for concurrent use; with the policies S3TK and FIFO a hit takes no
+// lock and allocates nothing.
 type Cache[K comparable, V any] struct {
 	o       Options[K, V]
 	hasher  hasher[K]
@@ -45,8 +46,8 @@ type Cache[K comparable, V any] struct {
 
 const countStripes = 32
 
-// stripe is a number of the calling goroutine, from the address of its stack: readers on different processors seldom meet on a counter, also
-// when all of them ask for the same key.
+// stripe is a number of the calling goroutine, from the address of its stack: readers on different processors seldom
+// meet on a counter, also when all of them ask for the same key.
 func stripe() uint {
 	var here byte
 	p := uint(uintptr(unsafe.Pointer(&here)))
@@ -111,7 +112,8 @@ func (o Options[K, V]) withDefaults() (Options[K, V], error) {
 	return o, nil
 }
 
-// forever bounds what is added to deadlines: 73 years, so that "always stale rather than nothing" does not become "always fresh".
+// forever bounds what is added to deadlines: 73 years, so that "always stale rather than nothing" does not become
+// "always fresh".
 const forever = 1 << 61
 
 // New returns an empty cache. Close it when a TTL is used: a goroutine then removes what has expired.
@@ -124,8 +126,8 @@ func New[K comparable, V any](o Options[K, V]) (*Cache[K, V], error) {
 		allRich: o.Weigh != nil || o.Idle > 0 || o.EarlyRefresh > 0, stale: int64(max(o.StaleFor, o.StaleIfError)),
 		stop: make(chan struct{}), shortest: never}
 	c.clock.Start()
-	// A shard has at least 4096 entries, so that the policy sees enough of the traffic to judge by; weights get at most eight, so that
-	// an entry of an eighth of the whole has a place.
+	// A shard has at least 4096 entries, so that the policy sees enough of the traffic to judge by; weights get at most
+	// eight, so that an entry of an eighth of the whole has a place.
 	n, most := 1, 4*runtime.GOMAXPROCS(0)
 	total := int64(o.MaxEntries)
 	if o.Weigh != nil {
@@ -204,8 +206,8 @@ func (c *Cache[K, V]) Get(k K) (v V, ok bool) {
 	return v, true
 }
 
-// surely is peek without the time, for the common case: the value of an entry that ends, and certainly had more than left of its life when the
-// counter was read.
+// surely is peek without the time, for the common case: the value of an entry that ends, and certainly had more than
+// left of its life when the counter was read.
 func (c *Cache[K, V]) surely(n *node[K, V], at tick.Count, left time.Duration) (v V, ok bool) {
 	if n.class() == plainClass || n.negative() {
 		return v, false
@@ -237,8 +239,8 @@ func (c *Cache[K, V]) touch(s *shard[K, V], k K, hash uint32) *node[K, V] {
 	return n
 }
 
-// peek returns the value of an entry that is fresh and not idle at now. The deadline is read before the value and again after it: a value that
-// was written in place meanwhile is served under its own deadline.
+// peek returns the value of an entry that is fresh and not idle at now. The deadline is read before the value and again
+// after it: a value that was written in place meanwhile is served under its own deadline.
 func (c *Cache[K, V]) peek(n *node[K, V], now int64) (v V, ok bool) {
 	for t := n.timed(); ; {
 		end := t.expires.Load()
@@ -296,7 +298,8 @@ func (c *Cache[K, V]) SetTTL(k K, v V, ttl time.Duration) {
 	c.set(k, v, c.deadline(ttl), ttl == c.o.TTL)
 }
 
-// set stores an entry. usual says that it has the TTL of all others: of two writers without the lock, one may leave its value and the other its deadline.
+// set stores an entry. usual says that it has the TTL of all others: of two writers without the lock, one may leave its
+// value and the other its deadline.
 func (c *Cache[K, V]) set(k K, v V, expires int64, usual bool) {
 	e := entry[V]{value: v, expires: expires, weight: c.weigh(k, v)}
 	s, hash := c.locate(k)
@@ -311,7 +314,8 @@ func (c *Cache[K, V]) set(k K, v V, expires int64, usual bool) {
 	c.report(&out)
 }
 
-// Delete removes the key, reports whether it was there, and makes loads of it that are under way not store their result.
+// Delete removes the key, reports whether it was there, and makes loads of it that are under way not store their
+// result.
 func (c *Cache[K, V]) Delete(k K) bool {
 	s, hash := c.locate(k)
 	var out removed[K, V]
@@ -347,8 +351,8 @@ func (c *Cache[K, V]) Clear() {
 	}
 }
 
-// All iterates over the fresh entries, in no order, without holding a lock. It sees entries that stay throughout, and may or may not see those
-// that come and go.
+// All iterates over the fresh entries, in no order, without holding a lock. It sees entries that stay throughout, and
+// may or may not see those that come and go.
 func (c *Cache[K, V]) All() iter.Seq2[K, V] {
 	return func(yield func(K, V) bool) {
 		for i := range c.shards {
@@ -389,8 +393,9 @@ func (c *Cache[K, V]) Len() int {
 // Stats is cheap and safe at any time.
 func (c *Cache[K, V]) Stats() Stats {
 	l := &c.loads
-	out := Stats{Loads: l.calls.Load(), LoadErrors: l.errors.Load(), LoadSeconds: time.Duration(l.nanos.Load()).Seconds(),
-		Joined: l.joined.Load(), Fenced: l.fenced.Load(), StaleServed: l.stale.Load()}
+	out := Stats{Loads: l.calls.Load(), LoadErrors: l.errors.Load(),
+		LoadSeconds: time.Duration(l.nanos.Load()).Seconds(),
+		Joined:      l.joined.Load(), Fenced: l.fenced.Load(), StaleServed: l.stale.Load()}
 	for i := range c.counts {
 		out.Hits += c.counts[i].hits.Load()
 		out.Misses += c.counts[i].misses.Load()

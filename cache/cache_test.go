@@ -100,7 +100,9 @@ func TestBounded(t *testing.T) {
 
 func TestWeights(t *testing.T) {
 	for _, p := range policies {
-		c := newCache(t, cache.Options[int, string]{MaxWeight: 1000, Weigh: func(_ int, v string) int64 { return int64(len(v)) }, Policy: p})
+		c := newCache(t, cache.Options[int, string]{MaxWeight: 1000, Weigh: func(_ int, v string) int64 {
+			return int64(len(v))
+		}, Policy: p})
 		for i := range 300 {
 			c.Set(i, fmt.Sprintf("%0*d", i%40+1, i))
 			require.LessOrEqual(t, c.Stats().Weight, int64(1000))
@@ -229,9 +231,10 @@ func TestJitterAndIdle(t *testing.T) {
 
 func TestCausesAndClear(t *testing.T) {
 	var got []string
-	c := newCache(t, cache.Options[int, string]{MaxEntries: 2, Policy: cache.FIFO, OnRemove: func(k int, v string, why cache.Cause) {
-		got = append(got, fmt.Sprint(k, v, " ", why))
-	}})
+	c := newCache(t, cache.Options[int, string]{MaxEntries: 2, Policy: cache.FIFO,
+		OnRemove: func(k int, v string, why cache.Cause) {
+			got = append(got, fmt.Sprint(k, v, " ", why))
+		}})
 	c.Set(1, "a")
 	c.Set(1, "b")
 	c.Set(2, "c")
@@ -250,9 +253,12 @@ func TestCausesAndClear(t *testing.T) {
 
 func TestOptionsNameTheField(t *testing.T) {
 	for field, o := range map[string]cache.Options[int, int]{
-		"MaxEntries": {MaxEntries: -1}, "MaxWeight": {MaxWeight: -1}, "Weigh": {MaxWeight: 5}, "TTL": {TTL: -1}, "Jitter": {Jitter: 2}, "Idle": {Idle: -1},
-		"StaleFor": {StaleFor: -1}, "StaleIfError": {StaleIfError: -1}, "NegativeTTL": {NegativeTTL: -1}, "EarlyRefresh": {EarlyRefresh: math.NaN()},
-		"LoadTimeout": {LoadTimeout: -1}, "RefreshAhead": {TTL: 1, RefreshAhead: 1}, "Headroom": {Headroom: 0.6}, "ClockError": {ClockError: 1}, "Policy": {Policy: 9},
+		"MaxEntries": {MaxEntries: -1}, "MaxWeight": {MaxWeight: -1}, "Weigh": {MaxWeight: 5}, "TTL": {TTL: -1},
+		"Jitter": {Jitter: 2}, "Idle": {Idle: -1},
+		"StaleFor": {StaleFor: -1}, "StaleIfError": {StaleIfError: -1}, "NegativeTTL": {NegativeTTL: -1},
+		"EarlyRefresh": {EarlyRefresh: math.NaN()},
+		"LoadTimeout":  {LoadTimeout: -1}, "RefreshAhead": {TTL: 1, RefreshAhead: 1}, "Headroom": {Headroom: 0.6},
+		"ClockError": {ClockError: 1}, "Policy": {Policy: 9},
 	} {
 		_, err := cache.New(o)
 		require.ErrorContains(t, err, field)
@@ -310,7 +316,9 @@ func TestAgainstModel(t *testing.T) {
 					o.OnRemove = func(int, int, cache.Cause) {}
 				}
 				if rapid.Bool().Draw(rt, "weigh") {
-					o.MaxWeight, o.MaxEntries, o.Weigh = int64(o.MaxEntries), 0, func(k, _ int) int64 { return int64(k%3 + 1) }
+					o.MaxWeight, o.MaxEntries, o.Weigh = int64(o.MaxEntries), 0, func(k, _ int) int64 {
+						return int64(k%3 + 1)
+					}
 				}
 				type op struct{ kind, key, val int }
 				ops := make([]op, rapid.IntRange(1, 200).Draw(rt, "ops"))
@@ -445,7 +453,8 @@ func TestClockErrorIsBounded(t *testing.T) {
 }
 
 func BenchmarkHit(b *testing.B) {
-	for name, o := range map[string]cache.Options[int, int]{"plain": {}, "ttl": {TTL: time.Hour}, "ttl-clock-10ms": {TTL: time.Hour, ClockError: 10 * time.Millisecond}} {
+	for name, o := range map[string]cache.Options[int, int]{"plain": {}, "ttl": {TTL: time.Hour},
+		"ttl-clock-10ms": {TTL: time.Hour, ClockError: 10 * time.Millisecond}} {
 		c := newCache(b, o)
 		for i := range 1000 {
 			c.Set(i, i)

@@ -9,15 +9,16 @@ import (
 	"sync"
 )
 
-// Compressed is a [Codec] that compresses what another one makes of large values (DEFLATE, RFC 1951), for the second tier or a journal. One byte before the
-// data says whether it did: small values, and those that would not become smaller, stay as they are. The zero value of all but Codec is good.
+// Compressed is a [Codec] that compresses what another one makes of large values (DEFLATE, RFC 1951), for the second
+// tier or a journal. One byte before the data says whether it did: small values, and those that would not become
+// smaller, stay as they are. The zero value of all but Codec is good.
 type Compressed[V any] struct {
 	// Codec makes bytes of values. Default JSON.
 	Codec Codec[V]
 	// MinBytes is the least size that is worth compressing. Default 1 KiB, negative: everything.
 	MinBytes int
-	// MaxBytes bounds a value once it is decompressed; a larger one is an error of Encode as of Decode, so that what others have written cannot fill the
-	// memory. Default 64 MiB.
+	// MaxBytes bounds a value once it is decompressed; a larger one is an error of Encode as of Decode, so that what
+	// others have written cannot fill the memory. Default 64 MiB.
 	MaxBytes int
 }
 

@@ -79,7 +79,9 @@ func ExampleOptions_negativeTTL() {
 
 // Bounded by bytes instead of entries.
 func ExampleOptions_maxWeight() {
-	c, _ := cache.New(cache.Options[string, []byte]{MaxWeight: 1 << 20, Weigh: func(k string, v []byte) int64 { return int64(len(k) + len(v)) }})
+	c, _ := cache.New(cache.Options[string, []byte]{MaxWeight: 1 << 20, Weigh: func(k string, v []byte) int64 {
+		return int64(len(k) + len(v))
+	}})
 	defer c.Close()
 	for i := range 100 {
 		c.Set(fmt.Sprint(i), make([]byte, 64<<10))

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// The janitor removes expired entries that nobody reads. It walks through the tables a few buckets at a time, so that an entry is gone about a
-// quarter of the shortest TTL (at least a second, at most a minute) after its end, and entries need no place in a timer structure. Reads never depend on
-// it: they look at the deadline themselves.
+// The janitor removes expired entries that nobody reads. It walks through the tables a few buckets at a time, so that
+// an entry is gone about a quarter of the shortest TTL (at least a second, at most a minute) after its end, and entries
+// need no place in a timer structure. Reads never depend on it: they look at the deadline themselves.
 
 const (
 	sweepBuckets = 128 // under one lock
@@ -111,7 +111,8 @@ func (c *Cache[K, V]) useless(n *node[K, V], now int64) bool {
 	return c.o.Idle > 0 && n.class() == richClass && now-n.rich().read.Load() >= int64(c.o.Idle)
 }
 
-// Close stops the cache's goroutines: the janitor, and refreshes in the background, which it waits for. The cache stays readable. Idempotent.
+// Close stops the cache's goroutines: the janitor, and refreshes in the background, which it waits for. The cache stays
+// readable. Idempotent.
 func (c *Cache[K, V]) Close() error {
 	c.life.Lock()
 	if !c.closed {

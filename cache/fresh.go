@@ -7,9 +7,10 @@ import (
 	"sync/atomic"
 )
 
-// Fresh is a [Cache] that knows how new its values are: each comes with a position (a log sequence number, a version, a time), and a key that has
-// changed at a position is not filled with anything older. A replica that lags can then be read from without harm: what it says may be
-// served once, but never comes into the cache in the place of something newer. It is safe for concurrent use.
+// Fresh is a [Cache] that knows how new its values are: each comes with a position (a log sequence number, a version, a
+// time), and a key that has changed at a position is not filled with anything older. A replica that lags can then be
+// read from without harm: what it says may be served once, but never comes into the cache in the place of something
+// newer. It is safe for concurrent use.
 type Fresh[K comparable, V, P any] struct {
 	c       *Cache[K, positioned[V, P]]
 	compare func(a, b P) int
@@ -24,8 +25,8 @@ type positioned[V, P any] struct {
 	at    P
 }
 
-// NewFresh returns an empty cache. compare orders positions as cmp.Compare does; the zero value of P must not be after any other. The options are those of
-// New.
+// NewFresh returns an empty cache. compare orders positions as cmp.Compare does; the zero value of P must not be after
+// any other. The options are those of New.
 func NewFresh[K comparable, V, P any](o Options[K, V], compare func(a, b P) int) (*Fresh[K, V, P], error) {
 	inner, err := wrapOptions(o, func(x positioned[V, P]) V { return x.value })
 	if err != nil {
@@ -56,8 +57,8 @@ func (f *Fresh[K, V, P]) later(a, b P) P {
 	return b
 }
 
-// Changed says that a key has another value from a position on, such as that of the commit that wrote it: older values of it are invalid, those that
-// are being loaded included. Call it before the write is acknowledged.
+// Changed says that a key has another value from a position on, such as that of the commit that wrote it: older values
+// of it are invalid, those that are being loaded included. Call it before the write is acknowledged.
 func (f *Fresh[K, V, P]) Changed(k K, at P) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,7 +71,8 @@ func (f *Fresh[K, V, P]) Changed(k K, at P) {
 	f.floors[k] = f.later(at, f.floors[k])
 }
 
-// Get returns a fresh entry that is at least as new as the key's last change and as least, the caller's own position; pass the zero value for none.
+// Get returns a fresh entry that is at least as new as the key's last change and as least, the caller's own position;
+// pass the zero value for none.
 func (f *Fresh[K, V, P]) Get(k K, least P) (v V, ok bool) {
 	x, ok := f.c.Get(k)
 	if !ok || f.compare(x.at, f.later(least, f.floor(k))) < 0 {
@@ -93,9 +95,11 @@ func (f *Fresh[K, V, P]) Set(k K, v V, at P) bool {
 	return true
 }
 
-// Load is [Cache.Load] with a loader that is told how new its value should be, so that it can choose a node that has come so far, and says how new
-// it is, also with ErrNotFound. An older one is returned to those who asked, and not kept.
-func (f *Fresh[K, V, P]) Load(ctx context.Context, k K, least P, load func(ctx context.Context, k K, least P) (V, P, error)) (V, error) {
+// Load is [Cache.Load] with a loader that is told how new its value should be, so that it can choose a node that has
+// come so far, and says how new it is, also with ErrNotFound. An older one is returned to those who asked, and not
+// kept.
+func (f *Fresh[K, V, P]) Load(ctx context.Context, k K, least P,
+	load func(ctx context.Context, k K, least P) (V, P, error)) (V, error) {
 	want := f.later(least, f.floor(k))
 	for attempt := 0; ; attempt++ {
 		var own atomic.Pointer[P] // how new this call's load found it; it may go on in the background
@@ -114,14 +118,16 @@ func (f *Fresh[K, V, P]) Load(ctx context.Context, k K, least P, load func(ctx c
 		}
 		at := own.Load()
 		mine := at != nil && f.compare(*at, x.at) == 0
-		if f.compare(x.at, want) >= 0 || mine || attempt == 3 { // what others loaded may be older than this caller needs
+		// what others loaded may be older than this caller needs
+		if f.compare(x.at, want) >= 0 || mine || attempt == 3 {
 			return x.value, err
 		}
 		f.c.deleteIf(k, func(y positioned[V, P]) bool { return f.compare(y.at, want) < 0 })
 	}
 }
 
-// Delete removes an entry. Without a position it does not keep an older value from being loaded by a later load: that is what Changed is for.
+// Delete removes an entry. Without a position it does not keep an older value from being loaded by a later load: that
+// is what Changed is for.
 func (f *Fresh[K, V, P]) Delete(k K) bool { return f.c.Delete(k) }
 
 // Len counts entries, Stats are those of the cache.

@@ -21,8 +21,8 @@ const (
 	frozenEnv = "TIERKIT_CACHE_READER"
 )
 
-// TestFrozenProcess stops a process that reads all the time for longer than its entries live: not one is served past its end, although the
-// clock that reads go by says nothing about the pause by itself.
+// TestFrozenProcess stops a process that reads all the time for longer than its entries live: not one is served past
+// its end, although the clock that reads go by says nothing about the pause by itself.
 func TestFrozenProcess(t *testing.T) {
 	if os.Getenv(frozenEnv) != "" {
 		readUntilStdinEnds()

@@ -28,7 +28,9 @@ func TestStaleForEver(t *testing.T) {
 				time.Sleep(1000 * time.Hour)
 				_, ok := c.Get(1)
 				require.False(t, ok)
-				v, err := c.Load(t.Context(), 1, func(context.Context, int) (string, error) { return "", errors.New("down") })
+				v, err := c.Load(t.Context(), 1, func(context.Context, int) (string, error) {
+					return "", errors.New("down")
+				})
 				require.NoError(t, err)
 				require.Equal(t, "old", v)
 				synctest.Wait()
@@ -72,7 +74,9 @@ func TestWeighIsCalledWithoutLocks(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "panicked") {
 			t.Error(err)
 		}
-		_, err = c.LoadMany(context.Background(), []int{4, 5}, func(context.Context, []int) (map[int][]byte, error) { return map[int][]byte{4: {1}, 5: nil}, nil })
+		_, err = c.LoadMany(context.Background(), []int{4, 5}, func(context.Context, []int) (map[int][]byte, error) {
+			return map[int][]byte{4: {1}, 5: nil}, nil
+		})
 		if err == nil || !strings.Contains(err.Error(), "panicked") {
 			t.Error(err)
 		}
@@ -86,7 +90,8 @@ func TestWeighIsCalledWithoutLocks(t *testing.T) {
 	require.EqualValues(t, 6, c.Stats().Weight)
 }
 
-// While the second tier is away, each caller's value comes of a loader that began after it had come, and of nobody's who has gone.
+// While the second tier is away, each caller's value comes of a loader that began after it had come, and of nobody's
+// who has gone.
 func TestLoaderOfWhoHasGoneIsNotCalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		away := newMemory()
@@ -313,7 +318,11 @@ func TestRingGivesLeasesBack(t *testing.T) {
 // "Not found" is as of a position too: neither a change nor a caller that knows better gets it from the cache.
 func TestFreshKnowsWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c, err := cache.NewFresh[string, string](cache.Options[string, string]{TTL: time.Minute, NegativeTTL: time.Minute, StaleFor: time.Hour}, func(a, b int) int { return a - b })
+		c, err := cache.NewFresh[string, string](
+			cache.Options[string, string]{TTL: time.Minute, NegativeTTL: time.Minute, StaleFor: time.Hour},
+			func(a, b int) int {
+				return a - b
+			})
 		require.NoError(t, err)
 		defer c.Close()
 		loads := 0
@@ -375,7 +384,8 @@ func TestTagsOfWhatIsMissing(t *testing.T) {
 	require.Equal(t, "hats false", load())
 }
 
-// A store that ends the goroutine it is called in, as FailNow of a test does, has failed once: nothing hangs, and the write is tried again.
+// A store that ends the goroutine it is called in, as FailNow of a test does, has failed once: nothing hangs, and the
+// write is tried again.
 func TestBackSurvivesGoexit(t *testing.T) {
 	c := newCache(t, cache.Options[string, int]{})
 	var mu sync.Mutex

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// later runs at most one load per key at a time, like a flight, but a caller only gets the result of a load that began after the caller had
-// come: it joins the next one, not the one under way. Nobody reads a value that was old when they asked, also when no invalidation can be trusted
-// to arrive, and the source still sees one load per key at a time.
+// later runs at most one load per key at a time, like a flight, but a caller only gets the result of a load that began
+// after the caller had come: it joins the next one, not the one under way. Nobody reads a value that was old when they
+// asked, also when no invalidation can be trusted to arrive, and the source still sees one load per key at a time.
 type later[K comparable, V any] struct {
 	mu   sync.Mutex
 	keys map[K]*queueOf[K, V]
@@ -27,7 +27,8 @@ type waited[K comparable, V any] struct {
 	load func(context.Context, K) (V, error)
 }
 
-func (l *later[K, V]) do(ctx context.Context, k K, load func(context.Context, K) (V, error), timeout time.Duration) (v V, err error) {
+func (l *later[K, V]) do(ctx context.Context, k K, load func(context.Context, K) (V, error),
+	timeout time.Duration) (v V, err error) {
 	l.mu.Lock()
 	q, running := l.keys[k]
 	if !running {
@@ -38,7 +39,8 @@ func (l *later[K, V]) do(ctx context.Context, k K, load func(context.Context, K)
 		l.keys[k] = q
 	}
 	if q.next == nil {
-		q.next = &waited[K, V]{flight: flight[V]{done: make(chan struct{})}, ctx: context.WithoutCancel(ctx), load: load}
+		q.next = &waited[K, V]{flight: flight[V]{done: make(chan struct{})}, ctx: context.WithoutCancel(ctx),
+			load: load}
 	}
 	f := q.next
 	l.mu.Unlock()

@@ -22,8 +22,9 @@ type operation struct {
 	arg  int
 }
 
-// register says which states may follow. A load answers with what is there, or with what its loader returned; that is stored if nothing is there, and not
-// stored when a write came in between (which is why the answer alone changes nothing).
+// register says which states may follow. A load answers with what is there, or with what its loader returned; that is
+// stored if nothing is there, and not stored when a write came in between (which is why the answer alone changes
+// nothing).
 var register = porcupine.NondeterministicModel{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byKey := map[int][]porcupine.Operation{}
@@ -99,7 +100,8 @@ func TestLinearizable(t *testing.T) {
 						}
 						ret := int64(time.Since(start))
 						mu.Lock()
-						history = append(history, porcupine.Operation{ClientId: client, Input: in, Output: out, Call: call, Return: ret})
+						history = append(history,
+							porcupine.Operation{ClientId: client, Input: in, Output: out, Call: call, Return: ret})
 						mu.Unlock()
 					}
 				})

@@ -15,7 +15,8 @@ import (
 //
 //	begun --load returns--> stored, or not stored because the key was written meanwhile (fenced)
 //
-// A fenced flight is no longer in the shard's map: who comes after the write begins a new one, who came before gets the old one's result.
+// A fenced flight is no longer in the shard's map: who comes after the write begins a new one, who came before gets the
+// old one's result.
 type flight[V any] struct {
 	done   chan struct{}
 	value  V
@@ -25,9 +26,10 @@ type flight[V any] struct {
 	limit  limit
 }
 
-// Load returns the entry or loads it: load is called once however many callers wait. A caller that gives up (its ctx ends) does not end the load, which
-// runs for at most Options.LoadTimeout with the values of the first caller's context. A panic of load is an error for all
-// who wait. With the options StaleFor, StaleIfError, NegativeTTL and EarlyRefresh see there. Errors: load's, wrapped; ctx's; [ErrNotFound].
+// Load returns the entry or loads it: load is called once however many callers wait. A caller that gives up (its ctx
+// ends) does not end the load, which runs for at most Options.LoadTimeout with the values of the first caller's
+// context. A panic of load is an error for all who wait. With the options StaleFor, StaleIfError, NegativeTTL and
+// EarlyRefresh see there. Errors: load's, wrapped; ctx's; [ErrNotFound].
 func (c *Cache[K, V]) Load(ctx context.Context, k K, load func(context.Context, K) (V, error)) (V, error) {
 	s, hash := c.locate(k)
 	if v, verdict := c.lookup(s, k, hash); verdict != absent {
@@ -175,7 +177,8 @@ func (c *Cache[K, V]) begin(s *shard[K, V], k K) *flight[V] {
 }
 
 // refresh loads in the background, unless that is going on already.
-func (c *Cache[K, V]) refresh(ctx context.Context, s *shard[K, V], k K, hash uint32, load func(context.Context, K) (V, error)) {
+func (c *Cache[K, V]) refresh(ctx context.Context, s *shard[K, V], k K, hash uint32,
+	load func(context.Context, K) (V, error)) {
 	s.mu.Lock()
 	if s.flights[k] != nil {
 		s.mu.Unlock()
@@ -213,7 +216,8 @@ func (c *Cache[K, V]) refresh(ctx context.Context, s *shard[K, V], k K, hash uin
 }
 
 // fly calls load and lands the result.
-func (c *Cache[K, V]) fly(ctx context.Context, f *flight[V], s *shard[K, V], k K, hash uint32, load func(context.Context, K) (V, error)) {
+func (c *Cache[K, V]) fly(ctx context.Context, f *flight[V], s *shard[K, V], k K, hash uint32,
+	load func(context.Context, K) (V, error)) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.LoadTimeout)
 	defer cancel()
 	if c.tiered {
@@ -285,10 +289,11 @@ func (c *Cache[K, V]) land(f *flight[V], s *shard[K, V], k K, hash uint32, took 
 	c.report(&out)
 }
 
-// LoadMany returns the entries of the keys, loading all that are missing with one call of load, which gets every key once. Keys that load
-// does not return are not found, and missing in the result. Of keys that others are loading already it waits for these. An error means that
-// the result is incomplete.
-func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
+// LoadMany returns the entries of the keys, loading all that are missing with one call of load, which gets every key
+// once. Keys that load does not return are not found, and missing in the result. Of keys that others are loading
+// already it waits for these. An error means that the result is incomplete.
+func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K,
+	load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
 	type part struct {
 		k    K
 		s    *shard[K, V]
@@ -309,7 +314,8 @@ func (c *Cache[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.
 			if found == notFound {
 				break
 			}
-			if found != absent && found != stale { // many stale entries are loaded at once rather than one by one behind the scenes
+			// many stale entries are loaded at once rather than one by one behind the scenes
+			if found != absent && found != stale {
 				result[k] = v
 				break
 			}

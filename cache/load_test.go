@@ -40,10 +40,13 @@ func TestOneLoadPerKey(t *testing.T) {
 	require.EqualValues(t, 500, c.Stats().Loads)
 }
 
-// A load that began before a Set, Delete or Clear does not bring the old value back, and who asks afterwards does not get it either.
+// A load that began before a Set, Delete or Clear does not bring the old value back, and who asks afterwards does not
+// get it either.
 func TestLoadIsFenced(t *testing.T) {
 	for name, write := range map[string]func(*cache.Cache[string, int]){
-		"set": func(c *cache.Cache[string, int]) { c.Set("k", 2) }, "delete": func(c *cache.Cache[string, int]) { c.Delete("k") },
+		"set": func(c *cache.Cache[string, int]) {
+			c.Set("k", 2)
+		}, "delete": func(c *cache.Cache[string, int]) { c.Delete("k") },
 		"clear": func(c *cache.Cache[string, int]) { c.Clear() },
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -108,7 +111,10 @@ func TestWaitersHaveTheirOwnContext(t *testing.T) {
 		time.Sleep(time.Millisecond)
 		cancel()
 		wg.Wait()
-		_, err := c.Load(t.Context(), "hang", func(ctx context.Context, _ string) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+		_, err := c.Load(t.Context(), "hang", func(ctx context.Context, _ string) (int, error) {
+			<-ctx.Done()
+			return 0, ctx.Err()
+		})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
 }
@@ -119,9 +125,14 @@ func TestPanicAndGoexit(t *testing.T) {
 	require.ErrorContains(t, err, "boom")
 	_, err = c.Load(t.Context(), "k", func(context.Context, string) (int, error) { runtime.Goexit(); return 0, nil })
 	require.Error(t, err)
-	_, err = c.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) { panic("boom") })
+	_, err = c.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
+		panic("boom")
+	})
 	require.ErrorContains(t, err, "boom")
-	_, err = c.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) { runtime.Goexit(); return nil, nil })
+	_, err = c.LoadMany(t.Context(), []string{"k"}, func(context.Context, []string) (map[string]int, error) {
+		runtime.Goexit()
+		return nil, nil
+	})
 	require.Error(t, err)
 	want := errors.New("down")
 	_, err = c.Load(t.Context(), "k", func(context.Context, string) (int, error) { return 0, want })
@@ -284,7 +295,9 @@ func TestLoadMany(t *testing.T) {
 	require.Equal(t, map[int]string{2: "2", 6: "6"}, got)
 	require.Equal(t, [][]int{{1, 2, 3, 4}, {5, 6}}, asked)
 	down := errors.New("down")
-	got, err = c.LoadMany(t.Context(), []int{2, 8}, func(context.Context, []int) (map[int]string, error) { return nil, down })
+	got, err = c.LoadMany(t.Context(), []int{2, 8}, func(context.Context, []int) (map[int]string, error) {
+		return nil, down
+	})
 	require.ErrorIs(t, err, down)
 	require.Equal(t, map[int]string{2: "2"}, got)
 }

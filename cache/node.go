@@ -9,12 +9,13 @@ import (
 	"github.com/tierkit/tierkit/internal/evict"
 )
 
-// node is an entry. There are three classes, so that an entry pays only for what it uses: a plain one has no times, a timed one ends, a
-// rich one has everything. A node's class stands in its meta word, and never changes; *timed and *rich begin with a node, and a *node of their class is
-// converted to them.
+// node is an entry. There are three classes, so that an entry pays only for what it uses: a plain one has no times, a
+// timed one ends, a rich one has everything. A node's class stands in its meta word, and never changes; *timed and
+// *rich begin with a node, and a *node of their class is converted to them.
 //
-// Readers hold no lock. All fields but value, expires, read and state are immutable once the node is in the table. The value changes in place only where the
-// machine writes it in one step (a word); otherwise a new node takes the old one's place.
+// Readers hold no lock. All fields but value, expires, read and state are immutable once the node is in the table. The
+// value changes in place only where the machine writes it in one step (a word); otherwise a new node takes the old
+// one's place.
 type node[K comparable, V any] struct {
 	key   K
 	value V

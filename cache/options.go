@@ -9,7 +9,8 @@ import (
 
 // Errors that a caller can act on.
 var (
-	// ErrNotFound is what a loader or Store returns for a key that does not exist; it is cached for Options.NegativeTTL.
+	// ErrNotFound is what a loader or Store returns for a key that does not exist; it is cached for
+	// Options.NegativeTTL.
 	ErrNotFound = errors.New("cache: not found")
 	// ErrClosed: the cache was closed.
 	ErrClosed = errors.New("cache: closed")
@@ -46,8 +47,8 @@ func (c Cause) String() string { return [...]string{"evicted", "expired", "repla
 type Options[K comparable, V any] struct {
 	// MaxEntries bounds the number of entries. Default 10,000, or no bound when MaxWeight is set.
 	MaxEntries int
-	// MaxWeight bounds the summed weight instead, in the unit of Weigh, for example bytes. An entry heavier than the share of one internal shard
-	// (never less than an eighth of MaxWeight) is not cached.
+	// MaxWeight bounds the summed weight instead, in the unit of Weigh, for example bytes. An entry heavier than the
+	// share of one internal shard (never less than an eighth of MaxWeight) is not cached.
 	MaxWeight int64
 	// Weigh gives an entry's weight, at least 1. Required with MaxWeight.
 	Weigh func(K, V) int64
@@ -57,26 +58,29 @@ type Options[K comparable, V any] struct {
 	Jitter float64
 	// Idle drops an entry that was not read for so long. Default 0: never.
 	Idle time.Duration
-	// StaleFor is how long after its TTL an entry is still served by Load while one caller's loader refreshes it in the background
-	// (stale-while-revalidate). Get never serves it.
+	// StaleFor is how long after its TTL an entry is still served by Load while one caller's loader refreshes it in the
+	// background (stale-while-revalidate). Get never serves it.
 	StaleFor time.Duration
 	// StaleIfError is how long after its TTL an entry is served by Load when the loader fails.
 	StaleIfError time.Duration
 	// NegativeTTL is how long ErrNotFound from a loader is remembered. Default 0: not at all.
 	NegativeTTL time.Duration
-	// EarlyRefresh makes Load refresh a popular entry before it expires, the sooner the longer its load takes (XFetch, Vattani et al. 2015).
-	// 1 is the paper's optimum; default 0: off.
+	// EarlyRefresh makes Load refresh a popular entry before it expires, the sooner the longer its load takes (XFetch,
+	// Vattani et al. 2015). 1 is the paper's optimum; default 0: off.
 	EarlyRefresh float64
-	// RefreshAhead makes Load refresh an entry in the background when less than this is left of its life, so that one that is in use is always fresh and
-	// nobody waits. It must be less than TTL. Default 0: off. What comes out of a second tier is left to that tier.
+	// RefreshAhead makes Load refresh an entry in the background when less than this is left of its life, so that one
+	// that is in use is always fresh and nobody waits. It must be less than TTL. Default 0: off. What comes out of a
+	// second tier is left to that tier.
 	RefreshAhead time.Duration
-	// Headroom is the part of MaxEntries or MaxWeight, 0 to 0.5, that is made free again after the bound was reached, a few entries with each write. It keeps a
-	// margin for bursts of heavy entries, and costs the hits that the margin would have brought. Default 0: the cache stays full.
+	// Headroom is the part of MaxEntries or MaxWeight, 0 to 0.5, that is made free again after the bound was reached, a
+	// few entries with each write. It keeps a margin for bursts of heavy entries, and costs the hits that the margin
+	// would have brought. Default 0: the cache stays full.
 	Headroom float64
 	// LoadTimeout bounds a load, which does not end with the caller that began it. Default 30 s.
 	LoadTimeout time.Duration
-	// ClockError lets reads use a clock that is up to so much late, which makes a hit on an entry with a TTL cheaper; such an entry may then be
-	// served so long past its end. A ticker runs meanwhile. Default 0: the exact time. Minimum 1 ms.
+	// ClockError lets reads use a clock that is up to so much late, which makes a hit on an entry with a TTL cheaper;
+	// such an entry may then be served so long past its end. A ticker runs meanwhile. Default 0: the exact time.
+	// Minimum 1 ms.
 	ClockError time.Duration
 	// Policy chooses the victims. Default S3TK.
 	Policy Policy

@@ -14,12 +14,14 @@ import (
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
-// ErrServerOut: the server that a key belongs to does not answer, so a change of the key is not known to have reached everybody.
+// ErrServerOut: the server that a key belongs to does not answer, so a change of the key is not known to have reached
+// everybody.
 var ErrServerOut = errors.New("cache: server is out")
 
 // RingOptions configure a [Ring]. The zero value of all but Servers is good.
 type RingOptions struct {
-	// Servers by name. The name decides which keys a server has: keep it when the address changes. All processes must have the same.
+	// Servers by name. The name decides which keys a server has: keep it when the address changes. All processes must
+	// have the same.
 	Servers map[string]Remote
 	// Gutter, if set, stands in for servers that are out: it may be small, because what it holds lives for GutterTTL.
 	Gutter Remote
@@ -35,18 +37,20 @@ type RingOptions struct {
 	Overlap time.Duration
 }
 
-// Ring is a [Remote] over many servers. Each key belongs to one, by rendezvous hashing of slots, so that a server that comes or goes moves
-// only its own share.
+// Ring is a [Remote] over many servers. Each key belongs to one, by rendezvous hashing of slots, so that a server that
+// comes or goes moves only its own share.
 //
-// A server that is out is stood in for by the gutter ("Scaling Memcache at Facebook", NSDI 2013, section 3.3): its keys live there for a short
-// time, instead of moving to the other servers, which a hot key would then take down one after the other. When it returns, empty, it is filled from the
-// gutter first and from the source, under a lease for each key, for what the gutter lacks.
+// A server that is out is stood in for by the gutter ("Scaling Memcache at Facebook", NSDI 2013, section 3.3): its keys
+// live there for a short time, instead of moving to the other servers, which a hot key would then take down one after
+// the other. When it returns, empty, it is filled from the gutter first and from the source, under a lease for each
+// key, for what the gutter lacks.
 //
-// A value may be at the key's server and, put there by a process that cannot reach this server, in the gutter. So Set and Delete
-// go to both, and return nil only after both have confirmed: the promise of [Remote] holds across partitions too. While a
-// key's server is out its changes reach the gutter and return [ErrServerOut]: another process may still reach the server, and serve what it has. The ring remembers
-// them, up to 10,000 keys for each server, and deletes these keys before it uses the server again. Repeat them all the same where they must not be lost with the
-// process, as cache/invalidate does.
+// A value may be at the key's server and, put there by a process that cannot reach this server, in the gutter. So Set
+// and Delete go to both, and return nil only after both have confirmed: the promise of [Remote] holds across partitions
+// too. While a key's server is out its changes reach the gutter and return [ErrServerOut]: another process may still
+// reach the server, and serve what it has. The ring remembers them, up to 10,000 keys for each server, and deletes
+// these keys before it uses the server again. Repeat them all the same where they must not be lost with the process, as
+// cache/invalidate does.
 //
 // It is safe for concurrent use. The servers stay the caller's: close them after the ring.
 type Ring struct {
@@ -154,7 +158,8 @@ func ringTable(servers map[string]Remote) (*placement.Table, error) {
 	nodes := make([]placement.Node, 0, len(servers))
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		if name == "" || strings.Contains(name, "|") || servers[name] == nil {
-			return nil, fmt.Errorf("cache: RingOptions.Servers: %q has no remote, or a name that is empty or has a |", name)
+			return nil, fmt.Errorf("cache: RingOptions.Servers: %q has no remote, or a name that is empty or has a |",
+				name)
 		}
 		nodes = append(nodes, placement.Node{ID: name, Weight: 1})
 	}
@@ -180,7 +185,8 @@ func (r *Ring) from(l *layout, s *ringServer, key string) *ringServer {
 			return o
 		}
 	}
-	if in := s.inAt.Load(); in != nil && s != r.gutter && r.gutter != nil && time.Since(*in) < r.o.GutterTTL && !r.gutter.out.Load() {
+	if in := s.inAt.Load(); in != nil && s != r.gutter && r.gutter != nil && time.Since(*in) < r.o.GutterTTL &&
+		!r.gutter.out.Load() {
 		return r.gutter
 	}
 	return nil
@@ -226,8 +232,9 @@ func (r *Ring) named(s *ringServer, got Fetched) Fetched {
 	return got
 }
 
-// warmed fills a miss under the lease it came with from where the key was before. Changes go there before they go to s: what is found there after the
-// lease was given is either newer than any change confirmed so far, or comes with a lease that the change drops.
+// warmed fills a miss under the lease it came with from where the key was before. Changes go there before they go to s:
+// what is found there after the lease was given is either newer than any change confirmed so far, or comes with a lease
+// that the change drops.
 func (r *Ring) warmed(ctx context.Context, l *layout, s *ringServer, key string, got Fetched) Fetched {
 	if got.Lease == "" {
 		return got
@@ -285,7 +292,8 @@ func (r *Ring) Fill(ctx context.Context, key, lease string, value []byte, ttl ti
 	return ok, err
 }
 
-// Release implements [Remote]. A lease of a server that is out goes with the key's deletion before the server is used again: others would wait for it.
+// Release implements [Remote]. A lease of a server that is out goes with the key's deletion before the server is used
+// again: others would wait for it.
 func (r *Ring) Release(ctx context.Context, key, lease string) error {
 	s, lease := r.leased(lease)
 	if s == nil || r.oweWhileOut(s, key) {
@@ -304,7 +312,8 @@ func (r *Ring) Delete(ctx context.Context, key string) error {
 	return r.change(ctx, key, func(s *ringServer) error { return s.remote.Delete(ctx, key) })
 }
 
-// change goes to every place where a process may have the key: the gutter, then where it was, then where it is, see warmed.
+// change goes to every place where a process may have the key: the gutter, then where it was, then where it is, see
+// warmed.
 func (r *Ring) change(ctx context.Context, key string, last func(*ringServer) error) error {
 	l := r.layout.Load()
 	var faults []error

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// debt are the changes that have not reached a server: keys that it may hold old values of. They are deleted from it before it is used again. A deletion
-// that comes late or twice does no harm: the value is loaded once more.
+// debt are the changes that have not reached a server: keys that it may hold old values of. They are deleted from it
+// before it is used again. A deletion that comes late or twice does no harm: the value is loaded once more.
 type debt struct {
 	mu       sync.Mutex // guards what follows, and the server's way back in
 	keys     map[string]uint64

@@ -75,7 +75,8 @@ func (m *memory) cutOff(cut bool) {
 
 func newMemory() *memory { return &memory{values: map[string]string{}} }
 
-// A server that comes back with what it had does not serve what was changed meanwhile: these keys are deleted first, also where nobody repeats the change.
+// A server that comes back with what it had does not serve what was changed meanwhile: these keys are deleted first,
+// also where nobody repeats the change.
 func TestRingPaysItsDebts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, server := t.Context(), newMemory()

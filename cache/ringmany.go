@@ -14,7 +14,8 @@ type ringPart struct {
 	filled []Filled
 }
 
-// FetchMany implements [RemoteMany]: one round trip to each server concerned, all at the same time, and one to the gutter for those that fail.
+// FetchMany implements [RemoteMany]: one round trip to each server concerned, all at the same time, and one to the
+// gutter for those that fail.
 func (r *Ring) FetchMany(ctx context.Context, keys []string) ([]Fetched, error) {
 	l := r.layout.Load()
 	out := make([]Fetched, len(keys))
@@ -86,7 +87,8 @@ func (r *Ring) FillMany(ctx context.Context, keys []string, filled []Filled, ttl
 			p = &ringPart{}
 			parts[s] = p
 		}
-		p.keys, p.at, p.filled = append(p.keys, keys[i]), append(p.at, i), append(p.filled, Filled{Lease: lease, Value: f.Value})
+		p.keys, p.at, p.filled = append(p.keys, keys[i]), append(p.at, i),
+			append(p.filled, Filled{Lease: lease, Value: f.Value})
 	}
 	together(parts, func(s *ringServer, p *ringPart) {
 		life := ttl

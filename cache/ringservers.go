@@ -22,8 +22,8 @@ func (r *Ring) failed(ctx context.Context, s *ringServer) {
 	}
 }
 
-// takeOut sends a server's keys to the gutter. First tiers are emptied and not trusted meanwhile: from then on they are trusted without this
-// server's word, so what they have of it must be gone, and loads under way must not bring it back.
+// takeOut sends a server's keys to the gutter. First tiers are emptied and not trusted meanwhile: from then on they are
+// trusted without this server's word, so what they have of it must be gone, and loads under way must not bring it back.
 func (r *Ring) takeOut(s *ringServer) {
 	r.flushing.Add(1) // before out, see Trusted
 	defer r.flushing.Add(-1)
@@ -160,16 +160,16 @@ type ringMove struct {
 	step  int
 }
 
-// SetServers changes the servers; those that stay are recognised by their names. All processes must call it with the same servers within Overlap of each
-// other. Then, without a stampede and without a stale value:
+// SetServers changes the servers; those that stay are recognised by their names. All processes must call it with the
+// same servers within Overlap of each other. Then, without a stampede and without a stale value:
 //
 //	at once       changes go to where a key is and to where it will be
 //	Overlap       reads go to the new place, which takes what it lacks from the old one
 //	2 x Overlap   the new place loads what it lacks
 //	4 x Overlap   nothing goes to the old place: servers that are not in the list may be closed, and Moving is false
 //
-// A server may be removed while it is out; its keys' changes then return [ErrServerOut] until the move ends. It returns an error while another move is
-// under way.
+// A server may be removed while it is out; its keys' changes then return [ErrServerOut] until the move ends. It returns
+// an error while another move is under way.
 func (r *Ring) SetServers(servers map[string]Remote) error {
 	if len(servers) == 0 {
 		return errors.New("cache: Ring.SetServers: no servers")
@@ -276,7 +276,8 @@ type RingStats struct {
 // Stats is cheap and safe at any time.
 func (r *Ring) Stats() RingStats {
 	s := &r.stats
-	st := RingStats{GutterHits: s.gutterHits.Load(), GutterFills: s.gutterFills.Load(), Warmed: s.warmed.Load(), Errors: s.errors.Load(), Outs: s.outs.Load(),
+	st := RingStats{GutterHits: s.gutterHits.Load(), GutterFills: s.gutterFills.Load(), Warmed: s.warmed.Load(),
+		Errors: s.errors.Load(), Outs: s.outs.Load(),
 		Repaid: s.repaid.Load(), Forgotten: s.forgotten.Load(),
 		Servers: int64(len(r.layout.Load().servers))}
 	for _, s := range r.all() {

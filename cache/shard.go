@@ -9,7 +9,8 @@ import (
 	"github.com/tierkit/tierkit/internal/evict"
 )
 
-// shard is a part of the cache with its own lock, table and policy. Reads take the lock only for policies that must know of each (LRU, LFU).
+// shard is a part of the cache with its own lock, table and policy. Reads take the lock only for policies that must
+// know of each (LRU, LFU).
 type shard[K comparable, V any] struct {
 	table   atomic.Pointer[table[K, V]]
 	loading atomic.Int32 // len(flights), for writers without the lock
@@ -88,8 +89,8 @@ func (c *Cache[K, V]) make(k K, hash uint32, e *entry[V]) *node[K, V] {
 // inPlaceMargin keeps writers without the lock away from entries that the janitor may be about to remove.
 const inPlaceMargin = int64(time.Second)
 
-// inPlace overwrites the value of an existing entry without the lock, when the machine can do that in one step and nobody has to be told.
-// The value is written before its deadline, and read after it (see peek).
+// inPlace overwrites the value of an existing entry without the lock, when the machine can do that in one step and
+// nobody has to be told. The value is written before its deadline, and read after it (see peek).
 func (c *Cache[K, V]) inPlace(s *shard[K, V], k K, hash uint32, e *entry[V]) bool {
 	if c.word == noWord || c.allRich || c.o.OnRemove != nil || c.locking || s.loading.Load() != 0 {
 		return false

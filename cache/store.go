@@ -7,7 +7,8 @@ import (
 	"sync"
 )
 
-// Store is the system of record behind a cache, for instance a table. A missing key is ErrNotFound for Get and no error for Delete.
+// Store is the system of record behind a cache, for instance a table. A missing key is ErrNotFound for Get and no error
+// for Delete.
 type Store[K comparable, V any] interface {
 	Get(ctx context.Context, k K) (V, error)
 	Set(ctx context.Context, k K, v V) error
@@ -48,8 +49,9 @@ type keyWrite struct {
 	people int           // under way and waiting
 }
 
-// NewThrough joins a cache and a store. With around, writes go around the cache: they delete the key instead of storing the new value. That is also the
-// choice when several processes write the same keys: of two writers, the one that reaches the store last need not be the one that reaches the cache last.
+// NewThrough joins a cache and a store. With around, writes go around the cache: they delete the key instead of storing
+// the new value. That is also the choice when several processes write the same keys: of two writers, the one that
+// reaches the store last need not be the one that reaches the cache last.
 func NewThrough[K comparable, V any](t Tier[K, V], s Store[K, V], around bool) *Through[K, V] {
 	return &Through[K, V]{tier: t, store: s, around: around, writes: map[K]*keyWrite{}}
 }
@@ -85,8 +87,8 @@ func (t *Through[K, V]) begin(ctx context.Context, k K) (end func(), err error) 
 	}
 }
 
-// Set writes to the store, then to the cache; writes of one key through one Through take turns. When the store fails, whether it has stored the value is unknown, and the key is deleted from the cache, so
-// that the next Get finds out.
+// Set writes to the store, then to the cache; writes of one key through one Through take turns. When the store fails,
+// whether it has stored the value is unknown, and the key is deleted from the cache, so that the next Get finds out.
 func (t *Through[K, V]) Set(ctx context.Context, k K, v V) error {
 	end, err := t.begin(ctx, k)
 	if err != nil {

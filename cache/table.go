@@ -10,9 +10,10 @@ import (
 	"github.com/tierkit/tierkit/internal/tick"
 )
 
-// table is a hash table that is read without a lock and written under the shard's. A bucket is one cache line: seven bits of hash for each
-// of six nodes in one word, so that a look-up compares all of them at once. Nodes never move within a table; when the table is too small a
-// larger one takes its place, and readers of the old one see it as it was when they began.
+// table is a hash table that is read without a lock and written under the shard's. A bucket is one cache line: seven
+// bits of hash for each of six nodes in one word, so that a look-up compares all of them at once. Nodes never move
+// within a table; when the table is too small a larger one takes its place, and readers of the old one see it as it was
+// when they began.
 type table[K comparable, V any] struct {
 	buckets []bucket[K, V]
 	mask    uint32
@@ -44,7 +45,8 @@ func (t *table[K, V]) full(entries int) bool {
 	return entries > len(t.buckets)*bucketSlots*4/5 && len(t.buckets) < maxBuckets
 }
 
-// The upper seven of a node's 30 bits are its tag, the others choose the bucket. A tag has its high bit set, so that 0 is an empty slot.
+// The upper seven of a node's 30 bits are its tag, the others choose the bucket. A tag has its high bit set, so that 0
+// is an empty slot.
 func tag(hash uint32) uint64 { return uint64(hash>>23)&0x7f | 0x80 }
 
 func (t *table[K, V]) find(k K, hash uint32) *node[K, V] {
@@ -154,7 +156,8 @@ func newHasher[K comparable]() hasher[K] {
 	return h
 }
 
-// hash mixes integers with two wide multiplications (wyhash's finalizer), which is faster than maphash and as good here.
+// hash mixes integers with two wide multiplications (wyhash's finalizer), which is faster than maphash and as good
+// here.
 func (h *hasher[K]) hash(k K) uint64 {
 	switch h.kind {
 	case intKey:

@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// Tagged is a [Cache] whose entries carry tags, all of which can be made invalid by one of them: every page that shows a product, when the
-// product changes. It is safe for concurrent use.
+// Tagged is a [Cache] whose entries carry tags, all of which can be made invalid by one of them: every page that shows
+// a product, when the product changes. It is safe for concurrent use.
 //
-// DeleteTag only notes that the tag has changed, which takes the same time for one entry and for a million. An entry is invalid if one of its tags
-// has changed since its load began, so a load that is under way cannot bring an old value back. Invalid entries leave when they are asked
-// for, or as any other. A tag is known to this process; tell the others by whatever tells them of changes.
+// DeleteTag only notes that the tag has changed, which takes the same time for one entry and for a million. An entry is
+// invalid if one of its tags has changed since its load began, so a load that is under way cannot bring an old value
+// back. Invalid entries leave when they are asked for, or as any other. A tag is known to this process; tell the others
+// by whatever tells them of changes.
 type Tagged[K comparable, V any] struct {
 	c *Cache[K, tagged[V]]
 
@@ -51,8 +52,10 @@ func wrapOptions[K comparable, V, W any](o Options[K, V], value func(W) V) (w Op
 	if o, err = o.withDefaults(); err != nil {
 		return w, err
 	}
-	w = Options[K, W]{MaxEntries: o.MaxEntries, MaxWeight: o.MaxWeight, TTL: o.TTL, Jitter: o.Jitter, Idle: o.Idle, StaleFor: o.StaleFor, StaleIfError: o.StaleIfError,
-		NegativeTTL: o.NegativeTTL, EarlyRefresh: o.EarlyRefresh, RefreshAhead: o.RefreshAhead, Headroom: o.Headroom, LoadTimeout: o.LoadTimeout, ClockError: o.ClockError, Policy: o.Policy}
+	w = Options[K, W]{MaxEntries: o.MaxEntries, MaxWeight: o.MaxWeight, TTL: o.TTL, Jitter: o.Jitter, Idle: o.Idle,
+		StaleFor: o.StaleFor, StaleIfError: o.StaleIfError,
+		NegativeTTL: o.NegativeTTL, EarlyRefresh: o.EarlyRefresh, RefreshAhead: o.RefreshAhead, Headroom: o.Headroom,
+		LoadTimeout: o.LoadTimeout, ClockError: o.ClockError, Policy: o.Policy}
 	if o.Weigh != nil {
 		w.Weigh = func(k K, x W) int64 { return o.Weigh(k, value(x)) }
 	}
@@ -100,8 +103,9 @@ func (t *Tagged[K, V]) SetTTL(k K, v V, ttl time.Duration, tags ...string) {
 	t.c.SetTTL(k, tagged[V]{v, tags, t.now()}, ttl)
 }
 
-// Load is [Cache.Load] with a loader that says which tags its value has, or ErrNotFound, where that is remembered. A value one of whose tags changed while it was loaded is given to those who asked before
-// the change, and loaded again for others.
+// Load is [Cache.Load] with a loader that says which tags its value has, or ErrNotFound, where that is remembered. A
+// value one of whose tags changed while it was loaded is given to those who asked before the change, and loaded again
+// for others.
 func (t *Tagged[K, V]) Load(ctx context.Context, k K, load func(context.Context, K) (V, []string, error)) (V, error) {
 	asked := t.now()
 	for {
@@ -113,7 +117,8 @@ func (t *Tagged[K, V]) Load(ctx context.Context, k K, load func(context.Context,
 		if err != nil && !errors.Is(err, ErrNotFound) || x.seq >= asked || t.valid(&x) {
 			return x.value, err
 		}
-		t.c.deleteIf(k, func(y tagged[V]) bool { return y.seq <= x.seq }) // not a newer one, that somebody else has loaded
+		// not a newer one, that somebody else has loaded
+		t.c.deleteIf(k, func(y tagged[V]) bool { return y.seq <= x.seq })
 	}
 }
 
@@ -147,7 +152,8 @@ func (t *Tagged[K, V]) Stats() Stats { return t.c.Stats() }
 // Close ends the cache's goroutine.
 func (t *Tagged[K, V]) Close() error { return t.c.Close() }
 
-// deleteIf removes an entry, also one that stands for "not found", whose value the function wants to go. It does not touch a load that is under way.
+// deleteIf removes an entry, also one that stands for "not found", whose value the function wants to go. It does not
+// touch a load that is under way.
 func (c *Cache[K, V]) deleteIf(k K, f func(V) bool) bool {
 	s, hash := c.locate(k)
 	var out removed[K, V]

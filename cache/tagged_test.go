@@ -16,7 +16,9 @@ import (
 
 func TestTags(t *testing.T) {
 	var removed []string
-	c, err := cache.NewTagged(cache.Options[string, int]{OnRemove: func(k string, v int, _ cache.Cause) { removed = append(removed, fmt.Sprint(k, v)) }})
+	c, err := cache.NewTagged(cache.Options[string, int]{OnRemove: func(k string, v int, _ cache.Cause) {
+		removed = append(removed, fmt.Sprint(k, v))
+	}})
 	require.NoError(t, err)
 	defer c.Close()
 	c.Set("page1", 1, "product7", "shop")
@@ -36,12 +38,15 @@ func TestTags(t *testing.T) {
 	has(true, true, true)
 	c.DeleteTag("shop")
 	has(true, false, true)
-	v, err := c.Load(t.Context(), "page2", func(context.Context, string) (int, []string, error) { return 22, []string{"shop"}, nil })
+	v, err := c.Load(t.Context(), "page2", func(context.Context, string) (int, []string, error) {
+		return 22, []string{"shop"}, nil
+	})
 	require.NoError(t, err)
 	require.Equal(t, 22, v)
 	has(true, true, true)
 	require.Contains(t, removed, "page22", "an invalid entry leaves when it is asked for")
-	for i := range 100_001 { // more tags than are remembered: everything is loaded again rather than one entry served too long
+	// more tags than are remembered: everything is loaded again rather than one entry served too long
+	for i := range 100_001 {
 		c.DeleteTag(fmt.Sprint("t", i))
 	}
 	has(false, false, false)
@@ -49,7 +54,8 @@ func TestTags(t *testing.T) {
 	require.ErrorContains(t, err, "Options.TTL")
 }
 
-// A load that began before its tag changed does not come into the cache, and one load serves all who ask after the change.
+// A load that began before its tag changed does not come into the cache, and one load serves all who ask after the
+// change.
 func TestTagChangedDuringALoad(t *testing.T) {
 	c, err := cache.NewTagged(cache.Options[string, int]{})
 	require.NoError(t, err)
@@ -88,7 +94,8 @@ func TestTagChangedDuringALoad(t *testing.T) {
 	require.Equal(t, 2, v)
 }
 
-// Writers change rows that pages are made of; a page never shows a row older than the change that was made before it was asked for.
+// Writers change rows that pages are made of; a page never shows a row older than the change that was made before it
+// was asked for.
 func TestTagsUnderLoad(t *testing.T) {
 	c, err := cache.NewTagged(cache.Options[int, [2]int64]{MaxEntries: 64})
 	require.NoError(t, err)
@@ -107,7 +114,8 @@ func TestTagsUnderLoad(t *testing.T) {
 				least := [2]int64{rows[a].Load(), rows[b].Load()}
 				c.DeleteTag(fmt.Sprint("row", a), fmt.Sprint("row", b)) // as the writer of these would have, by now
 				got, err := c.Load(context.Background(), a*8+b, func(context.Context, int) ([2]int64, []string, error) {
-					return [2]int64{rows[a].Load(), rows[b].Load()}, []string{fmt.Sprint("row", a), fmt.Sprint("row", b)}, nil
+					return [2]int64{rows[a].Load(), rows[b].Load()},
+						[]string{fmt.Sprint("row", a), fmt.Sprint("row", b)}, nil
 				})
 				if err != nil || got[0] < least[0] || got[1] < least[1] {
 					t.Errorf("got %v, %v; at least %v", got, err, least)
@@ -181,10 +189,11 @@ func TestFreshUnderLoad(t *testing.T) {
 				if v, ok := c.Get(k, 0); ok && v < floor {
 					t.Errorf("found %d, written %d", v, floor)
 				}
-				_, err := c.Load(context.Background(), k, 0, func(_ context.Context, k int, _ int64) (int64, int64, error) {
-					at := max(0, primary[k].Load()-int64(rand.IntN(3))) // a replica
-					return at, at, nil
-				})
+				_, err := c.Load(context.Background(), k, 0,
+					func(_ context.Context, k int, _ int64) (int64, int64, error) {
+						at := max(0, primary[k].Load()-int64(rand.IntN(3))) // a replica
+						return at, at, nil
+					})
 				if err != nil {
 					t.Error(err)
 				}

@@ -15,18 +15,21 @@ import (
 type Remote interface {
 	// Fetch returns the value of a key, or a lease to fill it with, or neither when another process holds the lease.
 	Fetch(ctx context.Context, key string) (Fetched, error)
-	// Fill stores a value under a lease. False: the lease was dropped by a Delete or Set, or ended, and nothing was stored.
+	// Fill stores a value under a lease. False: the lease was dropped by a Delete or Set, or ended, and nothing was
+	// stored.
 	Fill(ctx context.Context, key, lease string, value []byte, ttl time.Duration) (bool, error)
 	// Release gives a lease back unused.
 	Release(ctx context.Context, key, lease string) error
-	// Set stores a value, drops leases, and returns nil when no process that obeys Watch and Trusted serves an older one.
+	// Set stores a value, drops leases, and returns nil when no process that obeys Watch and Trusted serves an older
+	// one.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 	// Delete removes the value, drops leases, and returns nil when no process that obeys Watch and Trusted serves it.
 	Delete(ctx context.Context, key string) error
-	// Watch registers the owner of a first tier. drop is called for every key that any process has changed, this one included, and flush when
-	// messages may have been missed. Both must have taken effect when they return.
+	// Watch registers the owner of a first tier. drop is called for every key that any process has changed, this one
+	// included, and flush when messages may have been missed. Both must have taken effect when they return.
 	Watch(drop func(key string), flush func()) (stop func())
-	// Trusted reports whether what a first tier holds may be served: the remote has confirmed, recently enough, that all changes have reached it.
+	// Trusted reports whether what a first tier holds may be served: the remote has confirmed, recently enough, that
+	// all changes have reached it.
 	Trusted() bool
 }
 
@@ -72,9 +75,9 @@ type TieredOptions[K comparable, V any] struct {
 	WaitFor time.Duration
 }
 
-// Tiered is a first tier in the process over a second one that all processes share. After Drop or Put has returned nil, no process that uses
-// the same remote serves the older value. While the remote is away, every Load reads the source: nothing is cached that could not be taken back.
-// It is safe for concurrent use.
+// Tiered is a first tier in the process over a second one that all processes share. After Drop or Put has returned nil,
+// no process that uses the same remote serves the older value. While the remote is away, every Load reads the source:
+// nothing is cached that could not be taken back. It is safe for concurrent use.
 type Tiered[K comparable, V any] struct {
 	l1    *Cache[K, V]
 	l2    Remote
@@ -153,11 +156,11 @@ func (t *Tiered[K, V]) invalidate(key string) {
 	t.l1.Clear()
 }
 
-// Load returns the entry from the nearest tier that has it, or loads it: once across all processes, as long as the remote works. When the
-// remote fails, it loads without storing.
+// Load returns the entry from the nearest tier that has it, or loads it: once across all processes, as long as the
+// remote works. When the remote fails, it loads without storing.
 func (t *Tiered[K, V]) Load(ctx context.Context, k K, load func(context.Context, K) (V, error)) (V, error) {
-	// Trusted is asked before the entry is read: all changes acknowledged until now are then applied to what will be read. Asked afterwards, it
-	// could speak of a first tier that was emptied in between.
+	// Trusted is asked before the entry is read: all changes acknowledged until now are then applied to what will be
+	// read. Asked afterwards, it could speak of a first tier that was emptied in between.
 	trusted := t.l2.Trusted()
 	s, hash := t.l1.locate(k)
 	v, found := t.l1.lookup(s, k, hash)
@@ -176,7 +179,9 @@ func (t *Tiered[K, V]) Load(ctx context.Context, k K, load func(context.Context,
 		}
 	}
 	t.stats.untrusted.Add(1)
-	return t.later.do(ctx, k, func(ctx context.Context, k K) (V, error) { return t.direct(ctx, k, load) }, t.l1.o.LoadTimeout)
+	return t.later.do(ctx, k, func(ctx context.Context, k K) (V, error) {
+		return t.direct(ctx, k, load)
+	}, t.l1.o.LoadTimeout)
 }
 
 // direct serves while the first tier may miss invalidations: from the second tier, or from the source.
@@ -223,13 +228,15 @@ func (t *Tiered[K, V]) fetch(ctx context.Context, k K, load func(context.Context
 	}
 }
 
-func (t *Tiered[K, V]) uncached(ctx context.Context, k K, load func(context.Context, K) (V, error), l *limit) (V, error) {
+func (t *Tiered[K, V]) uncached(ctx context.Context, k K, load func(context.Context, K) (V, error), l *limit) (V,
+	error) {
 	l.skip = true
 	t.stats.loads.Add(1)
 	return load(ctx, k)
 }
 
-func (t *Tiered[K, V]) fill(ctx context.Context, k K, key, lease string, load func(context.Context, K) (V, error), l *limit) (v V, err error) {
+func (t *Tiered[K, V]) fill(ctx context.Context, k K, key, lease string, load func(context.Context, K) (V, error),
+	l *limit) (v V, err error) {
 	done := false
 	defer func() {
 		if !done { // error or panic: others need not wait for the lease to end
@@ -265,8 +272,8 @@ func (t *Tiered[K, V]) fill(ctx context.Context, k K, key, lease string, load fu
 	return v, nil
 }
 
-// Put stores the value in the shared tier and removes older ones from every process's first tier. On an error the older one may still be
-// served somewhere: try again, or Drop.
+// Put stores the value in the shared tier and removes older ones from every process's first tier. On an error the older
+// one may still be served somewhere: try again, or Drop.
 func (t *Tiered[K, V]) Put(ctx context.Context, k K, v V) error {
 	data, err := t.o.Codec.Encode(v)
 	if err != nil {
@@ -297,8 +304,10 @@ func (t *Tiered[K, V]) change(k K, write func(key string) error) error {
 // Stats is cheap and safe at any time.
 func (t *Tiered[K, V]) Stats() TieredStats {
 	s := &t.stats
-	return TieredStats{L1Hits: s.l1.Load(), L2Hits: s.l2.Load(), Loads: s.loads.Load(), LeaseWaits: s.waits.Load(), Fenced: s.fenced.Load(),
-		RemoteErrors: s.errors.Load(), Untrusted: s.untrusted.Load(), Dropped: s.dropped.Load(), Flushed: s.flushed.Load()}
+	return TieredStats{L1Hits: s.l1.Load(), L2Hits: s.l2.Load(), Loads: s.loads.Load(), LeaseWaits: s.waits.Load(),
+		Fenced:       s.fenced.Load(),
+		RemoteErrors: s.errors.Load(), Untrusted: s.untrusted.Load(), Dropped: s.dropped.Load(),
+		Flushed: s.flushed.Load()}
 }
 
 // Close stops watching the remote, and does not wait for loads under way. Idempotent.

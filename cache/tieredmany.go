@@ -7,10 +7,11 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// LoadMany returns the entries of the keys from the nearest tiers that have them: all that the first tier lacks with one round trip to the second (when
-// that is a RemoteMany), and all that both lack with one call of load. Keys that load does not return are not found, and missing in the result. An
-// error means that the result is incomplete.
-func (t *Tiered[K, V]) LoadMany(ctx context.Context, keys []K, load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
+// LoadMany returns the entries of the keys from the nearest tiers that have them: all that the first tier lacks with
+// one round trip to the second (when that is a RemoteMany), and all that both lack with one call of load. Keys that
+// load does not return are not found, and missing in the result. An error means that the result is incomplete.
+func (t *Tiered[K, V]) LoadMany(ctx context.Context, keys []K,
+	load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
 	fetch := func(ctx context.Context, missing []K) (map[K]V, error) {
 		limits, _ := ctx.Value(limitKey{}).(map[K]*limit)
 		if limits == nil { // nothing is stored
@@ -47,7 +48,8 @@ func (t *Tiered[K, V]) LoadMany(ctx context.Context, keys []K, load func(context
 	return fetch(ctx, unique)
 }
 
-func (t *Tiered[K, V]) fetchMany(ctx context.Context, keys []K, limits map[K]*limit, load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
+func (t *Tiered[K, V]) fetchMany(ctx context.Context, keys []K, limits map[K]*limit,
+	load func(context.Context, []K) (map[K]V, error)) (map[K]V, error) {
 	got := make(map[K]V, len(keys))
 	var alone []K // loaded without storing
 	end := time.Now().Add(t.o.WaitFor)
@@ -80,7 +82,8 @@ func (t *Tiered[K, V]) fetchMany(ctx context.Context, keys []K, limits map[K]*li
 				got[k] = v
 			case f.Lease != "":
 				limits[k].skip = true
-				leased, leasedNames, filled = append(leased, k), append(leasedNames, names[i]), append(filled, Filled{Lease: f.Lease})
+				leased, leasedNames, filled = append(leased, k), append(leasedNames, names[i]),
+					append(filled, Filled{Lease: f.Lease})
 			default:
 				waiting = append(waiting, k)
 			}

@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// Back answers writes from memory and writes them to the store a little later, the latest value of each key only (write-back). Writes of one key
-// reach the store in order. Pending writes are lost when the process dies, unless there is a [Journal]: without one, use it where that is acceptable, such as
-// counters that can be rebuilt. It is safe for concurrent use.
+// Back answers writes from memory and writes them to the store a little later, the latest value of each key only
+// (write-back). Writes of one key reach the store in order. Pending writes are lost when the process dies, unless there
+// is a [Journal]: without one, use it where that is acceptable, such as counters that can be rebuilt. It is safe for
+// concurrent use.
 type Back[K comparable, V any] struct {
 	cache *Cache[K, V]
 	store Store[K, V]
@@ -100,7 +101,8 @@ func (b *Back[K, V]) unwritten(k K) (v V, deleted, ok bool) {
 	return w.value, w.deleted, true
 }
 
-// read is the cache's loader. A write that came after Get had looked and before this load began did not fence it, and the store may have the older value still.
+// read is the cache's loader. A write that came after Get had looked and before this load began did not fence it, and
+// the store may have the older value still.
 func (b *Back[K, V]) read(ctx context.Context, k K) (V, error) {
 	if v, deleted, ok := b.unwritten(k); deleted {
 		return v, ErrNotFound
@@ -110,8 +112,9 @@ func (b *Back[K, V]) read(ctx context.Context, k K) (V, error) {
 	return b.store.Get(ctx, k)
 }
 
-// Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. With a journal it returns when the write is
-// durable, and reads see it from then on. Errors: ErrClosed, ctx's, those of the [Journal].
+// Set stores the value for reading now and for the store soon. It waits while MaxPending keys are pending. With a
+// journal it returns when the write is durable, and reads see it from then on. Errors: ErrClosed, ctx's, those of the
+// [Journal].
 func (b *Back[K, V]) Set(ctx context.Context, k K, v V) error { return b.write(ctx, k, v, false) }
 
 // Delete does the same with a deletion.
@@ -212,8 +215,8 @@ func (b *Back[K, V]) hurry(k K, w *pendingWrite[V]) {
 	}
 }
 
-// Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but for their backoff. With a ctx
-// that has ended already it begins nothing.
+// Flush returns when all writes made before the call are in the store or parked. It does not wait for their Delay, but
+// for their backoff. With a ctx that has ended already it begins nothing.
 func (b *Back[K, V]) Flush(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -247,7 +250,8 @@ func (b *Back[K, V]) Pending() int {
 	return len(b.pending)
 }
 
-// Parked returns the keys whose writes were given up, with the last error. Reads still see their newest value, and [Back.Retry] tries again.
+// Parked returns the keys whose writes were given up, with the last error. Reads still see their newest value, and
+// [Back.Retry] tries again.
 func (b *Back[K, V]) Parked() map[K]error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -278,8 +282,8 @@ func (b *Back[K, V]) Retry() {
 	}
 }
 
-// Close refuses new writes, flushes what is pending until ctx ends, and stops. An error names how many keys could not be written; they are in Parked, and with a
-// journal they are pending again at the next open.
+// Close refuses new writes, flushes what is pending until ctx ends, and stops. An error names how many keys could not
+// be written; they are in Parked, and with a journal they are pending again at the next open.
 func (b *Back[K, V]) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.refuses = true

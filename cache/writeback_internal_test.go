@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A Get that has looked for pending writes before one came, and begins its load after that, does not bring back what the store still has.
+// A Get that has looked for pending writes before one came, and begins its load after that, does not bring back what
+// the store still has.
 func TestGetThatIsLate(t *testing.T) {
 	c, err := New(Options[string, int]{})
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ type BackOptions struct {
 	Delay time.Duration
 	// MaxPending bounds the keys waiting to be written; at the bound Set waits. Default 10,000.
 	MaxPending int
-	// MaxParked bounds the keys that are parked; at the bound those that fail stay pending instead, so that a store that is away for long stops the writers
-	// and does not fill the memory. Default MaxPending.
+	// MaxParked bounds the keys that are parked; at the bound those that fail stay pending instead, so that a store
+	// that is away for long stops the writers and does not fill the memory. Default MaxPending.
 	MaxParked int
 	// Workers write different keys at the same time. Default 4.
 	Workers int
@@ -70,12 +70,14 @@ type BackStats struct {
 // Stats is cheap and safe at any time.
 func (b *Back[K, V]) Stats() BackStats {
 	b.mu.Lock()
-	st := BackStats{Writes: b.stats.writes, Coalesced: b.stats.coalesced, Stored: b.stats.stored, Failures: b.stats.failures,
-		Pending: int64(len(b.pending)), Parked: int64(len(b.parked))}
+	st := BackStats{Writes: b.stats.writes, Coalesced: b.stats.coalesced, Stored: b.stats.stored,
+		Failures: b.stats.failures,
+		Pending:  int64(len(b.pending)), Parked: int64(len(b.parked))}
 	b.mu.Unlock()
 	if b.log != nil {
 		j := b.log.journal.Stats()
-		st.Replayed, st.JournalEntries, st.JournalBytes, st.JournalWritten, st.JournalSyncs = b.log.replayed, j.Entries, j.Bytes, j.Written, j.Syncs
+		st.Replayed, st.JournalEntries, st.JournalBytes, st.JournalWritten, st.JournalSyncs = b.log.replayed, j.Entries,
+			j.Bytes, j.Written, j.Syncs
 	}
 	return st
 }

@@ -18,8 +18,8 @@ import (
 )
 
 // Assets serves the files of a file system under URLs that carry a hash of their content: they never change, so every
-// cache may keep them for ever, and a new version is a new URL. Texts are compressed beforehand, as well as they can be.
-// All is in memory. It is safe for concurrent use.
+// cache may keep them for ever, and a new version is a new URL. Texts are compressed beforehand, as well as they can
+// be. All is in memory. It is safe for concurrent use.
 type Assets struct {
 	prefix string
 	urls   map[string]string // by name

@@ -78,8 +78,8 @@ func (b *body) notify() {
 	}
 }
 
-// fill copies src to its end; the caller calls finish with the outcome. expect is the length, -1 when unknown. grown is told of each growth; when it says no, the
-// body switches to passing on.
+// fill copies src to its end; the caller calls finish with the outcome. expect is the length, -1 when unknown. grown is
+// told of each growth; when it says no, the body switches to passing on.
 func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep bool)) error {
 	var free []byte // rest of the last chunk
 	next := int64(smallest)
@@ -92,7 +92,8 @@ func (b *body) fill(src io.Reader, expect int64, grown func(total int64) (keep b
 				b.mu.Lock()
 				left, have := expect-b.end, b.end
 				b.mu.Unlock()
-				if left > 0 { // large chunks are written faster; an origin that promises more than it sends gets no more than it sent
+				// large chunks are written faster; an origin that promises more than it sends gets no more than it sent
+				if left > 0 {
 					next = min(left, max(1<<20, have))
 				} else {
 					next = 1 // room to see the end

@@ -130,8 +130,8 @@ func (c *Cache) forget(o *object) {
 	c.mu.Unlock()
 }
 
-// keep hands a complete object to the eviction policy, unless it was purged meanwhile. counted are its bytes among those
-// of running fills.
+// keep hands a complete object to the eviction policy, unless it was purged meanwhile. counted are its bytes among
+// those of running fills.
 func (c *Cache) keep(o *object, counted int64) {
 	o.weigh()
 	c.mu.Lock()
@@ -210,7 +210,8 @@ func (c *Cache) Stats() Stats {
 	s := Stats{
 		Hits: n.outcomes[Hit].Load(), Stale: n.outcomes[Stale].Load(), Revalidated: n.outcomes[Revalidated].Load(),
 		Misses: n.outcomes[Miss].Load(), Collapsed: n.outcomes[Collapsed].Load(), Bypassed: n.outcomes[Bypass].Load(),
-		Errors: n.outcomes[Failed].Load(), Fills: n.fills.Load(), Evictions: n.evictions.Load(), Purged: n.purged.Load(),
+		Errors: n.outcomes[Failed].Load(), Fills: n.fills.Load(), Evictions: n.evictions.Load(),
+		Purged:   n.purged.Load(),
 		BytesOut: n.out.Load(), BytesIn: n.in.Load(), DiskHits: n.diskHits.Load(), InFlight: int(n.inFlight.Load()),
 	}
 	c.mu.Lock()

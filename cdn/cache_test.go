@@ -93,7 +93,8 @@ func text(res *http.Response) string {
 
 func ago(d time.Duration) string { return time.Now().Add(-d).UTC().Format(http.TimeFormat) }
 
-// The rules of RFC 9111 section 3 and 4: each case is two requests to a fresh cache; hits is how often the origin is asked.
+// The rules of RFC 9111 section 3 and 4: each case is two requests to a fresh cache; hits is how often the origin is
+// asked.
 func TestStoreAndReuse(t *testing.T) {
 	old := "Last-Modified: " + ago(100*24*time.Hour)
 	for _, c := range []struct {
@@ -118,7 +119,8 @@ func TestStoreAndReuse(t *testing.T) {
 		{"Expires in the past", 200, []string{"Expires: " + ago(time.Hour)}, nil, nil, 2},
 		{"Expires malformed", 200, []string{"Expires: 0", old}, nil, nil, 2},
 		{"Expires twice", 200, []string{"Expires: " + ago(-time.Hour), "Expires: " + ago(-time.Hour)}, nil, nil, 2},
-		{"max-age wins over Expires", 200, []string{"Expires: " + ago(-time.Hour), "Cache-Control: max-age=0"}, nil, nil, 2},
+		{"max-age wins over Expires", 200, []string{"Expires: " + ago(-time.Hour), "Cache-Control: max-age=0"}, nil,
+			nil, 2},
 		{"heuristic", 200, []string{old}, nil, nil, 1},
 		{"heuristic 404", 404, []string{old}, nil, nil, 1},
 		{"no heuristic for 201", 201, []string{old}, nil, nil, 2},
@@ -128,32 +130,48 @@ func TestStoreAndReuse(t *testing.T) {
 		{"Date counts", 200, []string{"Cache-Control: max-age=60", "Date: " + ago(2*time.Minute)}, nil, nil, 2},
 		{"no-store", 200, []string{"Cache-Control: no-store, max-age=60"}, nil, nil, 2},
 		{"must-understand", 200, []string{"Cache-Control: must-understand, no-store, max-age=60"}, nil, nil, 1},
-		{"must-understand, not understood", 299, []string{"Cache-Control: must-understand, no-store, max-age=60"}, nil, nil, 2},
+		{"must-understand, not understood", 299, []string{"Cache-Control: must-understand, no-store, max-age=60"}, nil,
+			nil, 2},
 		{"private", 200, []string{"Cache-Control: private, max-age=60"}, nil, nil, 2},
 		{"no-cache", 200, []string{"Cache-Control: no-cache, max-age=60"}, nil, nil, 2},
-		{"no-cache of a field", 200, []string{`Cache-Control: no-cache="x-secret", max-age=60`, "X-Secret: 1"}, nil, nil, 1},
+		{"no-cache of a field", 200, []string{`Cache-Control: no-cache="x-secret", max-age=60`, "X-Secret: 1"}, nil,
+			nil, 1},
 		{"explicit 500", 500, []string{"Cache-Control: max-age=60"}, nil, nil, 1},
 		{"explicit 302", 302, []string{"Cache-Control: max-age=60", "Location: /x"}, nil, nil, 1},
 		{"request no-store", 200, []string{"Cache-Control: max-age=60"}, []string{"Cache-Control: no-store"}, nil, 2},
 		{"request no-cache", 200, []string{"Cache-Control: max-age=60"}, nil, []string{"Cache-Control: no-cache"}, 2},
 		{"request pragma", 200, []string{"Cache-Control: max-age=60"}, nil, []string{"Pragma: no-cache"}, 2},
-		{"request max-age=0", 200, []string{"Cache-Control: max-age=60", "Age: 1"}, nil, []string{"Cache-Control: max-age=0"}, 2},
-		{"request min-fresh", 200, []string{"Cache-Control: max-age=60"}, nil, []string{"Cache-Control: min-fresh=90"}, 2},
-		{"request max-stale", 200, []string{"Cache-Control: max-age=60", "Age: 90"}, nil, []string{"Cache-Control: max-stale=60"}, 1},
-		{"request max-stale, must-revalidate", 200, []string{"Cache-Control: max-age=60, must-revalidate", "Age: 90"}, nil, []string{"Cache-Control: max-stale"}, 2},
-		{"authorization", 200, []string{"Cache-Control: max-age=60"}, []string{"Authorization: x"}, []string{"Authorization: x"}, 2},
-		{"authorization, public", 200, []string{"Cache-Control: max-age=60, public"}, []string{"Authorization: x"}, nil, 1},
+		{"request max-age=0", 200, []string{"Cache-Control: max-age=60", "Age: 1"}, nil,
+			[]string{"Cache-Control: max-age=0"}, 2},
+		{"request min-fresh", 200, []string{"Cache-Control: max-age=60"}, nil, []string{"Cache-Control: min-fresh=90"},
+			2},
+		{"request max-stale", 200, []string{"Cache-Control: max-age=60", "Age: 90"}, nil,
+			[]string{"Cache-Control: max-stale=60"}, 1},
+		{"request max-stale, must-revalidate", 200, []string{"Cache-Control: max-age=60, must-revalidate", "Age: 90"},
+			nil, []string{"Cache-Control: max-stale"}, 2},
+		{"authorization", 200, []string{"Cache-Control: max-age=60"}, []string{"Authorization: x"},
+			[]string{"Authorization: x"}, 2},
+		{"authorization, public", 200, []string{"Cache-Control: max-age=60, public"}, []string{"Authorization: x"}, nil,
+			1},
 		{"set-cookie", 200, []string{"Cache-Control: max-age=60", "Set-Cookie: a=b"}, nil, nil, 2},
 		{"set-cookie, public", 200, []string{"Cache-Control: max-age=60, public", "Set-Cookie: a=b"}, nil, nil, 1},
-		{"vary same", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1"}, []string{"X-A: 1"}, 1},
-		{"vary differs", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1"}, []string{"X-A: 2"}, 2},
-		{"vary absent differs from empty", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, nil, []string{"X-A: "}, 2},
+		{"vary same", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1"}, []string{"X-A: 1"},
+			1},
+		{"vary differs", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1"},
+			[]string{"X-A: 2"}, 2},
+		{"vary absent differs from empty", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, nil,
+			[]string{"X-A: "}, 2},
 		{"vary *", 200, []string{"Cache-Control: max-age=60", "Vary: *"}, nil, nil, 2},
-		{"vary normalised", 200, []string{"Cache-Control: max-age=60", "Vary: Accept-Encoding"}, []string{"Accept-Encoding: gzip, BR"}, []string{"Accept-Encoding: br,gzip"}, 1},
-		{"vary lines joined", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1, 2"}, []string{"X-A: 1", "X-A: 2"}, 1},
-		{"CDN-Cache-Control wins", 200, []string{"Cache-Control: no-store", "CDN-Cache-Control: max-age=60"}, nil, nil, 1},
-		{"CDN-Cache-Control malformed is ignored", 200, []string{"Cache-Control: no-store", "CDN-Cache-Control: max-age=60, &"}, nil, nil, 2},
-		{"CDN-Cache-Control over Expires", 200, []string{"Expires: " + ago(-time.Hour), "CDN-Cache-Control: foo"}, nil, nil, 2},
+		{"vary normalised", 200, []string{"Cache-Control: max-age=60", "Vary: Accept-Encoding"},
+			[]string{"Accept-Encoding: gzip, BR"}, []string{"Accept-Encoding: br,gzip"}, 1},
+		{"vary lines joined", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1, 2"},
+			[]string{"X-A: 1", "X-A: 2"}, 1},
+		{"CDN-Cache-Control wins", 200, []string{"Cache-Control: no-store", "CDN-Cache-Control: max-age=60"}, nil, nil,
+			1},
+		{"CDN-Cache-Control malformed is ignored", 200,
+			[]string{"Cache-Control: no-store", "CDN-Cache-Control: max-age=60, &"}, nil, nil, 2},
+		{"CDN-Cache-Control over Expires", 200, []string{"Expires: " + ago(-time.Hour), "CDN-Cache-Control: foo"}, nil,
+			nil, 2},
 		{"query is part of the key", 200, []string{"Cache-Control: max-age=60"}, nil, nil, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -180,7 +198,8 @@ func TestKeys(t *testing.T) {
 	c := newCache(t, Options{})
 	s := &site{h: reply(200, "x", "Cache-Control: max-age=60")}
 	h := c.Handler(s)
-	for i, u := range []string{"http://a.example/x", "http://a.example/x?", "http://a.example/x?a", "http://b.example/x", "http://a.example/X", "http://a.example/%78", "https://a.example/x"} {
+	for i, u := range []string{"http://a.example/x", "http://a.example/x?", "http://a.example/x?a",
+		"http://b.example/x", "http://a.example/X", "http://a.example/%78", "https://a.example/x"} {
 		do(h, "GET", u)
 		require.Equal(t, i+1, s.count(), u)
 	}
@@ -193,7 +212,8 @@ func TestKeys(t *testing.T) {
 func TestConditionalAndRange(t *testing.T) {
 	c := newCache(t, Options{})
 	lm := ago(time.Hour)
-	s := &site{h: reply(200, "0123456789", "Cache-Control: max-age=60", `ETag: "v1"`, "Last-Modified: "+lm, "Content-Length: 10")}
+	s := &site{h: reply(200, "0123456789", "Cache-Control: max-age=60", `ETag: "v1"`, "Last-Modified: "+lm,
+		"Content-Length: 10")}
 	h := c.Handler(s)
 	for range 2 { // the first is a miss, the second a hit: the answers are alike
 		for _, k := range []struct {
@@ -319,8 +339,10 @@ func TestOnlyIfCachedHeadAndMethods(t *testing.T) {
 	require.Equal(t, 3, s.count(), "a safe method invalidates nothing")
 	s.set(reply(500, "failed"))
 	do(h, "POST", "http://a.example/")
-	require.Equal(t, "hit", strings.Split(do(h, "GET", "http://a.example/").Header.Get("Cache-Status"), "; ")[1], "an error changes nothing")
-	s.set(reply(201, "done", "Location: /made", "Content-Location: http://other.example/x", "Cache-Control: max-age=60"))
+	require.Equal(t, "hit", strings.Split(do(h, "GET", "http://a.example/").Header.Get("Cache-Status"), "; ")[1],
+		"an error changes nothing")
+	s.set(reply(201, "done", "Location: /made", "Content-Location: http://other.example/x",
+		"Cache-Control: max-age=60"))
 	do(h, "GET", "http://a.example/made")
 	do(h, "GET", "http://other.example/x")
 	before := s.count()
@@ -575,7 +597,8 @@ func TestPurge(t *testing.T) {
 
 // A purge while a fetch runs wins: what the fetch brings may be older than the purge.
 func TestPurgeWinsOverFills(t *testing.T) {
-	for name, m := range map[string]Match{"url": {URL: "http://a.example/"}, "prefix": {Prefix: "http://a"}, "tag": {Tag: "t"}, "all": {All: true}} {
+	for name, m := range map[string]Match{"url": {URL: "http://a.example/"}, "prefix": {Prefix: "http://a"},
+		"tag": {Tag: "t"}, "all": {All: true}} {
 		for _, late := range []bool{false, true} { // before the header, or within the body
 			t.Run(fmt.Sprint(name, late), func(t *testing.T) {
 				c := newCache(t, Options{})
@@ -610,7 +633,8 @@ func TestPurgeWinsOverFills(t *testing.T) {
 				_, err := c.Purge(t.Context(), m)
 				require.NoError(t, err)
 				s.set(reply(200, "new", "Cache-Control: max-age=60"))
-				require.Equal(t, "new", text(do(h, "GET", "http://a.example/")), "a request after the purge does not join")
+				require.Equal(t, "new", text(do(h, "GET", "http://a.example/")),
+					"a request after the purge does not join")
 				close(release)
 				require.Equal(t, "old", <-first, "the client that asked before gets what it asked for")
 				time.Sleep(10 * time.Millisecond)
@@ -690,7 +714,11 @@ func TestProxy(t *testing.T) {
 	res.Body.Close()
 	require.Equal(t, "site.example", res.Header.Get("X-Host"))
 	var early textproto.MIMEHeader
-	req, _ = http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error { early = h; return nil }}), "GET", edge2.URL+"/early", nil)
+	req, _ = http.NewRequestWithContext(httptrace.WithClientTrace(t.Context(),
+		&httptrace.ClientTrace{Got1xxResponse: func(_ int, h textproto.MIMEHeader) error {
+			early = h
+			return nil
+		}}), "GET", edge2.URL+"/early", nil)
 	res, err = tr.RoundTrip(req)
 	require.NoError(t, err)
 	text(res)
@@ -811,7 +839,8 @@ func TestTrailersAreNotLost(t *testing.T) {
 }
 
 func TestOptionsAreChecked(t *testing.T) {
-	for want, o := range map[string]Options{"MaxBytes": {MaxBytes: -1}, "MaxObject": {MaxBytes: 10, MaxObject: 9}, "Name": {Name: "a b"}} {
+	for want, o := range map[string]Options{"MaxBytes": {MaxBytes: -1}, "MaxObject": {MaxBytes: 10, MaxObject: 9},
+		"Name": {Name: "a b"}} {
 		_, err := New(o)
 		require.ErrorContains(t, err, want)
 	}

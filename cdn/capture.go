@@ -53,7 +53,8 @@ func (w *capture) begin(c *Cache, r *http.Request, h http.Header, asked time.Tim
 	header := h.Clone()
 	stripHop(header)
 	delete(header, "Cache-Status")
-	o := &object{key: key, hash: c.hashString(key), host: c.hosts.of(r.Host), status: http.StatusOK, header: header, etag: firstOf(header["Etag"])}
+	o := &object{key: key, hash: c.hashString(key), host: c.hosts.of(r.Host), status: http.StatusOK, header: header,
+		etag: firstOf(header["Etag"])}
 	o.tags = c.tagsOf(o.header)
 	if c.judge(o, r.Header, asked, time.Now()) != "" || o.life <= 0 || r.Header["Authorization"] != nil {
 		return

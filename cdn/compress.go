@@ -55,11 +55,12 @@ func (c *Cache) mayPack(o *object) bool {
 		compressible(firstOf(h["Content-Type"])) && !httpfield.Lists(h["Cache-Control"], "no-transform")
 }
 
-// packed is the compressed form of an object for a request that takes it; nil as long as there is none. The first request
-// has it made, and gets the plain one.
+// packed is the compressed form of an object for a request that takes it; nil as long as there is none. The first
+// request has it made, and gets the plain one.
 func (s *service) packed(o *object) *object {
 	in := s.r.Header
-	if o.length < smallestPacked || o.length > largestPacked || in["Range"] != nil || in["Accept-Encoding"] == nil || !o.body.complete.Load() || !accepted(in["Accept-Encoding"])("gzip") {
+	if o.length < smallestPacked || o.length > largestPacked || in["Range"] != nil || in["Accept-Encoding"] == nil ||
+		!o.body.complete.Load() || !accepted(in["Accept-Encoding"])("gzip") {
 		return nil
 	}
 	c := s.e.c
@@ -117,7 +118,8 @@ func pack(o *object) *object {
 		return notWorth
 	}
 	data := bytes.Clone(out.Bytes())
-	p := &object{key: o.key + "\x00gzip", hash: o.hash, host: o.host, status: o.status, header: o.header.Clone(), body: bodyOf(data), length: int64(len(data)), freshness: o.freshness}
+	p := &object{key: o.key + "\x00gzip", hash: o.hash, host: o.host, status: o.status, header: o.header.Clone(),
+		body: bodyOf(data), length: int64(len(data)), freshness: o.freshness}
 	p.header["Content-Encoding"] = []string{"gzip"}
 	p.header["Content-Length"] = []string{itoa(p.length)}
 	p.header["Accept-Ranges"] = []string{"none"}

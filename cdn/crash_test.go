@@ -22,8 +22,8 @@ func crashContent(path, version string) string {
 	return strings.Repeat(path+" "+version+" ", 1000+len(path)*50)
 }
 
-// fillUntilKilled is a process that fills a cache with a disk, purges, and fills anew, as fast as it can. Each purge is told on
-// standard output once it has returned.
+// fillUntilKilled is a process that fills a cache with a disk, purges, and fills anew, as fast as it can. Each purge is
+// told on standard output once it has returned.
 func fillUntilKilled(dir string) {
 	c, err := New(Options{MaxBytes: 8 << 20, Disk: DiskOptions{Dir: dir, MaxBytes: 32 << 20, InPlace: 16 << 10}})
 	if err != nil {
@@ -43,7 +43,8 @@ func fillUntilKilled(dir string) {
 	for {
 		fill := func() {
 			for i := range 40 {
-				h.ServeHTTP(&discard{h: http.Header{}}, httptest.NewRequest("GET", fmt.Sprint("http://a.example/", i*i), nil))
+				h.ServeHTTP(&discard{h: http.Header{}},
+					httptest.NewRequest("GET", fmt.Sprint("http://a.example/", i*i), nil))
 			}
 			time.Sleep(time.Millisecond) // the writer comes along
 		}
@@ -65,8 +66,8 @@ func fillUntilKilled(dir string) {
 	}
 }
 
-// A process is killed while it fills and purges, again and again. What it finds on disk afterwards is whole, and nothing
-// that a purge had removed.
+// A process is killed while it fills and purges, again and again. What it finds on disk afterwards is whole, and
+// nothing that a purge had removed.
 func TestKilledWhileItFills(t *testing.T) {
 	dir := t.TempDir()
 	served := 0
@@ -95,7 +96,9 @@ func TestKilledWhileItFills(t *testing.T) {
 		cmd.Wait()
 		c, err := New(Options{MaxBytes: 8 << 20, Disk: DiskOptions{Dir: dir, MaxBytes: 32 << 20, InPlace: 16 << 10}})
 		require.NoError(t, err)
-		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Cache-Control", "no-store") }))
+		h := c.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "no-store")
+		}))
 		for i := range 40 {
 			path := fmt.Sprint("/", i*i)
 			res := do(h, "GET", "http://a.example"+path)

@@ -15,7 +15,8 @@ import (
 func (s *service) deliver(o *object, outcome Outcome, note string) (abort bool) {
 	if s.in == nil && !o.body.complete.Load() {
 		var ok bool
-		if s.in, ok = o.body.reader(0); !ok { // it has outgrown what is kept, and its beginning is let go: this one asks for itself
+		// it has outgrown what is kept, and its beginning is let go: this one asks for itself
+		if s.in, ok = o.body.reader(0); !ok {
 			s.e.bypass(s.w, s.r, "fwd=bypass; detail=too-large")
 			return false
 		}
@@ -64,7 +65,8 @@ func (s *service) deliver(o *object, outcome Outcome, note string) (abort bool) 
 				return false
 			}
 		}
-		if rg := r.Header["Range"]; len(rg) == 1 && r.Method == http.MethodGet && o.length >= 0 && ifRange(r.Header, o.header, o.etag) {
+		if rg := r.Header["Range"]; len(rg) == 1 && r.Method == http.MethodGet && o.length >= 0 &&
+			ifRange(r.Header, o.header, o.etag) {
 			from, to, ok := parseRange(rg[0], o.length)
 			if !ok && o.body.complete.Load() && strings.IndexByte(rg[0], ',') >= 0 {
 				var parts []byteRange
@@ -297,8 +299,8 @@ func ifRange(in, h http.Header, etag string) bool {
 	return ok1 && ok2 && want.Equal(have)
 }
 
-// parseRange reads a Range of one part (RFC 9110 section 14.1.2). ok false: to be ignored, which is always allowed; from -1:
-// not satisfiable.
+// parseRange reads a Range of one part (RFC 9110 section 14.1.2). ok false: to be ignored, which is always allowed;
+// from -1: not satisfiable.
 func parseRange(s string, length int64) (from, to int64, ok bool) {
 	if !hasPrefixFold(s, "bytes=") {
 		return 0, 0, false

@@ -123,7 +123,8 @@ func parseTargeted(lines []string) (directives, bool) {
 			k = lower(k)
 			for i := range len(k) {
 				c := k[i]
-				if !(c >= 'a' && c <= 'z' || c == '*' || i > 0 && (c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.')) {
+				if !(c >= 'a' && c <= 'z' || c == '*' || i > 0 &&
+					(c >= '0' && c <= '9' || c == '_' || c == '-' || c == '.')) {
 					return d, false
 				}
 			}
@@ -131,7 +132,8 @@ func parseTargeted(lines []string) (directives, bool) {
 				if _, ok := parseSeconds(v); !ok || len(v) > 15 {
 					return d, false
 				}
-				d.maxAge, d.sMaxAge = replaceOf(k, "max-age", d.maxAge), replaceOf(k, "s-maxage", d.sMaxAge) // the last of equal keys counts
+				// the last of equal keys counts
+				d.maxAge, d.sMaxAge = replaceOf(k, "max-age", d.maxAge), replaceOf(k, "s-maxage", d.sMaxAge)
 			}
 			d.set(k, strings.Trim(v, `"`), has)
 			some = true
@@ -170,7 +172,8 @@ func parseDate(lines []string) (time.Time, bool) {
 	if len(lines) != 1 {
 		return time.Time{}, false
 	}
-	if t, err := time.Parse(http.TimeFormat, lines[0]); err == nil && len(lines[0]) == len(http.TimeFormat) && t.Format(http.TimeFormat)[3:] == lines[0][3:] {
+	if t, err := time.Parse(http.TimeFormat, lines[0]); err == nil && len(lines[0]) == len(http.TimeFormat) &&
+		t.Format(http.TimeFormat)[3:] == lines[0][3:] {
 		return t, true
 	}
 	up := strings.ToUpper(lines[0])

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// disk is the second tier: append-only segments, oldest dropped first, with an index in memory that is rebuilt from them
-// at the start. An object is written once it was asked for twice: what is wanted once only is not worth a write. What
-// can't be read back with the right checksums is a miss.
+// disk is the second tier: append-only segments, oldest dropped first, with an index in memory that is rebuilt from
+// them at the start. An object is written once it was asked for twice: what is wanted once only is not worth a write.
+// What can't be read back with the right checksums is a miss.
 type disk struct {
 	c    *Cache
 	o    DiskOptions
@@ -59,7 +59,8 @@ func openDisk(c *Cache, o DiskOptions) (*disk, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cdn: Options.Disk.Dir %s: in use by another cache: %w", o.Dir, err)
 	}
-	d := &disk{c: c, o: o, lock: lock, index: map[string][]*diskRef{}, tags: map[string]map[*diskRef]struct{}{}, loading: map[*diskRef]*diskLoad{}, writes: make(chan *object, 256), done: make(chan struct{})}
+	d := &disk{c: c, o: o, lock: lock, index: map[string][]*diskRef{}, tags: map[string]map[*diskRef]struct{}{},
+		loading: map[*diskRef]*diskLoad{}, writes: make(chan *object, 256), done: make(chan struct{})}
 	if err := d.recover(); err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("cdn: disk: %w", err)
@@ -86,7 +87,8 @@ func (d *disk) recover() error {
 		err = s.scan(func(r record, at int64) {
 			switch r.kind {
 			case recordObject:
-				d.put(&diskRef{seg: s, at: at, size: r.total(), key: r.meta.Key, vary: r.meta.Vary, selectors: r.meta.Selectors, tags: r.meta.Tags})
+				d.put(&diskRef{seg: s, at: at, size: r.total(), key: r.meta.Key, vary: r.meta.Vary,
+					selectors: r.meta.Selectors, tags: r.meta.Tags})
 			case recordPurge:
 				d.purgeRefs(r.meta.Purge)
 			}
@@ -184,7 +186,8 @@ func (d *disk) append(o *object) {
 		return
 	}
 	o.onDisk.Store(diskWritten)
-	d.put(&diskRef{seg: s, at: at, size: rec.total(), key: o.key, vary: o.vary, selectors: o.selectors, tags: o.tags, mem: o})
+	d.put(&diskRef{seg: s, at: at, size: rec.total(), key: o.key, vary: o.vary, selectors: o.selectors, tags: o.tags,
+		mem: o})
 	d.fit()
 }
 
@@ -266,8 +269,8 @@ func (d *disk) supersede(o *object) {
 	}
 }
 
-// purge forgets what matches, durably: a record says so before the purge returns. The URL is a key. What was loaded into
-// memory since the purge went through there is purged too.
+// purge forgets what matches, durably: a record says so before the purge returns. The URL is a key. What was loaded
+// into memory since the purge went through there is purged too.
 func (d *disk) purge(m Match) (n int, err error) {
 	n, loaded, err := d.purgeIndex(m)
 	for _, o := range loaded {

@@ -168,7 +168,8 @@ func TestDamageIsAMiss(t *testing.T) {
 
 // A soft purge outlives a restart: what was marked stale is asked about, not served as if nothing had happened.
 func TestSoftPurgeOutlivesRestart(t *testing.T) {
-	for name, m := range map[string]Match{"url": {URL: "http://a.example/1"}, "prefix": {Prefix: "http://a.example/1"}, "tag": {Tag: "odd1"}, "all": {All: true}} {
+	for name, m := range map[string]Match{"url": {URL: "http://a.example/1"}, "prefix": {Prefix: "http://a.example/1"},
+		"tag": {Tag: "odd1"}, "all": {All: true}} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			c, _, get := shelf(t, dir, Options{})

@@ -70,7 +70,9 @@ func ExampleCache_Proxy() {
 
 // A Go client goes to the origin when the edge is down.
 func ExampleNewFallback() {
-	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "from the origin") }))
+	origin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "from the origin")
+	}))
 	defer origin.Close()
 	edge := httptest.NewServer(http.NotFoundHandler())
 	edge.Close() // dead

@@ -19,20 +19,23 @@ import (
 
 // FallbackOptions tell where to go when the edge fails.
 type FallbackOptions struct {
-	Edge      string            // required, such as "https://cdn.example.com": requests to it are looked after, all others pass
-	Origin    string            // required, such as "https://www.example.com": where they go instead; paths are the same on both
+	// required, such as "https://cdn.example.com": requests to it are looked after, all others pass
+	Edge string
+	// required, such as "https://www.example.com": where they go instead; paths are the same on both
+	Origin    string
 	Transport http.RoundTripper // nil: http.DefaultTransport
-	Timeout   time.Duration     // for the header of the edge's answer to a request that may be repeated; 0: 5 s; negative: none
-	Cooldown  time.Duration     // how long the edge is left alone after it failed, then one request tries it; 0: 5 s
+	// for the header of the edge's answer to a request that may be repeated; 0: 5 s; negative: none
+	Timeout  time.Duration
+	Cooldown time.Duration // how long the edge is left alone after it failed, then one request tries it; 0: 5 s
 }
 
-// Fallback is an http.RoundTripper for programs that load from an edge: when the edge itself fails, the request goes to the
-// origin. It is safe for concurrent use.
+// Fallback is an http.RoundTripper for programs that load from an edge: when the edge itself fails, the request goes to
+// the origin. It is safe for concurrent use.
 //
-// The edge has failed when it can't be reached, breaks off before its header, or something before it answers 502, 503 or
-// 504: an answer with Cache-Status is the edge's, which asked the origin in vain, and asking it once more would only add to
-// its load. Only what may be repeated is: GET, HEAD and OPTIONS without a body, and any other request when no connection
-// was made and its body, if any, can be read again (http.Request.GetBody).
+// The edge has failed when it can't be reached, breaks off before its header, or something before it answers 502, 503
+// or 504: an answer with Cache-Status is the edge's, which asked the origin in vain, and asking it once more would only
+// add to its load. Only what may be repeated is: GET, HEAD and OPTIONS without a body, and any other request when no
+// connection was made and its body, if any, can be read again (http.Request.GetBody).
 type Fallback struct {
 	edge, origin *url.URL
 	o            FallbackOptions
@@ -71,7 +74,8 @@ func (o *FallbackOptions) check() (edge, origin *url.URL, err error) {
 		to          **url.URL
 	}{{"Edge", o.Edge, &edge}, {"Origin", o.Origin, &origin}} {
 		u, err := url.Parse(x.value)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" || u.RawQuery != "" {
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" ||
+			u.RawQuery != "" {
 			return nil, nil, fmt.Errorf("cdn: FallbackOptions.%s %q: want http(s)://host[:port]", x.name, x.value)
 		}
 		*x.to = u
@@ -88,10 +92,12 @@ func (f *Fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		return f.o.Transport.RoundTrip(r)
 	}
 	now := time.Now()
-	if until := f.until.Load(); until > 0 && (now.UnixNano() < until || !f.until.CompareAndSwap(until, now.Add(f.o.Cooldown).UnixNano())) {
+	if until := f.until.Load(); until > 0 && (now.UnixNano() < until ||
+		!f.until.CompareAndSwap(until, now.Add(f.o.Cooldown).UnixNano())) {
 		return f.direct(r, false)
 	}
-	free := (r.Body == nil || r.Body == http.NoBody) && (r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions)
+	free := (r.Body == nil || r.Body == http.NoBody) &&
+		(r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions)
 	res, err := f.ask(r, free)
 	failed := err != nil || res.StatusCode >= 502 && res.StatusCode <= 504 && res.Header.Get("Cache-Status") == ""
 	if !failed {
@@ -128,7 +134,9 @@ func (f *Fallback) ask(r *http.Request, bounded bool) (*http.Response, error) {
 		return f.o.Transport.RoundTrip(r)
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	late := time.AfterFunc(f.o.Timeout, func() { cancel(fmt.Errorf("cdn: no answer of the edge within %v", f.o.Timeout)) })
+	late := time.AfterFunc(f.o.Timeout, func() {
+		cancel(fmt.Errorf("cdn: no answer of the edge within %v", f.o.Timeout))
+	})
 	res, err := f.o.Transport.RoundTrip(r.WithContext(ctx))
 	if !late.Stop() && err == nil { // the header came with the deadline: its body can't be read any more
 		res.Body.Close()
@@ -175,14 +183,14 @@ func (f *Fallback) Stats() FallbackStats {
 //go:embed fallback.js
 var fallbackJS string
 
-// FallbackScript returns a script for pages whose images, scripts, style sheets, media and fetches come from an edge: what
-// the edge fails to deliver is loaded from the origin. Put it into the page itself, in an inline script element before the
-// first of them; csp is its source expression for a Content-Security-Policy. It is plain text that is safe within a script
-// element.
+// FallbackScript returns a script for pages whose images, scripts, style sheets, media and fetches come from an edge:
+// what the edge fails to deliver is loaded from the origin. Put it into the page itself, in an inline script element
+// before the first of them; csp is its source expression for a Content-Security-Policy. It is plain text that is safe
+// within a script element.
 //
-// What raises no event can't be helped: images and fonts that a style sheet names, and the page itself when it comes from
-// the edge. A script that is loaded anew runs after the page was parsed. An edge that takes a connection and says nothing
-// counts as failed only when the browser gives up.
+// What raises no event can't be helped: images and fonts that a style sheet names, and the page itself when it comes
+// from the edge. A script that is loaded anew runs after the page was parsed. An edge that takes a connection and says
+// nothing counts as failed only when the browser gives up.
 func FallbackScript(o FallbackOptions) (script, csp string, err error) {
 	edge, origin, err := o.check()
 	if err != nil {

@@ -47,7 +47,8 @@ func TestFallback(t *testing.T) {
 	status.Store(200)
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
-	f, err := NewFallback(FallbackOptions{Edge: edge.URL, Origin: origin.URL, Transport: tr, Cooldown: time.Nanosecond, Timeout: time.Second})
+	f, err := NewFallback(FallbackOptions{Edge: edge.URL, Origin: origin.URL, Transport: tr, Cooldown: time.Nanosecond,
+		Timeout: time.Second})
 	require.NoError(t, err)
 	c := &http.Client{Transport: f}
 	send := func(method, url, body string) (int, string) {
@@ -102,14 +103,16 @@ func TestFallback(t *testing.T) {
 	require.NoError(t, err)
 	_, err = c.Do(r)
 	require.ErrorIs(t, err, context.Canceled)
-	for want, o := range map[string]FallbackOptions{"Edge": {Origin: "http://a"}, "Origin": {Edge: "http://a", Origin: "http://a/path"}, "Cooldown": {Edge: "http://a", Origin: "http://b", Cooldown: -1}} {
+	for want, o := range map[string]FallbackOptions{"Edge": {Origin: "http://a"},
+		"Origin":   {Edge: "http://a", Origin: "http://a/path"},
+		"Cooldown": {Edge: "http://a", Origin: "http://b", Cooldown: -1}} {
 		_, err := NewFallback(o)
 		require.ErrorContains(t, err, want)
 	}
 }
 
-// A page in Chromium whose edge has been killed: image, script, style sheet and fetch come from the origin, under a strict
-// Content-Security-Policy.
+// A page in Chromium whose edge has been killed: image, script, style sheet and fetch come from the origin, under a
+// strict Content-Security-Policy.
 func TestFallbackInABrowser(t *testing.T) {
 	exe := testserver.Command(t, "chromium", "apt install chromium")
 	var edgeURL string
@@ -141,7 +144,8 @@ func TestFallbackInABrowser(t *testing.T) {
 			}
 			h.Set("Cache-Control", "no-store")
 			h.Set("Content-Type", "text/html")
-			h.Set("Content-Security-Policy", fmt.Sprintf("default-src 'none'; connect-src %[1]s 'self'; img-src %[1]s 'self'; style-src %[1]s 'self'; script-src %[1]s 'self' %[2]s", edgeURL, csp))
+			h.Set("Content-Security-Policy", fmt.Sprintf(
+				"default-src 'none'; connect-src %[1]s 'self'; img-src %[1]s 'self'; style-src %[1]s 'self'; script-src %[1]s 'self' %[2]s", edgeURL, csp))
 			fmt.Fprintf(w, `<!doctype html><html><head><script>%[1]s</script><link rel="stylesheet" href="%[2]s/style.css"></head>
 <body><div id="box"></div><img id="pic" src="%[2]s/pic.png" srcset="%[2]s/pic.png 2x"><script src="%[2]s/app.js"></script></body></html>`, script, edgeURL)
 		default:
@@ -157,7 +161,8 @@ func TestFallbackInABrowser(t *testing.T) {
 	defer edge.Close()
 	edgeURL = edge.URL
 
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox, chromedp.DisableGPU,
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox,
+		chromedp.DisableGPU,
 		chromedp.Flag("disable-background-networking", true), chromedp.UserDataDir(t.TempDir()))
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	defer stop()
@@ -173,7 +178,8 @@ func TestFallbackInABrowser(t *testing.T) {
 			"script": `window.ran === 1`,
 			"image":  `document.getElementById("pic").naturalHeight >= 2`,
 			"style":  `document.getElementById("box").offsetWidth === 123`,
-			"fetch":  `(window.got === undefined ? (window.got = 0, fetch("` + edgeURL + `/data.json").then(r => r.json()).then(d => { window.got = d.answer })) : 0, window.got === 42)`,
+			"fetch": `(window.got === undefined ? (window.got = 0, fetch("` + edgeURL +
+				`/data.json").then(r => r.json()).then(d => { window.got = d.answer })) : 0, window.got === 42)`,
 		} {
 			ok, err := chromedp.Run(ctx, chromedp.Poll[bool](expr, chromedp.WithPollingTimeout(30*time.Second)))
 			require.NoError(t, err, "%s: %s", what, name)

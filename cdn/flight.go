@@ -189,7 +189,8 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 		}
 		return
 	}
-	o := &object{key: f.key, hash: f.hash, host: f.host, status: res.StatusCode, header: res.Header, length: res.ContentLength, body: &body{}}
+	o := &object{key: f.key, hash: f.hash, host: f.host, status: res.StatusCode, header: res.Header,
+		length: res.ContentLength, body: &body{}}
 	if f.part != nil {
 		o = f.part.continued(res)
 	} else if res.StatusCode == http.StatusPartialContent {
@@ -219,11 +220,12 @@ func (x *edge) run(f *flight, e *entry, sel string, req *http.Request, ask http.
 	}
 	// A failure is passed to all who wait, so that a failing origin is not asked by each of them; so is what may not be
 	// stored for a reason that lies in the request of each.
-	share := f.why == "" || res.StatusCode >= 500 && o.length >= 0 && o.length <= 64<<10 && ask["Authorization"] == nil && ask["Cookie"] == nil
+	share := f.why == "" || res.StatusCode >= 500 && o.length >= 0 && o.length <= 64<<10 &&
+		ask["Authorization"] == nil && ask["Cookie"] == nil
 	if !share {
 		f.own = res
-		// The first client gets it as it comes, if it is still there; the others are let go at once, and those to come are
-		// not held up for a while.
+		// The first client gets it as it comes, if it is still there; the others are let go at once, and those to come
+		// are not held up for a while.
 		res.Header = o.header
 		if o.cookies != nil {
 			res.Header["Set-Cookie"] = o.cookies

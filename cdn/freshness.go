@@ -165,7 +165,8 @@ func (c *Cache) usable(o *object, ask *directives, now time.Time) use {
 				return useMaxAge
 			}
 			return useAsk
-		case !fresh && !o.noCache && !o.strict && !o.soft.Load() && o.life >= 0 && (ask.anyStale || ask.maxStale >= 0 && age-o.life <= ask.maxStale):
+		case !fresh && !o.noCache && !o.strict && !o.soft.Load() && o.life >= 0 &&
+			(ask.anyStale || ask.maxStale >= 0 && age-o.life <= ask.maxStale):
 			return useFresh
 		}
 	}

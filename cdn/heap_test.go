@@ -44,7 +44,8 @@ func TestBudgetIsTheHeap(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			heap := int64(after.HeapAlloc) - int64(before.HeapAlloc)
 			st := c.Stats()
-			t.Logf("%d objects, %.1f MB by our count, %.1f MB of heap, %.0f bytes of overhead each", st.Objects, float64(st.Bytes)/1e6, float64(heap)/1e6, float64(heap)/float64(st.Objects)-float64(size))
+			t.Logf("%d objects, %.1f MB by our count, %.1f MB of heap, %.0f bytes of overhead each", st.Objects,
+				float64(st.Bytes)/1e6, float64(heap)/1e6, float64(heap)/float64(st.Objects)-float64(size))
 			require.LessOrEqual(t, heap, int64(budget*11/10))
 			require.GreaterOrEqual(t, heap, int64(budget*8/10), "and it is used")
 			runtime.KeepAlive(c)
@@ -55,7 +56,8 @@ func TestBudgetIsTheHeap(t *testing.T) {
 // A hit without the connection.
 func BenchmarkHit(b *testing.B) {
 	c := newCache(b, Options{})
-	h := c.Handler(reply(200, strings.Repeat("x", 1024), "Cache-Control: max-age=3600", "Content-Type: text/plain", `ETag: "1"`))
+	h := c.Handler(reply(200, strings.Repeat("x", 1024), "Cache-Control: max-age=3600", "Content-Type: text/plain",
+		`ETag: "1"`))
 	r := httptest.NewRequest("GET", "http://a.example/some/path", nil)
 	w := &discard{h: http.Header{}}
 	h.ServeHTTP(w, r)

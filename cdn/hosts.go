@@ -90,7 +90,8 @@ func (c *Cache) Hosts() (out []HostStats) {
 	}
 	c.mu.Lock()
 	for _, h := range all {
-		s := HostStats{Host: h.name, Requests: h.requests.Load(), BytesOut: h.out.Load(), BytesIn: h.in.Load(), Bytes: h.bytes, Objects: h.objects}
+		s := HostStats{Host: h.name, Requests: h.requests.Load(), BytesOut: h.out.Load(), BytesIn: h.in.Load(),
+			Bytes: h.bytes, Objects: h.objects}
 		if h != &c.hosts.other || s.Requests > 0 || s.Objects > 0 {
 			out = append(out, s)
 		}

@@ -67,8 +67,8 @@ func TestAHostCrowdsOutNobody(t *testing.T) {
 	require.ErrorContains(t, err, "MaxHostBytes")
 }
 
-// After a purge of everything the origin is asked for no more at a time than it is allowed to, and what was purged softly
-// serves meanwhile.
+// After a purge of everything the origin is asked for no more at a time than it is allowed to, and what was purged
+// softly serves meanwhile.
 func TestAMassPurgeDoesNotFlattenTheOrigin(t *testing.T) {
 	var now, most atomic.Int64
 	gate := make(chan struct{})
@@ -106,7 +106,8 @@ func TestAMassPurgeDoesNotFlattenTheOrigin(t *testing.T) {
 		require.Equal(t, fmt.Sprint("/", i), text(res))
 		require.Contains(t, res.Header.Get("Cache-Status"), "origin-busy")
 	}
-	_, err = c.Purge(t.Context(), Match{Prefix: "http://a.example/"}) // and nothing is left that could serve: they wait their turn
+	// and nothing is left that could serve: they wait their turn
+	_, err = c.Purge(t.Context(), Match{Prefix: "http://a.example/"})
 	require.NoError(t, err)
 	for i := 4; i < 100; i++ {
 		wg.Go(func() {

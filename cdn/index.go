@@ -70,7 +70,8 @@ func (x *index) lock(hash uint64, key string) *entry {
 
 // unlock releases an entry and takes it out of the index when it says nothing any more.
 func (x *index) unlock(e *entry, hash uint64, now time.Time) {
-	if vs := e.variants.Load(); (vs == nil || len(*vs) == 0) && e.part == nil && len(e.flights) == 0 && e.passing.Load() <= now.UnixNano() {
+	if vs := e.variants.Load(); (vs == nil || len(*vs) == 0) && e.part == nil && len(e.flights) == 0 &&
+		e.passing.Load() <= now.UnixNano() {
 		s := x.shard(hash)
 		s.mu.Lock()
 		if s.m[e.key] == e {

@@ -13,8 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Clients that come, read a part and leave, objects in memory, on disk and in slices, an origin that breaks off: afterwards
-// goroutines and open files are as many as before.
+// Clients that come, read a part and leave, objects in memory, on disk and in slices, an origin that breaks off:
+// afterwards goroutines and open files are as many as before.
 func TestNothingIsLeftOpen(t *testing.T) {
 	files := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
@@ -34,7 +34,8 @@ func TestNothingIsLeftOpen(t *testing.T) {
 		f.ServeHTTP(w, r)
 	}))
 	defer origin.Close()
-	c, err := New(Options{MaxBytes: 4 << 20, MaxObject: 200_000, SliceBytes: 64 << 10, Disk: DiskOptions{Dir: t.TempDir(), InPlace: 16 << 10}})
+	c, err := New(Options{MaxBytes: 4 << 20, MaxObject: 200_000, SliceBytes: 64 << 10,
+		Disk: DiskOptions{Dir: t.TempDir(), InPlace: 16 << 10}})
 	require.NoError(t, err)
 	h, err := c.Proxy(origin.URL, ProxyOptions{})
 	require.NoError(t, err)
@@ -71,7 +72,8 @@ func TestNothingIsLeftOpen(t *testing.T) {
 		round()
 	}
 	settle(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= goroutines+5 })
-	settle(t, "files are closed", func() bool { return files() <= open+5+16 }) // a segment keeps up to 16 for its readers
+	// a segment keeps up to 16 for its readers
+	settle(t, "files are closed", func() bool { return files() <= open+5+16 })
 	edge.Close()
 	require.NoError(t, c.Close())
 	settle(t, "all files are closed", func() bool { return files() <= open })

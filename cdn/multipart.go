@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// maxRanges is how many parts one answer has at most; a request for more gets the whole, for which it may not pay more than
-// once (RFC 9110 section 17.15).
+// maxRanges is how many parts one answer has at most; a request for more gets the whole, for which it may not pay more
+// than once (RFC 9110 section 17.15).
 const maxRanges = 16
 
 type byteRange struct{ from, to int64 } // both included
 
-// parseRanges reads a Range of several parts. ok false: to be ignored. Parts that can't be satisfied are left out; none left
-// means that the whole can't. Those that together ask for more than there is, as attackers do with overlapping ones, are
-// ignored.
+// parseRanges reads a Range of several parts. ok false: to be ignored. Parts that can't be satisfied are left out; none
+// left means that the whole can't. Those that together ask for more than there is, as attackers do with overlapping
+// ones, are ignored.
 func parseRanges(s string, length int64) (parts []byteRange, ok bool) {
 	if !hasPrefixFold(s, "bytes=") {
 		return nil, false
@@ -51,7 +51,8 @@ func (s *service) multipart(o *object, parts []byteRange) (abort bool) {
 	total := int64(0)
 	heads := make([]string, len(parts))
 	for i, p := range parts {
-		heads[i] = "\r\n--" + boundary + "\r\n" + kind + "Content-Range: bytes " + itoa(p.from) + "-" + itoa(p.to) + "/" + itoa(o.length) + "\r\n\r\n"
+		heads[i] = "\r\n--" + boundary + "\r\n" + kind + "Content-Range: bytes " + itoa(p.from) + "-" + itoa(p.to) +
+			"/" + itoa(o.length) + "\r\n\r\n"
 		total += int64(len(heads[i])) + p.to - p.from + 1
 	}
 	end := "\r\n--" + boundary + "--\r\n"

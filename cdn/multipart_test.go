@@ -37,14 +37,17 @@ func parts(t *testing.T, header http.Header, body io.Reader) (out []string) {
 
 func TestSeveralRanges(t *testing.T) {
 	c := newCache(t, Options{})
-	h := c.Handler(reply(200, "0123456789", "Cache-Control: max-age=60", `ETag: "v1"`, "Content-Length: 10", "Content-Type: text/plain"))
+	h := c.Handler(reply(200, "0123456789", "Cache-Control: max-age=60", `ETag: "v1"`, "Content-Length: 10",
+		"Content-Type: text/plain"))
 	do(h, "GET", "http://a.example/x")
 	settle(t, "kept", func() bool { return c.Stats().InFlight == 0 })
 	for rng, want := range map[string][]string{
-		"bytes=0-1,3-4":         {"text/plain|bytes 0-1/10|01", "text/plain|bytes 3-4/10|34"},
-		"bytes=8-, 0-0 ,-2":     {"text/plain|bytes 8-9/10|89", "text/plain|bytes 0-0/10|0", "text/plain|bytes 8-9/10|89"},
-		"bytes=0-1,30-40,-1":    {"text/plain|bytes 0-1/10|01", "text/plain|bytes 9-9/10|9"},
-		"bytes=9-9,0-0,0-0,5-5": {"text/plain|bytes 9-9/10|9", "text/plain|bytes 0-0/10|0", "text/plain|bytes 0-0/10|0", "text/plain|bytes 5-5/10|5"},
+		"bytes=0-1,3-4": {"text/plain|bytes 0-1/10|01", "text/plain|bytes 3-4/10|34"},
+		"bytes=8-, 0-0 ,-2": {"text/plain|bytes 8-9/10|89", "text/plain|bytes 0-0/10|0",
+			"text/plain|bytes 8-9/10|89"},
+		"bytes=0-1,30-40,-1": {"text/plain|bytes 0-1/10|01", "text/plain|bytes 9-9/10|9"},
+		"bytes=9-9,0-0,0-0,5-5": {"text/plain|bytes 9-9/10|9", "text/plain|bytes 0-0/10|0", "text/plain|bytes 0-0/10|0",
+			"text/plain|bytes 5-5/10|5"},
 	} {
 		res := do(h, "GET", "http://a.example/x", "Range: "+rng)
 		require.Equal(t, 206, res.StatusCode, rng)
@@ -74,7 +77,8 @@ func TestSeveralRangesOfSlices(t *testing.T) {
 	require.Equal(t, 206, res.StatusCode)
 	d := *f.data.Load()
 	require.Equal(t, []string{
-		"video/mp4|bytes 65530-65545/1048576|" + string(d[65530:65546]), "video/mp4|bytes 1000000-1000009/1048576|" + string(d[1000000:1000010]),
+		"video/mp4|bytes 65530-65545/1048576|" + string(d[65530:65546]), "video/mp4|bytes 1000000-1000009/1048576|" +
+			string(d[1000000:1000010]),
 	}, parts(t, res.Header, bytes.NewReader(body)))
 }
 

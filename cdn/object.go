@@ -91,7 +91,8 @@ func (c *Cache) showHit(o *object, now time.Time) *shown {
 	s := o.shown.Load()
 	if s == nil || s.second != age {
 		left := int64(o.life/time.Second) - age
-		s = &shown{age, []string{strconv.FormatInt(age, 10)}, []string{c.o.Name + "; hit; ttl=" + strconv.FormatInt(left, 10)}}
+		s = &shown{age, []string{strconv.FormatInt(age, 10)},
+			[]string{c.o.Name + "; hit; ttl=" + strconv.FormatInt(left, 10)}}
 		if up := o.header["Cache-Status"]; len(up) > 0 {
 			s.status = append(slices.Clone(up), s.status...)
 		}
@@ -120,7 +121,8 @@ func (o *object) matchesLanguage(h http.Header) bool {
 		if selectorsOf(nil, o.vary[i:i+1], h)[1:] == stored[i+1] {
 			continue
 		}
-		if in := o.header["Content-Language"]; name != "Accept-Language" || len(in) != 1 || !strings.EqualFold(in[0], preferred(h[name])) {
+		if in := o.header["Content-Language"]; name != "Accept-Language" || len(in) != 1 ||
+			!strings.EqualFold(in[0], preferred(h[name])) {
 			return false
 		}
 	}

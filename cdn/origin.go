@@ -24,9 +24,9 @@ import (
 
 var errLoop = errors.New("cdn: the request came through this cache before")
 
-// Proxy caches what the origin ("http://host:port", optionally with a path to put before) serves. Forwarding fields that
-// claim where a request came from are not believed and not passed on (see ProxyOptions.TrustedProxies): the cache says
-// so itself, in X-Forwarded-For, -Host and -Proto.
+// Proxy caches what the origin ("http://host:port", optionally with a path to put before) serves. Forwarding fields
+// that claim where a request came from are not believed and not passed on (see ProxyOptions.TrustedProxies): the cache
+// says so itself, in X-Forwarded-For, -Host and -Proto.
 func (c *Cache) Proxy(origin string, o ProxyOptions) (http.Handler, error) {
 	p := &proxy{c: c, o: o}
 	for _, s := range append([]string{origin}, o.Fallbacks...) {
@@ -50,7 +50,8 @@ func (c *Cache) Proxy(origin string, o ProxyOptions) (http.Handler, error) {
 		c.closing.Unlock()
 	}
 	direct := &httputil.ReverseProxy{
-		ErrorLog:      log.New(io.Discard, "", 0), // a library does not write to its program's log; the client sees the break
+		// a library does not write to its program's log; the client sees the break
+		ErrorLog:      log.New(io.Discard, "", 0),
 		Transport:     p,
 		FlushInterval: -1,
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -149,7 +150,8 @@ func (x *edge) fillRequest(ctx context.Context, r *http.Request, old *object) *h
 	out := r.Clone(ctx)
 	out.Method, out.Body, out.ContentLength = http.MethodGet, http.NoBody, 0
 	h := out.Header
-	for _, k := range []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
+	for _, k := range []string{"Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since",
+		"If-Unmodified-Since"} {
 		delete(h, k)
 	}
 	if old != nil {
@@ -189,15 +191,16 @@ type information struct {
 // trace catches informational answers of the origin.
 func (f *flight) trace(ctx context.Context) context.Context {
 	f.info = make(chan information, 4)
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
-		if code != http.StatusContinue && code != http.StatusSwitchingProtocols {
-			select {
-			case f.info <- information{code, http.Header(h).Clone()}:
-			default: // more than anybody needs
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+			if code != http.StatusContinue && code != http.StatusSwitchingProtocols {
+				select {
+				case f.info <- information{code, http.Header(h).Clone()}:
+				default: // more than anybody needs
+				}
 			}
-		}
-		return nil
-	}})
+			return nil
+		}})
 }
 
 // leave tells a flight that the client that began it has gone, or has its answer.
@@ -239,7 +242,8 @@ func (x *edge) bypass(w http.ResponseWriter, r *http.Request, note string) {
 	wrapped := httpwrap.Wrap(w)
 	wrapped.Before = func(status int) int {
 		h := wrapped.Header()
-		h["Cache-Status"] = append(slices.Clip(h["Cache-Status"]), c.o.Name+"; "+note+"; fwd-status="+itoa(int64(status)))
+		h["Cache-Status"] = append(slices.Clip(h["Cache-Status"]), c.o.Name+"; "+note+"; fwd-status="+
+			itoa(int64(status)))
 		if status < 400 && unsafeMethod(r.Method) {
 			c.invalidate(r, h)
 			if kept != nil && status == http.StatusOK {
@@ -354,7 +358,8 @@ func (w *pipeWriter) WriteHeader(status int) {
 		return
 	}
 	w.once.Do(func() {
-		w.res = &http.Response{StatusCode: status, Header: w.header.Clone(), Body: w.body, ContentLength: -1, ProtoMajor: 1, ProtoMinor: 1}
+		w.res = &http.Response{StatusCode: status, Header: w.header.Clone(), Body: w.body, ContentLength: -1,
+			ProtoMajor: 1, ProtoMinor: 1}
 		if cl := w.header["Content-Length"]; len(cl) == 1 {
 			if n, err := parseOffset(cl[0]); err == nil && cl[0] != "" {
 				w.res.ContentLength = n

@@ -9,8 +9,8 @@ import (
 )
 
 // An answer that breaks off need not be fetched from its beginning again: what came is kept as a part, nobody is served
-// from it, and the next fetch asks for the rest (RFC 9111 section 3.3 and 3.4). Only a strong entity tag proves that the rest
-// belongs to the same content (RFC 9110 section 13.1.5).
+// from it, and the next fetch asks for the rest (RFC 9111 section 3.3 and 3.4). Only a strong entity tag proves that
+// the rest belongs to the same content (RFC 9110 section 13.1.5).
 
 // resumable is whether what is there of o is worth keeping as a part.
 func resumable(o *object) bool {
@@ -24,7 +24,8 @@ func (c *Cache) keepPart(o *object, counted int64) {
 	o.body.mu.Lock()
 	chunks := o.body.chunks
 	o.body.mu.Unlock()
-	p := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header, body: bodyOf(chunks...), length: o.length, etag: o.etag,
+	p := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header, body: bodyOf(chunks...),
+		length: o.length, etag: o.etag,
 		tags: o.tags, vary: o.vary, selectors: o.selectors, freshness: o.freshness}
 	c.remove(o)
 	if o.purged.Load() {
@@ -57,7 +58,8 @@ func (x *edge) roundTrip(f *flight, req *http.Request) (*http.Response, error) {
 	}
 	res, err := x.transport.RoundTrip(rest)
 	part := f.part
-	if err == nil && res.StatusCode == http.StatusPartialContent && strongTag(part.etag) && res.Header.Get("Etag") == part.etag &&
+	if err == nil && res.StatusCode == http.StatusPartialContent && strongTag(part.etag) &&
+		res.Header.Get("Etag") == part.etag &&
 		res.Header.Get("Content-Range") == fmt.Sprintf("bytes %d-%d/%d", have, part.length-1, part.length) {
 		return res, nil
 	}
@@ -65,7 +67,8 @@ func (x *edge) roundTrip(f *flight, req *http.Request) (*http.Response, error) {
 	if part != nil {
 		x.c.remove(part)
 	}
-	if err == nil && res.StatusCode == http.StatusPartialContent || err == nil && res.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+	if err == nil && res.StatusCode == http.StatusPartialContent || err == nil &&
+		res.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		res.Body.Close()
 		return x.transport.RoundTrip(req)
 	}
@@ -74,7 +77,8 @@ func (x *edge) roundTrip(f *flight, req *http.Request) (*http.Response, error) {
 
 // continued is the whole object that a part and the answer with its rest make. The fields of the newer answer count.
 func (p *object) continued(res *http.Response) *object {
-	o := &object{key: p.key, hash: p.hash, host: p.host, status: p.status, header: p.header.Clone(), length: p.length, body: &body{}}
+	o := &object{key: p.key, hash: p.hash, host: p.host, status: p.status, header: p.header.Clone(), length: p.length,
+		body: &body{}}
 	for k, v := range res.Header {
 		switch k {
 		case "Content-Length", "Content-Range", "Content-Encoding":
@@ -93,11 +97,13 @@ func (p *object) continued(res *http.Response) *object {
 // begin206 keeps the beginning that an origin gave although it was asked for the whole, and passes the answer on.
 func (c *Cache) begin206(f *flight, res *http.Response, o *object, ask http.Header, asked, received time.Time) {
 	var first, last, total int64
-	if n, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &total); n != 3 || err != nil || first != 0 || last >= total-1 ||
+	if n, err := fmt.Sscanf(res.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &total); n != 3 ||
+		err != nil || first != 0 || last >= total-1 ||
 		res.ContentLength != last+1 || total > c.o.MaxObject {
 		return
 	}
-	p := &object{key: o.key, hash: o.hash, host: o.host, status: http.StatusOK, header: res.Header.Clone(), length: total, etag: firstOf(res.Header["Etag"])}
+	p := &object{key: o.key, hash: o.hash, host: o.host, status: http.StatusOK, header: res.Header.Clone(),
+		length: total, etag: firstOf(res.Header["Etag"])}
 	delete(p.header, "Content-Range")
 	p.tags = c.tagsOf(p.header)
 	if c.judge(p, ask, asked, received) != "" {

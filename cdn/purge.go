@@ -19,7 +19,8 @@ type Match struct {
 	Prefix string `json:"prefix,omitempty"` // of absolute URLs
 	Tag    string `json:"tag,omitempty"`    // surrogate key
 	All    bool   `json:"all,omitempty"`
-	Soft   bool   `json:"soft,omitempty"` // mark stale instead of removing: the next request revalidates, and stale may serve meanwhile
+	// mark stale instead of removing: the next request revalidates, and stale may serve meanwhile
+	Soft bool `json:"soft,omitempty"`
 }
 
 func (m Match) check() error {
@@ -40,9 +41,9 @@ type Purger interface {
 	Purge(ctx context.Context, m Match) (int, error)
 }
 
-// Purge removes what matches, also what fetches that run now would bring. It returns the number of objects in memory and
-// on disk that it hit; when it returns, no request that starts later gets one of them. URL and Prefix are compared with
-// keys, which by default are URLs.
+// Purge removes what matches, also what fetches that run now would bring. It returns the number of objects in memory
+// and on disk that it hit; when it returns, no request that starts later gets one of them. URL and Prefix are compared
+// with keys, which by default are URLs.
 func (c *Cache) Purge(ctx context.Context, m Match) (int, error) {
 	if err := m.check(); err != nil {
 		return 0, err
@@ -197,8 +198,8 @@ func (f fleet) Purge(ctx context.Context, m Match) (int, error) {
 	return n, errors.Join(errs...)
 }
 
-// Warm fetches URLs through h, a handler of this cache, so that they are cached. It makes up to eight requests at a time
-// and returns the errors of those that failed or gave a status of 400 or more.
+// Warm fetches URLs through h, a handler of this cache, so that they are cached. It makes up to eight requests at a
+// time and returns the errors of those that failed or gave a status of 400 or more.
 func (c *Cache) Warm(ctx context.Context, h http.Handler, urls ...string) error {
 	limit := make(chan struct{}, 8)
 	errs := make([]error, len(urls))

@@ -7,7 +7,8 @@ import (
 
 // sized replaces an object whose length was not known by one that has it.
 func (c *Cache) sized(o *object) *object {
-	n := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header.Clone(), body: o.body, length: o.body.size(), etag: o.etag,
+	n := &object{key: o.key, hash: o.hash, host: o.host, status: o.status, header: o.header.Clone(), body: o.body,
+		length: o.body.size(), etag: o.etag,
 		tags: o.tags, vary: o.vary, selectors: o.selectors, freshness: o.freshness}
 	n.header["Content-Length"] = []string{itoa(n.length)}
 	if _, ok := o.header["Content-Type"]; ok && n.header["Content-Type"] == nil {
@@ -27,8 +28,10 @@ func (c *Cache) sized(o *object) *object {
 }
 
 // refreshed is old with what a 304 says (RFC 9111 section 3.2 and 4.3.4). ok is whether the result may be stored.
-func (c *Cache) refreshed(old *object, update http.Header, ask http.Header, asked, received time.Time) (n *object, ok bool) {
-	n = &object{key: old.key, hash: old.hash, host: old.host, status: old.status, header: old.header.Clone(), body: old.body, length: old.length, slices: old.slices, etag: old.etag, tags: old.tags}
+func (c *Cache) refreshed(old *object, update http.Header, ask http.Header, asked, received time.Time) (n *object,
+	ok bool) {
+	n = &object{key: old.key, hash: old.hash, host: old.host, status: old.status, header: old.header.Clone(),
+		body: old.body, length: old.length, slices: old.slices, etag: old.etag, tags: old.tags}
 	if tags := c.tagsOf(update); tags != nil {
 		n.tags = tags
 	}
@@ -37,7 +40,8 @@ func (c *Cache) refreshed(old *object, update http.Header, ask http.Header, aske
 	}
 	for k, v := range update {
 		switch k {
-		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Type", "Cache-Status", "Set-Cookie", "Trailer":
+		case "Content-Length", "Content-Encoding", "Content-Range", "Content-Type", "Cache-Status", "Set-Cookie",
+			"Trailer":
 		default:
 			n.header[k] = v
 		}

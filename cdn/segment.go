@@ -111,7 +111,8 @@ func headSum(h []byte) uint64 {
 func encodeObject(o *object) (record, [][]byte, error) {
 	m := meta{
 		Key: o.key, Status: o.status, Header: o.header, Tags: o.tags, Vary: o.vary, Selectors: o.selectors,
-		Received: o.received.UnixNano(), Age: o.age, Life: o.life, SWR: o.swr, SIE: o.sie, NoCache: o.noCache, Strict: o.strict,
+		Received: o.received.UnixNano(), Age: o.age, Life: o.life, SWR: o.swr, SIE: o.sie, NoCache: o.noCache,
+		Strict: o.strict,
 	}
 	if o.slices != "" {
 		m.Slices, m.Length = o.slices, o.length
@@ -197,7 +198,8 @@ func (s *segment) head(at, end int64) (r record, err error) {
 	r.kind = fixed[4]
 	r.bodyLen = int64(binary.LittleEndian.Uint64(fixed[12:]))
 	r.bodySum = binary.LittleEndian.Uint64(fixed[28:])
-	if binary.LittleEndian.Uint32(fixed[:]) != magic || metaLen > maxMeta || r.bodyLen < 0 || r.bodyLen > end-at-headSize-metaLen {
+	if binary.LittleEndian.Uint32(fixed[:]) != magic || metaLen > maxMeta || r.bodyLen < 0 ||
+		r.bodyLen > end-at-headSize-metaLen {
 		return r, errDamaged
 	}
 	r.head = make([]byte, headSize+metaLen)
@@ -237,8 +239,10 @@ func (s *segment) read(at, size, inPlace int64) (*object, error) {
 		b = bodyOf(data)
 	}
 	m := &r.meta
-	o := &object{key: m.Key, status: m.Status, header: m.Header, tags: m.Tags, vary: m.Vary, selectors: m.Selectors, body: b, length: r.bodyLen, slices: m.Slices,
-		freshness: freshness{received: time.Unix(0, m.Received), age: m.Age, life: m.Life, swr: m.SWR, sie: m.SIE, noCache: m.NoCache, strict: m.Strict}}
+	o := &object{key: m.Key, status: m.Status, header: m.Header, tags: m.Tags, vary: m.Vary, selectors: m.Selectors,
+		body: b, length: r.bodyLen, slices: m.Slices,
+		freshness: freshness{received: time.Unix(0, m.Received), age: m.Age, life: m.Life, swr: m.SWR, sie: m.SIE,
+			noCache: m.NoCache, strict: m.Strict}}
 	if o.header == nil {
 		o.header = http.Header{}
 	}

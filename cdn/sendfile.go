@@ -22,14 +22,14 @@ type extent struct {
 	checked atomic.Int64 // Unix nanoseconds
 }
 
-// recheck is how long a checked extent is trusted: the machine's page cache may drop it and read it again from a disk that
-// has gone bad meanwhile.
+// recheck is how long a checked extent is trusted: the machine's page cache may drop it and read it again from a disk
+// that has gone bad meanwhile.
 const recheck = time.Minute
 
 var errGone = errors.New("cdn: disk: the segment is gone")
 
-// open returns a file to read the extent from, for one reader at a time; done gives it back. An error means that the body
-// is gone or damaged.
+// open returns a file to read the extent from, for one reader at a time; done gives it back. An error means that the
+// body is gone or damaged.
 func (x *extent) open(now time.Time) (f *os.File, done func(), err error) {
 	if !x.seg.reacquire() {
 		return nil, nil, errGone
@@ -61,7 +61,8 @@ func (x *extent) check(f *os.File, now time.Time) error {
 	sum := xxhash.New()
 	buf := chunkPool.Get().(*[]byte)
 	defer chunkPool.Put(buf)
-	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{io.NewSectionReader(f, x.at, x.len)}, *buf); err != nil {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{sum}, struct{ io.Reader }{io.NewSectionReader(f, x.at, x.len)},
+		*buf); err != nil {
 		return err
 	}
 	if sum.Sum64() != x.sum {
@@ -127,8 +128,8 @@ func (c *Cache) readable(o *object) bool {
 	return true
 }
 
-// hold opens the file of an object that a request found, before anything is said; false when it is gone or damaged: then
-// this is a miss.
+// hold opens the file of an object that a request found, before anything is said; false when it is gone or damaged:
+// then this is a miss.
 func (s *service) hold(o *object) bool {
 	x := o.body.file
 	if x == nil || x == s.extent {

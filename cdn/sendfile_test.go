@@ -87,7 +87,8 @@ func TestRevalidatedOnDisk(t *testing.T) {
 	require.Equal(t, asked, f.requests.Load())
 }
 
-// A bit that flips while the object is being served from disk is seen at the next check, and costs a fetch, not a wrong byte.
+// A bit that flips while the object is being served from disk is seen at the next check, and costs a fetch, not a wrong
+// byte.
 func TestDamageOnDiskInPlaceIsAMiss(t *testing.T) {
 	c, url, f := onDisk(t, Options{})
 	_, _, err := fetch(t, url+"/x")

@@ -66,7 +66,8 @@ type service struct {
 var services = sync.Pool{New: func() any { return new(service) }}
 
 func (x *edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 || len(r.Header["Upgrade"]) > 0 {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || r.ContentLength != 0 ||
+		len(r.Header["Upgrade"]) > 0 {
 		x.bypass(w, r, "fwd=bypass; detail=method")
 		return
 	}
@@ -162,7 +163,8 @@ func (s *service) serve() (outcome Outcome, abort bool) {
 			why = "request"
 		default:
 			why = "stale"
-			if o.soft.Load() && o.life > o.ageAt(s.now) && !o.noCache && !o.strict && (ask == nil || !ask.noCache) && s.e.busy() {
+			if o.soft.Load() && o.life > o.ageAt(s.now) && !o.noCache && !o.strict && (ask == nil || !ask.noCache) &&
+				s.e.busy() {
 				return Stale, s.deliver(o, Stale, "detail=origin-busy") // purged softly: better late than never
 			}
 		}
@@ -331,7 +333,8 @@ func kindOf(err error) string {
 // isHop fields belong to one connection (RFC 9110 section 7.6.1).
 func isHop(k string) bool {
 	switch k {
-	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer",
+	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Authorization",
+		"Proxy-Connection", "Te", "Trailer",
 		"Transfer-Encoding", "Upgrade":
 		return true
 	}

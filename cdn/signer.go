@@ -35,9 +35,9 @@ type Grant struct {
 	Client netip.Prefix // allow clients of this network alone; zero: all
 }
 
-// Signer gives out URLs and cookies that open what is otherwise closed, without asking anybody at the edge: the grant and
-// an HMAC over it travel with the request. Any change to the grant, or to what it is for, breaks it. Signers with the same keys, on
-// any number of edges, accept each other's. It is safe for concurrent use.
+// Signer gives out URLs and cookies that open what is otherwise closed, without asking anybody at the edge: the grant
+// and an HMAC over it travel with the request. Any change to the grant, or to what it is for, breaks it. Signers with
+// the same keys, on any number of edges, accept each other's. It is safe for concurrent use.
 type Signer struct {
 	ring *keyring.Ring
 	o    SignerOptions
@@ -97,7 +97,8 @@ func (s *Signer) Cookie(g Grant) (*http.Cookie, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &http.Cookie{Name: s.o.Param, Value: token, Path: "/", Expires: g.Until, HttpOnly: true, SameSite: http.SameSiteLaxMode}, nil
+	return &http.Cookie{Name: s.o.Param, Value: token, Path: "/", Expires: g.Until, HttpOnly: true,
+		SameSite: http.SameSiteLaxMode}, nil
 }
 
 // token is base64url(until u64 | network length u8 | network 16 or 0 | prefix) signed together with what it is for.
@@ -171,14 +172,15 @@ func (s *Signer) Verify(r *http.Request) error {
 		}
 	}
 	// dots would leave the prefix on the way to a file
-	if prefix != "" && (!strings.HasPrefix(r.URL.EscapedPath(), prefix) || strings.Contains(r.URL.Path, "/../") || strings.HasSuffix(r.URL.Path, "/..")) {
+	if prefix != "" && (!strings.HasPrefix(r.URL.EscapedPath(), prefix) || strings.Contains(r.URL.Path, "/../") ||
+		strings.HasSuffix(r.URL.Path, "/..")) {
 		return ErrBadSigned
 	}
 	return nil
 }
 
-// Require passes on what is signed, without its signature, so that all who hold one share one object, and answers 403 to
-// everything else. Put it in front of the cache.
+// Require passes on what is signed, without its signature, so that all who hold one share one object, and answers 403
+// to everything else. Put it in front of the cache.
 func (s *Signer) Require(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.Verify(r); err != nil {

@@ -24,7 +24,8 @@ func TestSigner(t *testing.T) {
 		old := SigningKey{"old", bytes.Repeat([]byte("a"), 32)}
 		s, err := NewSigner(SignerOptions{Keys: []SigningKey{old}})
 		require.NoError(t, err)
-		edge, err := NewSigner(SignerOptions{Keys: []SigningKey{{"new", bytes.Repeat([]byte("b"), 32)}, old}}) // rotated
+		// rotated
+		edge, err := NewSigner(SignerOptions{Keys: []SigningKey{{"new", bytes.Repeat([]byte("b"), 32)}, old}})
 		require.NoError(t, err)
 		ask := func(target, client string, cookie *http.Cookie) error {
 			r := httptest.NewRequest("GET", target, nil)
@@ -46,7 +47,8 @@ func TestSigner(t *testing.T) {
 		require.NoError(t, ask(one, "192.0.2.1", nil))
 		require.ErrorIs(t, ask("http://a.example/film", "192.0.2.1", nil), ErrNotSigned)
 		for _, changed := range []string{
-			strings.Replace(one, "film%2F1", "film/1", 1), strings.Replace(one, "q=1", "q=2", 1), one + "&x=1", one[:len(one)-1],
+			strings.Replace(one, "film%2F1", "film/1", 1), strings.Replace(one, "q=1", "q=2", 1), one + "&x=1",
+			one[:len(one)-1],
 			strings.Replace(one, "sig=old", "sig=new", 1), strings.Replace(one, "sig=", "sig=.", 1),
 		} {
 			require.Error(t, ask(changed, "192.0.2.1", nil), changed)
@@ -81,7 +83,8 @@ func TestSignedURLsShareOneObject(t *testing.T) {
 	}
 	require.Equal(t, 1, origin.count())
 	require.Equal(t, 403, do(h, "GET", "http://a.example/film?part=1").StatusCode)
-	for _, bad := range []SignerOptions{{}, {Keys: []SigningKey{{"k", []byte("short")}}}, {Keys: []SigningKey{{"k", bytes.Repeat([]byte("a"), 32)}}, Param: "a b"}} {
+	for _, bad := range []SignerOptions{{}, {Keys: []SigningKey{{"k", []byte("short")}}},
+		{Keys: []SigningKey{{"k", bytes.Repeat([]byte("a"), 32)}}, Param: "a b"}} {
 		_, err := NewSigner(bad)
 		require.Error(t, err)
 	}
@@ -89,14 +92,16 @@ func TestSignedURLsShareOneObject(t *testing.T) {
 
 func TestAssets(t *testing.T) {
 	css := bytes.Repeat([]byte("body { color: red }\n"), 200)
-	a, err := NewAssets(fstest.MapFS{"css/site.css": {Data: css}, "a.png": {Data: []byte("\x89PNG\r\n\x1a\n" + strings.Repeat("x", 1000))}}, "/static/")
+	a, err := NewAssets(fstest.MapFS{"css/site.css": {Data: css},
+		"a.png": {Data: []byte("\x89PNG\r\n\x1a\n" + strings.Repeat("x", 1000))}}, "/static/")
 	require.NoError(t, err)
 	u := a.URL("css/site.css")
 	require.Regexp(t, `^/static/css/site\.[0-9a-f]{16}\.css$`, u)
 	require.Empty(t, a.URL("nothing"))
 	h := newCache(t, Options{}).Handler(a)
 	tags := map[string]bool{}
-	for _, c := range []struct{ accept, coding string }{{"br, gzip", "br"}, {"gzip", "gzip"}, {"zstd", "zstd"}, {"br;q=0, gzip", "gzip"}, {"*", ""}, {"", ""}, {"identity", ""}} {
+	for _, c := range []struct{ accept, coding string }{{"br, gzip", "br"}, {"gzip", "gzip"}, {"zstd", "zstd"},
+		{"br;q=0, gzip", "gzip"}, {"*", ""}, {"", ""}, {"identity", ""}} {
 		res := do(h, "GET", "http://a.example"+u, "Accept-Encoding: "+c.accept)
 		if c.accept != "*" {
 			require.Equal(t, c.coding, res.Header.Get("Content-Encoding"), c.accept)
@@ -121,7 +126,8 @@ func TestAssets(t *testing.T) {
 		require.Contains(t, res.Header.Get("Cache-Control"), "immutable")
 	}
 	require.Len(t, tags, 4)
-	require.Empty(t, do(h, "GET", "http://a.example"+a.URL("a.png"), "Accept-Encoding: br").Header.Get("Content-Encoding"))
+	require.Empty(t, do(h, "GET", "http://a.example"+a.URL("a.png"),
+		"Accept-Encoding: br").Header.Get("Content-Encoding"))
 	require.Equal(t, 404, do(h, "GET", "http://a.example/static/css/site.css").StatusCode)
 	require.Equal(t, 206, do(a, "GET", "http://a.example"+u, "Range: bytes=0-3").StatusCode)
 	_, err = NewAssets(fstest.MapFS{}, "static")

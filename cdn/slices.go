@@ -11,17 +11,18 @@ import (
 	"time"
 )
 
-// An object that is too large to be kept as a whole is kept as a head without a body and, each under a key of its own, the
-// slices that clients wanted. A slice belongs to one fetch of the head: its key holds a number that the head was given
-// then, and every slice must come with the head's strong entity tag (RFC 9110 section 14.2 and 15.3.7.3), so that bytes of
-// two versions never meet in one answer.
+// An object that is too large to be kept as a whole is kept as a head without a body and, each under a key of its own,
+// the slices that clients wanted. A slice belongs to one fetch of the head: its key holds a number that the head was
+// given then, and every slice must come with the head's strong entity tag (RFC 9110 section 14.2 and 15.3.7.3), so that
+// bytes of two versions never meet in one answer.
 
 // errChanged means that the origin's object is no longer the one that the head describes.
 var errChanged = errors.New("cdn: the origin's object has changed")
 
 // sliceable is whether an answer that is too large may be kept in slices.
 func (c *Cache) sliceable(o *object, res *http.Response) bool {
-	return c.o.SliceBytes > 0 && o.status == http.StatusOK && o.length > c.o.MaxObject && strongTag(o.etag) && !strings.EqualFold(res.Header.Get("Accept-Ranges"), "none") &&
+	return c.o.SliceBytes > 0 && o.status == http.StatusOK && o.length > c.o.MaxObject && strongTag(o.etag) &&
+		!strings.EqualFold(res.Header.Get("Accept-Ranges"), "none") &&
 		res.Header.Get("Accept-Ranges") != ""
 }
 
@@ -140,7 +141,8 @@ func (x *edge) fetchSlice(req *http.Request, head *object, i int64, key string, 
 		return nil, fmt.Errorf("cdn: the origin answers a range with status %d", res.StatusCode)
 	}
 	if res.StatusCode != http.StatusPartialContent || res.Header.Get("Etag") != head.etag ||
-		res.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", from, to, head.length) || res.Header.Get("Content-Encoding") != strings.Join(head.header["Content-Encoding"], ", ") {
+		res.Header.Get("Content-Range") != fmt.Sprintf("bytes %d-%d/%d", from, to, head.length) ||
+		res.Header.Get("Content-Encoding") != strings.Join(head.header["Content-Encoding"], ", ") {
 		return nil, errChanged
 	}
 	data := make([]byte, to-from+1)
@@ -151,7 +153,8 @@ func (x *edge) fetchSlice(req *http.Request, head *object, i int64, key string, 
 	if err != nil {
 		return nil, errTruncated
 	}
-	o := &object{key: key, hash: hash, host: head.host, status: http.StatusPartialContent, header: http.Header{}, body: bodyOf(data), length: int64(len(data)),
+	o := &object{key: key, hash: hash, host: head.host, status: http.StatusPartialContent, header: http.Header{},
+		body: bodyOf(data), length: int64(len(data)),
 		tags: head.tags, freshness: head.freshness}
 	e := c.index.lock(hash, key)
 	if head.gone.Load() && head.next.Load() == nil {
@@ -199,8 +202,8 @@ func (s *service) sendSlices(head, first *object, from, to int64) (abort bool) {
 	return false
 }
 
-// sendPart writes a part of a complete body; ok is false when the client is gone, or with abort when the body could not be
-// read.
+// sendPart writes a part of a complete body; ok is false when the client is gone, or with abort when the body could not
+// be read.
 func (s *service) sendPart(b *body, from, to int64) (n int64, ok, abort bool) {
 	if x := b.file; x != nil {
 		f := s.file

@@ -105,7 +105,8 @@ func TestLargeObjectsAreKeptInSlices(t *testing.T) {
 	require.Equal(t, "video/mp4", res.Header.Get("Content-Type"))
 	before := f.requests.Load()
 	require.EqualValues(t, 1+17, before, "the head, and each slice once")
-	for _, c := range []struct{ from, to int }{{0, 0}, {0, 1<<20 + 12344}, {65535, 65536}, {70000, 400000}, {1 << 20, 1<<20 + 12344}} {
+	for _, c := range []struct{ from, to int }{{0, 0}, {0, 1<<20 + 12344}, {65535, 65536}, {70000, 400000},
+		{1 << 20, 1<<20 + 12344}} {
 		res, got, err := fetch(t, url+"/film", fmt.Sprintf("Range: bytes=%d-%d", c.from, c.to))
 		require.NoError(t, err)
 		require.Equal(t, 206, res.StatusCode)
@@ -197,7 +198,8 @@ func TestSlicesFromDisk(t *testing.T) {
 	origin := httptest.NewServer(f)
 	defer origin.Close()
 	run := func() (*Cache, *httptest.Server) {
-		c, err := New(Options{MaxBytes: 4 << 20, MaxObject: 256 << 10, SliceBytes: sliceTest, Disk: DiskOptions{Dir: dir, InPlace: 1 << 10}})
+		c, err := New(Options{MaxBytes: 4 << 20, MaxObject: 256 << 10, SliceBytes: sliceTest,
+			Disk: DiskOptions{Dir: dir, InPlace: 1 << 10}})
 		require.NoError(t, err)
 		h, err := c.Proxy(origin.URL, ProxyOptions{KeepHost: true})
 		require.NoError(t, err)
@@ -236,8 +238,10 @@ func hostOf(host string, h http.Handler) http.Handler {
 }
 
 func TestLargeObjectsThatCantBeSlicedPassThrough(t *testing.T) {
-	for name, header := range map[string][]string{"no ranges": {"ETag: \"x\""}, "weak": {"ETag: W/\"x\"", "Accept-Ranges: bytes"}, "none": {"ETag: \"x\"", "Accept-Ranges: none"}} {
-		s := &site{h: reply(200, strings.Repeat("x", 100_000), append(header, "Content-Length: 100000", "Cache-Control: max-age=60")...)}
+	for name, header := range map[string][]string{"no ranges": {"ETag: \"x\""},
+		"weak": {"ETag: W/\"x\"", "Accept-Ranges: bytes"}, "none": {"ETag: \"x\"", "Accept-Ranges: none"}} {
+		s := &site{h: reply(200, strings.Repeat("x", 100_000),
+			append(header, "Content-Length: 100000", "Cache-Control: max-age=60")...)}
 		c := newCache(t, Options{MaxBytes: 1 << 20, MaxObject: 50_000})
 		h := c.Handler(s)
 		for range 2 {

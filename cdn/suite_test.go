@@ -27,8 +27,8 @@ import (
 //go:embed testdata/http-cache-tests.txt
 var expectedDifferences string
 
-// TestPublicSuite runs the npm edition of the public HTTP cache tests as a floor: what passed once must pass for ever. It is
-// older than the current suite and contradicts it in places; the current one is run outside of this repository.
+// TestPublicSuite runs the npm edition of the public HTTP cache tests as a floor: what passed once must pass for ever.
+// It is older than the current suite and contradicts it in places; the current one is run outside of this repository.
 func TestPublicSuite(t *testing.T) {
 	if testing.Short() {
 		return // it takes half a minute
@@ -47,7 +47,8 @@ func TestPublicSuite(t *testing.T) {
 	run := func(script string, env ...string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, node, "--no-warnings", "--import", loopback, script)
 		cmd.Dir = suite
-		cmd.Env = append(os.Environ(), append(env, "npm_config_protocol=http", "npm_config_port="+port, "npm_config_pidfile="+filepath.Join(t.TempDir(), "pid"))...)
+		cmd.Env = append(os.Environ(), append(env, "npm_config_protocol=http", "npm_config_port="+port,
+			"npm_config_pidfile="+filepath.Join(t.TempDir(), "pid"))...)
 		return cmd
 	}
 	origin := run("server/server.mjs")
@@ -65,7 +66,8 @@ func TestPublicSuite(t *testing.T) {
 	}, 30*time.Second, 10*time.Millisecond, "the suite's origin does not start")
 
 	c := newCache(t, Options{StoreSetCookie: true, VaryLanguage: true})
-	h, err := c.Proxy("http://127.0.0.1:"+port, ProxyOptions{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}})
+	h, err := c.Proxy("http://127.0.0.1:"+port,
+		ProxyOptions{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}})
 	require.NoError(t, err)
 	edge := httptest.NewServer(h)
 	defer edge.Close()
@@ -76,7 +78,8 @@ func TestPublicSuite(t *testing.T) {
 		out, err := cmd.Output()
 		require.NoError(t, err, errs.String())
 		if id != "" {
-			return map[string]any{id: strings.Contains(string(out), "\n✅ - ") || strings.Contains(string(out), "\nY - ")}
+			return map[string]any{id: strings.Contains(string(out), "\n✅ - ") ||
+				strings.Contains(string(out), "\nY - ")}
 		}
 		from := bytes.IndexByte(out, '{')
 		require.GreaterOrEqual(t, from, 0, "%s", out)
@@ -97,7 +100,8 @@ func TestPublicSuite(t *testing.T) {
 	for id, r := range all {
 		switch passed := r == true; {
 		case !passed && !known[id]:
-			if retries++; retries <= 20 && results(id)[id] == true { // the suite measures time: a pause of the machine looks like a fault
+			// the suite measures time: a pause of the machine looks like a fault
+			if retries++; retries <= 20 && results(id)[id] == true {
 				continue
 			}
 			failed = append(failed, fmt.Sprintf("%s %v", id, r))
@@ -107,7 +111,8 @@ func TestPublicSuite(t *testing.T) {
 	}
 	slices.Sort(failed)
 	slices.Sort(healed)
-	t.Logf("%d of %d tests pass; of those that are expected to differ these pass: %v", len(all)-len(failed)-len(known)+len(healed), len(all), healed)
+	t.Logf("%d of %d tests pass; of those that are expected to differ these pass: %v", len(all)-len(failed)-len(known)+
+		len(healed), len(all), healed)
 	for _, f := range failed {
 		t.Errorf("%s", f)
 	}

@@ -5,17 +5,19 @@ import (
 	"strings"
 )
 
-// Fields that make many origins answer something else, although they are part of no key: with one of them a single request
-// could shape the answer that all others get (cache poisoning, Kettle 2018; denial of service by cached errors, Nguyen et
-// al. 2019).
+// Fields that make many origins answer something else, although they are part of no key: with one of them a single
+// request could shape the answer that all others get (cache poisoning, Kettle 2018; denial of service by cached errors,
+// Nguyen et al. 2019).
 
 // isForwarding is whether a field claims where a request came from or what was really asked for.
 func isForwarding(k string) bool {
-	if strings.HasPrefix(k, "X-Forwarded") || strings.HasPrefix(k, "X-Original-") || strings.HasPrefix(k, "X-Rewrite-") {
+	if strings.HasPrefix(k, "X-Forwarded") || strings.HasPrefix(k, "X-Original-") ||
+		strings.HasPrefix(k, "X-Rewrite-") {
 		return true
 	}
 	switch k {
-	case "Forwarded", "X-Real-Ip", "X-Host", "X-Http-Host-Override", "X-Url-Scheme", "X-Scheme", "Front-End-Https", "X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
+	case "Forwarded", "X-Real-Ip", "X-Host", "X-Http-Host-Override", "X-Url-Scheme", "X-Scheme", "Front-End-Https",
+		"X-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip",
 		"X-Cluster-Client-Ip":
 		return true
 	}
@@ -36,8 +38,8 @@ func (c *Cache) dropUnkeyed(h http.Header) {
 	}
 }
 
-// blamesRequest is whether an error may be the fault of this one request, whose header is larger than browsers make it: an
-// origin that refuses it would be cached as broken for everybody.
+// blamesRequest is whether an error may be the fault of this one request, whose header is larger than browsers make it:
+// an origin that refuses it would be cached as broken for everybody.
 func blamesRequest(status int, h http.Header) bool {
 	if status < 400 {
 		return false

@@ -270,7 +270,8 @@ func (r *reply) negative(z *zoneData, apex int, name []byte, n *node) {
 	r.ns++
 }
 
-// referral sends the resolver to the servers of a delegated part, with their addresses: without glue it could not go on.
+// referral sends the resolver to the servers of a delegated part, with their addresses: without glue it could not go
+// on.
 func (r *reply) referral(z *zoneData, cut *node, name []byte, first bool, at int) {
 	if r.an == 0 {
 		r.aa = false

@@ -101,8 +101,8 @@ func (r *Router) watch(c *center, d DC) {
 	}
 }
 
-// healthy is the verdict on a centre, and the reason when it is bad. Votes that are too old are forgotten; next is when the
-// following one will be, zero for never.
+// healthy is the verdict on a centre, and the reason when it is bad. Votes that are too old are forgotten; next is when
+// the following one will be, zero for never.
 func (c *center) healthy(now time.Time, h *HealthOptions) (ok bool, why string, next time.Time) {
 	against := 0
 	for name, v := range c.votes {

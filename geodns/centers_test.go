@@ -36,7 +36,8 @@ func TestSeveralCentresInOneAnswer(t *testing.T) {
 	require.Equal(t, 16, scope(res))
 	require.NoError(t, r.Drain("us"))
 	require.Equal(t, []string{"eu", "ap"}, names("10.2.0.1", 3))
-	require.Equal(t, "A 198.51.100.1; A 203.0.113.1", data(ask(t, s, "udp", "few.example.test.", dns.TypeA, subnet("10.2.0.0/16")).Answer))
+	require.Equal(t, "A 198.51.100.1; A 203.0.113.1",
+		data(ask(t, s, "udp", "few.example.test.", dns.TypeA, subnet("10.2.0.0/16")).Answer))
 
 	w := router(t, RouterOptions{Policy: Weighted()})
 	first := map[string]int{}
@@ -57,7 +58,8 @@ func TestAliases(t *testing.T) {
 	r := router(t, RouterOptions{Locator: table(t)})
 	z, err := NewZone("alias.test.", ZoneOptions{NS: []string{"ns1.alias.test."}})
 	require.NoError(t, err)
-	require.NoError(t, z.Add("@ IN MX 10 mail", "www 60 IN A 192.0.2.1", "www IN TXT hello", "www IN AAAA 2001:db8::1", "c IN CNAME www"))
+	require.NoError(t, z.Add("@ IN MX 10 mail", "www 60 IN A 192.0.2.1", "www IN TXT hello", "www IN AAAA 2001:db8::1",
+		"c IN CNAME www"))
 	require.NoError(t, z.Alias("@", "c"))
 	require.NoError(t, z.Alias("geo", "geo.example.test."))
 	require.NoError(t, z.Alias("gone", "nothing"))
@@ -133,7 +135,8 @@ func TestRampAndSpillGoTogether(t *testing.T) {
 		require.NoError(t, r.Drain("ap"))
 		require.NoError(t, r.Drain("eu"))
 		for i := range 1000 {
-			require.Equal(t, "us", r.Route(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 1})).DC, "nobody else is left: a ramp turns nobody away")
+			require.Equal(t, "us", r.Route(netip.AddrFrom4([4]byte{20, byte(i >> 8), byte(i), 1})).DC,
+				"nobody else is left: a ramp turns nobody away")
 		}
 	})
 }
@@ -158,7 +161,8 @@ func TestChecks(t *testing.T) {
 		require.NoError(t, err)
 		return c(ctx)
 	}
-	require.NoError(t, run(srv.URL, HTTPCheckOptions{Contain: "probe me", Header: http.Header{"X-Probe": {"probe me"}}}))
+	require.NoError(t, run(srv.URL, HTTPCheckOptions{Contain: "probe me",
+		Header: http.Header{"X-Probe": {"probe me"}}}))
 	require.NoError(t, run(srv.URL+"/moved", HTTPCheckOptions{}))
 	require.ErrorContains(t, run(srv.URL+"/moved", HTTPCheckOptions{Status: 200}), "302")
 	require.ErrorContains(t, run(srv.URL+"/bad", HTTPCheckOptions{}), "500")
@@ -185,7 +189,9 @@ func TestChecks(t *testing.T) {
 	require.ErrorIs(t, behind(ctx), ErrBehind)
 	require.ErrorIs(t, behind(ctx), broken)
 
-	good, bad, wild := func(context.Context) error { return nil }, func(context.Context) error { return broken }, func(context.Context) error { panic("boom") }
+	good, bad, wild := func(context.Context) error {
+		return nil
+	}, func(context.Context) error { return broken }, func(context.Context) error { panic("boom") }
 	require.NoError(t, Quorum(2, good, bad, good)(ctx))
 	require.ErrorIs(t, Quorum(2, good, bad, bad)(ctx), broken)
 	require.ErrorContains(t, AllOf(good, wild)(ctx), "boom")

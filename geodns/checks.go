@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Check tells whether something may take traffic: nil for yes. It must end when ctx does. A check is run by one goroutine
-// at a time; one that is given to several centres is run by several.
+// Check tells whether something may take traffic: nil for yes. It must end when ctx does. A check is run by one
+// goroutine at a time; one that is given to several centres is run by several.
 type Check = func(ctx context.Context) error
 
 // HTTPCheckOptions of [CheckHTTP] and [CheckHTTPAddr].
@@ -36,8 +36,8 @@ func CheckHTTP(rawURL string, o HTTPCheckOptions) (Check, error) {
 	return func(ctx context.Context) error { return get(ctx, netip.Addr{}) }, nil
 }
 
-// CheckHTTPAddr is [CheckHTTP] for DC.CheckAddr: it connects to each address, with the port, the Host and the TLS name of
-// the URL.
+// CheckHTTPAddr is [CheckHTTP] for DC.CheckAddr: it connects to each address, with the port, the Host and the TLS name
+// of the URL.
 func CheckHTTPAddr(rawURL string, o HTTPCheckOptions) (func(ctx context.Context, addr netip.Addr) error, error) {
 	return httpCheck(rawURL, o)
 }
@@ -77,7 +77,8 @@ func httpCheck(rawURL string, o HTTPCheckOptions) (func(ctx context.Context, add
 			return err
 		}
 		defer res.Body.Close()
-		if o.Status != 0 && res.StatusCode != o.Status || o.Status == 0 && (res.StatusCode < 200 || res.StatusCode >= 400) {
+		if o.Status != 0 && res.StatusCode != o.Status || o.Status == 0 &&
+			(res.StatusCode < 200 || res.StatusCode >= 400) {
 			return fmt.Errorf("status %d", res.StatusCode)
 		}
 		body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
@@ -109,9 +110,9 @@ func CheckTCPAddr(port uint16) func(ctx context.Context, addr netip.Addr) error 
 	}
 }
 
-// CaughtUp is healthy while a centre's data is at most limit behind: a centre whose replicas lag would show its users the
-// past. lag is yours: a replica's delay, the age of the last event applied, the length of a queue as time. An error of
-// lag counts as behind, for nobody knows. The check fails with [ErrBehind].
+// CaughtUp is healthy while a centre's data is at most limit behind: a centre whose replicas lag would show its users
+// the past. lag is yours: a replica's delay, the age of the last event applied, the length of a queue as time. An error
+// of lag counts as behind, for nobody knows. The check fails with [ErrBehind].
 func CaughtUp(lag func(ctx context.Context) (time.Duration, error), limit time.Duration) Check {
 	return func(ctx context.Context) error {
 		d, err := lag(ctx)
@@ -128,8 +129,8 @@ func CaughtUp(lag func(ctx context.Context) (time.Duration, error), limit time.D
 // AllOf is healthy when all checks are; they run at the same time. Its error joins theirs.
 func AllOf(checks ...Check) Check { return Quorum(len(checks), checks...) }
 
-// Quorum is healthy when at least n of the checks are, such as one check by several ways; they run at the same time, and
-// all end before it returns.
+// Quorum is healthy when at least n of the checks are, such as one check by several ways; they run at the same time,
+// and all end before it returns.
 func Quorum(n int, checks ...Check) Check {
 	return func(ctx context.Context) error {
 		results := make(chan error, len(checks))

@@ -229,7 +229,8 @@ func compileZones(zones []*Zone) (*zoneSet, error) {
 				continue
 			}
 			if z, _ := s.find([]byte(n.alias)); z == nil {
-				return nil, fmt.Errorf("geodns: %s: its alias %s is in no zone of this server", showName(name), showName(n.alias))
+				return nil, fmt.Errorf("geodns: %s: its alias %s is in no zone of this server", showName(name),
+					showName(n.alias))
 			}
 		}
 	}

@@ -35,8 +35,8 @@ func (j *cookieJar) bake(dst *[16]byte, client [8]byte, addr netip.Addr, now uin
 	binary.LittleEndian.PutUint64(dst[8:], sip(j.k0, j.k1, in[:n]))
 }
 
-// good is whether the cookie that a query shows is one of ours, not older than an hour and not from the future (RFC 9018
-// section 4.3).
+// good is whether the cookie that a query shows is one of ours, not older than an hour and not from the future (RFC
+// 9018 section 4.3).
 func (j *cookieJar) good(q *query, addr netip.Addr, now time.Time) bool {
 	if !q.shown {
 		return false

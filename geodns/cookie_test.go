@@ -47,7 +47,8 @@ func TestCookiesEscapeTheRateLimit(t *testing.T) {
 			require.Len(t, res.Answer, 1)
 		}
 	}
-	require.Equal(t, dns.RcodeFormatError, ask(t, server(t, ServerOptions{}, testZone(t, nil)), "udp", "www.example.test.", dns.TypeA, with("010203")).Rcode)
+	require.Equal(t, dns.RcodeFormatError, ask(t, server(t, ServerOptions{}, testZone(t, nil)), "udp",
+		"www.example.test.", dns.TypeA, with("010203")).Rcode)
 	forged := cookie[:40] + "00000000"
 	truncated := false
 	for range 6 { // slips or is dropped

@@ -17,21 +17,22 @@ func TestDig(t *testing.T) {
 	r := router(t, RouterOptions{Locator: table(t)})
 	s := server(t, ServerOptions{}, testZone(t, r))
 	for query, want := range map[string][]string{
-		"www.example.test A":                                  {"status: NOERROR", "flags: qr aa", "192.0.2.80"},
-		"WwW.eXample.test A +noedns":                          {"WwW.eXample.test.\t300\tIN\tA\t192.0.2.80"},
-		"www.example.test A +cookie=0123456789abcdef":         {"COOKIE: 0123456789abcdef01000000", "(good)"},
-		"geo.example.test A +subnet=10.2.0.0/16":              {"CLIENT-SUBNET: 10.2.0.0/16/16", "198.51.100.1"},
-		"geo.example.test AAAA +subnet=10.1.0.0/16":           {"2001:db8:a::1"},
-		"geo.example.test A +subnet=0/0":                      {"CLIENT-SUBNET: 0.0.0.0/0/0"},
-		"www.example.test A +edns=1 +noednsneg":               {"status: BADVERS"},
-		"www.example.test ANY +notcp":                         {"RFC8482"},
-		"big.example.test TXT +ignore":                        {"flags: qr aa tc", "ANSWER: 0"},
-		"big.example.test TXT":                                {"ANSWER: 21", "(TCP)"},
-		"none.example.test A":                                 {"status: NXDOMAIN", "30\tIN\tSOA"},
-		"example.test AXFR":                                   {"Transfer failed"},
-		"example.test IXFR=1":                                 {"Transfer failed"},
-		"www.elsewhere.test A":                                {"status: REFUSED"},
-		"x.sub.example.test A":                                {"flags: qr rd;", "ns.sub.example.test.\t3600\tIN\tA\t192.0.2.99"},
+		"www.example.test A":                          {"status: NOERROR", "flags: qr aa", "192.0.2.80"},
+		"WwW.eXample.test A +noedns":                  {"WwW.eXample.test.\t300\tIN\tA\t192.0.2.80"},
+		"www.example.test A +cookie=0123456789abcdef": {"COOKIE: 0123456789abcdef01000000", "(good)"},
+		"geo.example.test A +subnet=10.2.0.0/16":      {"CLIENT-SUBNET: 10.2.0.0/16/16", "198.51.100.1"},
+		"geo.example.test AAAA +subnet=10.1.0.0/16":   {"2001:db8:a::1"},
+		"geo.example.test A +subnet=0/0":              {"CLIENT-SUBNET: 0.0.0.0/0/0"},
+		"www.example.test A +edns=1 +noednsneg":       {"status: BADVERS"},
+		"www.example.test ANY +notcp":                 {"RFC8482"},
+		"big.example.test TXT +ignore":                {"flags: qr aa tc", "ANSWER: 0"},
+		"big.example.test TXT":                        {"ANSWER: 21", "(TCP)"},
+		"none.example.test A":                         {"status: NXDOMAIN", "30\tIN\tSOA"},
+		"example.test AXFR":                           {"Transfer failed"},
+		"example.test IXFR=1":                         {"Transfer failed"},
+		"www.elsewhere.test A":                        {"status: REFUSED"},
+		"x.sub.example.test A": {"flags: qr rd;",
+			"ns.sub.example.test.\t3600\tIN\tA\t192.0.2.99"},
 		"svc.example.test HTTPS":                              {`1 . alpn="h2"`},
 		"www.example.test A +opcode=NOTIFY":                   {"status: NOTIMP"},
 		"www.example.test A +opcode=UPDATE":                   {"status: NOTIMP"},
@@ -42,7 +43,8 @@ func TestDig(t *testing.T) {
 		"version.bind CH TXT":                                 {"status: REFUSED"},
 		"www.example.test A +keepopen +tcp +norecurse +zflag": {"status: NOERROR"},
 	} {
-		args := append([]string{"@127.0.0.1", "-p", fmt.Sprint(s.Addr().Port()), "+tries=3", "+time=5"}, strings.Fields(query)...)
+		args := append([]string{"@127.0.0.1", "-p", fmt.Sprint(s.Addr().Port()), "+tries=3", "+time=5"},
+			strings.Fields(query)...)
 		out, err := exec.Command(dig, args...).CombinedOutput()
 		require.NoError(t, err, "%s\n%s", query, out)
 		for _, w := range want {

@@ -24,19 +24,21 @@ const (
 
 // SignOptions of [Zone.Sign]. The zero value of every field but Key is a good default.
 type SignOptions struct {
-	Key      crypto.Signer // required: an ECDSA P-256 key, the same on all servers of the zone
-	Validity time.Duration // of signatures; 0: 72 h; at least 1 h. They begin an hour in the past, for clocks that are slow
+	Key crypto.Signer // required: an ECDSA P-256 key, the same on all servers of the zone
+	// of signatures; 0: 72 h; at least 1 h. They begin an hour in the past, for clocks that are slow
+	Validity time.Duration
 	TTL      time.Duration // of the DNSKEY record; 0: 1 h
 }
 
-// Sign lets servers sign the zone's answers as they give them (DNSSEC, RFC 4034 and 4035; algorithm 13), for clients that
-// ask for it with the DO bit: answers that depend on who asks can't be signed beforehand. What does not exist is denied
-// compactly (RFC 9824): with a record made for the question, which tells no other name of the zone. Signatures are kept
-// until half of their validity has passed, up to 65536 of a server; one that is not kept takes about 40 us to make, so set
-// ServerOptions.RateLimit against floods of invented names.
+// Sign lets servers sign the zone's answers as they give them (DNSSEC, RFC 4034 and 4035; algorithm 13), for clients
+// that ask for it with the DO bit: answers that depend on who asks can't be signed beforehand. What does not exist is
+// denied compactly (RFC 9824): with a record made for the question, which tells no other name of the zone. Signatures
+// are kept until half of their validity has passed, up to 65536 of a server; one that is not kept takes about 40 us to
+// make, so set ServerOptions.RateLimit against floods of invented names.
 //
-// The same key signs the zone and itself. Give the record of [Zone.DS] to the parent zone; without it resolvers take the
-// zone for unsigned. To change the key, unsign the zone for a while: take the DS out, wait for its TTL, and go on with the new one.
+// The same key signs the zone and itself. Give the record of [Zone.DS] to the parent zone; without it resolvers take
+// the zone for unsigned. To change the key, unsign the zone for a while: take the DS out, wait for its TTL, and go on
+// with the new one.
 func (z *Zone) Sign(o SignOptions) error {
 	if o.Key == nil {
 		return errors.New("geodns: SignOptions.Key: want an ECDSA P-256 key")
@@ -58,14 +60,17 @@ func (z *Zone) Sign(o SignOptions) error {
 	for _, rr := range z.rrs {
 		switch t := rr.Header().Rrtype; t {
 		case dns.TypeDNSKEY, dns.TypeRRSIG, dns.TypeNSEC, dns.TypeNSEC3, dns.TypeNSEC3PARAM:
-			return fmt.Errorf("geodns: zone %s holds %s records: sign it here or beforehand, not both", z.origin, dns.TypeToString[t])
+			return fmt.Errorf("geodns: zone %s holds %s records: sign it here or beforehand, not both", z.origin,
+				dns.TypeToString[t])
 		}
 	}
 	z.signer = &signer{
 		key: o.Key, validity: o.Validity, seed: maphash.MakeSeed(),
 		dnskey: &dns.DNSKEY{
-			Hdr:   dns.RR_Header{Name: z.origin, Rrtype: dns.TypeDNSKEY, Class: dns.ClassINET, Ttl: seconds(o.TTL, 3600)},
-			Flags: 257, Protocol: 3, Algorithm: dns.ECDSAP256SHA256, PublicKey: base64.StdEncoding.EncodeToString(point[1:]),
+			Hdr: dns.RR_Header{Name: z.origin, Rrtype: dns.TypeDNSKEY, Class: dns.ClassINET,
+				Ttl: seconds(o.TTL, 3600)},
+			Flags: 257, Protocol: 3, Algorithm: dns.ECDSAP256SHA256,
+			PublicKey: base64.StdEncoding.EncodeToString(point[1:]),
 		},
 	}
 	for i := range z.signer.kept {
@@ -157,8 +162,8 @@ type denial struct {
 	node *node  // nil: the name does not exist
 }
 
-// nsec is the tail of the NSEC record that says of a name what there is: only itself, and the types of its node but the one
-// that was asked for. The next name is the one directly behind it, so that nothing else is denied.
+// nsec is the tail of the NSEC record that says of a name what there is: only itself, and the types of its node but the
+// one that was asked for. The next name is the one directly behind it, so that nothing else is denied.
 func (d *denial) nsec(asked uint16) ([]byte, error) {
 	types := []uint16{typeRRSIG, typeNSEC}
 	if d.node == nil {
@@ -259,7 +264,8 @@ func (s *zoneSet) secure(r *reply, now time.Time) error {
 			return err
 		}
 		if r.rcode == rcodeNX && !q.co {
-			r.rcode = rcodeOK // RFC 9824 section 3.1: the proof says that the name exists not; others see that it has no data
+			// RFC 9824 section 3.1: the proof says that the name exists not; others see that it has no data
+			r.rcode = rcodeOK
 		}
 	}
 	if r.tc {

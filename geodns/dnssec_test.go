@@ -46,7 +46,8 @@ func validate(t *testing.T, res *dns.Msg, key *dns.DNSKEY) {
 			sets[name+dns.TypeToString[h.Rrtype]] = append(sets[name+dns.TypeToString[h.Rrtype]], rr)
 		}
 		for name, set := range sets {
-			if !dns.IsSubDomain("example.test.", set[0].Header().Name) || i == 1 && set[0].Header().Rrtype == dns.TypeNS {
+			if !dns.IsSubDomain("example.test.", set[0].Header().Name) || i == 1 &&
+				set[0].Header().Rrtype == dns.TypeNS {
 				require.Nil(t, sigs[name], "%s: a referral is not signed", name)
 				continue
 			}
@@ -72,7 +73,9 @@ func nsec(res *dns.Msg) *dns.NSEC {
 func TestSignedAnswersValidate(t *testing.T) {
 	r := router(t, RouterOptions{Locator: table(t)})
 	z := signedZone(t, r)
-	require.NoError(t, z.Add("safe IN NS ns.safe", "safe IN DS 1 13 2 0123456789012345678901234567890123456789012345678901234567890123", "ns.safe IN A 192.0.2.98", "Mixed.Case IN MX 5 Mail"))
+	require.NoError(t, z.Add("safe IN NS ns.safe",
+		"safe IN DS 1 13 2 0123456789012345678901234567890123456789012345678901234567890123", "ns.safe IN A 192.0.2.98",
+		"Mixed.Case IN MX 5 Mail"))
 	s := server(t, ServerOptions{}, z)
 	res := ask(t, s, "udp", "example.test.", dns.TypeDNSKEY, dnssecOK)
 	key := res.Answer[0].(*dns.DNSKEY)
@@ -132,16 +135,22 @@ func TestSignedAnswersValidate(t *testing.T) {
 		}
 	}
 	ds := ask(t, s, "udp", "x.safe.example.test.", dns.TypeA, dnssecOK)
-	require.Equal(t, []uint16{dns.TypeNS, dns.TypeDS, dns.TypeRRSIG}, []uint16{ds.Ns[0].Header().Rrtype, ds.Ns[1].Header().Rrtype, ds.Ns[2].Header().Rrtype})
+	require.Equal(t, []uint16{dns.TypeNS, dns.TypeDS, dns.TypeRRSIG},
+		[]uint16{ds.Ns[0].Header().Rrtype, ds.Ns[1].Header().Rrtype, ds.Ns[2].Header().Rrtype})
 
-	require.Equal(t, dns.RcodeNameError, ask(t, s, "udp", "none.example.test.", dns.TypeA).Rcode, "who does not ask for proof is told plainly")
-	compact := ask(t, s, "udp", "none.example.test.", dns.TypeA, dnssecOK, func(m *dns.Msg) { m.IsEdns0().Hdr.Ttl |= 0x4000 })
+	require.Equal(t, dns.RcodeNameError, ask(t, s, "udp", "none.example.test.", dns.TypeA).Rcode,
+		"who does not ask for proof is told plainly")
+	compact := ask(t, s, "udp", "none.example.test.", dns.TypeA, dnssecOK, func(m *dns.Msg) {
+		m.IsEdns0().Hdr.Ttl |= 0x4000
+	})
 	require.Equal(t, dns.RcodeNameError, compact.Rcode, "CO: the client understands the proof")
 	validate(t, compact, key)
 	require.NotZero(t, compact.IsEdns0().Hdr.Ttl&0x4000)
 	require.Equal(t, dns.RcodeFormatError, ask(t, s, "udp", "none.example.test.", typeNXNAME).Rcode)
 	require.Empty(t, ask(t, s, "udp", "www.example.test.", dns.TypeA).Ns)
-	for _, rr := range ask(t, s, "udp", "www.example.test.", dns.TypeA, edns, func(m *dns.Msg) { m.IsEdns0().SetDo(false) }).Answer {
+	for _, rr := range ask(t, s, "udp", "www.example.test.", dns.TypeA, edns, func(m *dns.Msg) {
+		m.IsEdns0().SetDo(false)
+	}).Answer {
 		require.NotEqual(t, dns.TypeRRSIG, rr.Header().Rrtype)
 	}
 	big := ask(t, s, "udp", "big.example.test.", dns.TypeTXT, dnssecOK)
@@ -205,7 +214,9 @@ func TestDelvValidates(t *testing.T) {
 	s := server(t, ServerOptions{}, z)
 	f := strings.Fields(z.signer.dnskey.String())
 	anchors := filepath.Join(t.TempDir(), "anchors")
-	require.NoError(t, os.WriteFile(anchors, []byte(fmt.Sprintf("trust-anchors { example.test. static-key %s %s %s \"%s\"; };\n", f[4], f[5], f[6], strings.Join(f[7:], ""))), 0o600))
+	require.NoError(t, os.WriteFile(anchors, []byte(
+		fmt.Sprintf("trust-anchors { example.test. static-key %s %s %s \"%s\"; };\n", f[4], f[5], f[6],
+			strings.Join(f[7:], ""))), 0o600))
 	for query, want := range map[string]string{
 		"www.example.test A":     "; fully validated",
 		"geo.example.test A":     "; fully validated",
@@ -216,7 +227,8 @@ func TestDelvValidates(t *testing.T) {
 		"ent.example.test A":     "; negative response, fully validated",
 		"x.wild.example.test MX": "; negative response, fully validated",
 	} {
-		args := append([]string{"@127.0.0.1", "-p", fmt.Sprint(s.Addr().Port()), "-a", anchors, "+root=example.test"}, strings.Fields(query)...)
+		args := append([]string{"@127.0.0.1", "-p", fmt.Sprint(s.Addr().Port()), "-a", anchors, "+root=example.test"},
+			strings.Fields(query)...)
 		out, err := exec.Command(delv, args...).CombinedOutput()
 		require.NoError(t, err, "%s\n%s", query, out)
 		require.Contains(t, string(out), want, "%s\n%s", query, out)

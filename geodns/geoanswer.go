@@ -29,15 +29,16 @@ func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) 
 	}
 	given := 0
 	for i, dc := range order[:k] {
-		// What a centre leaves of its part, those behind it may use; each has at least one address as long as there is room.
+		// What a centre leaves of its part, those behind it may use; each has at least one address as long as there is
+		// room.
 		part := (g.n - given + k - i - 1) / (k - i)
 		given += r.addresses(v.dcs[dc].addrs, part, g.ttl, pointer, name)
 	}
 	return given > 0
 }
 
-// addresses adds up to n addresses of the family that was asked for. Each query begins with another one, so that clients
-// spread over the centre's edges.
+// addresses adds up to n addresses of the family that was asked for. Each query begins with another one, so that
+// clients spread over the centre's edges.
 func (r *reply) addresses(addrs []netip.Addr, n int, ttl uint32, pointer uint16, name string) (given int) {
 	want4, count := r.q.typ == typeA, 0
 	for _, a := range addrs {

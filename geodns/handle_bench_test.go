@@ -12,7 +12,8 @@ import (
 func BenchmarkHandle(b *testing.B) {
 	s := server(b, ServerOptions{}, testZone(b, router(b, RouterOptions{Locator: table(b)})))
 	from := netip.MustParseAddrPort("10.1.0.1:5353")
-	for name, m := range map[string]*dns.Msg{"static": new(dns.Msg), "geo+ecs": new(dns.Msg), "nxdomain": new(dns.Msg)} {
+	for name, m := range map[string]*dns.Msg{"static": new(dns.Msg), "geo+ecs": new(dns.Msg),
+		"nxdomain": new(dns.Msg)} {
 		switch name {
 		case "static":
 			m.SetQuestion("www.example.test.", dns.TypeA)

@@ -20,8 +20,8 @@ func (r *Router) Handler(pick func(Decision) http.Handler) http.Handler {
 	})
 }
 
-// Header tells next which centre a request belongs to, in a header of the request: its own proxy or code acts on it. What
-// the client sent under that name is dropped; when no centre is available there is no such header.
+// Header tells next which centre a request belongs to, in a header of the request: its own proxy or code acts on it.
+// What the client sent under that name is dropped; when no centre is available there is no such header.
 func (r *Router) Header(name string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		q = q.Clone(q.Context())

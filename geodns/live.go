@@ -151,8 +151,8 @@ func (v *live) stickyBits(a netip.Addr) int {
 	return v.sticky[1]
 }
 
-// nearest fills order with the centre that route returns and those that come next, all healthy, and returns how many and
-// the length of the prefix that shares the answer.
+// nearest fills order with the centre that route returns and those that come next, all healthy, and returns how many
+// and the length of the prefix that shares the answer.
 func (v *live) nearest(a netip.Addr, order []int) (n, length int, reason Reason) {
 	class, length := v.plan.class(a)
 	dc, length, reason := v.pick(class, length, a)
@@ -189,8 +189,8 @@ func (v *live) nearest(a netip.Addr, order []int) (n, length int, reason Reason)
 	return n, length, reason
 }
 
-// draw is weighted rendezvous hashing: each client prefix ranks the centres by its own dice, so that a centre that fails
-// or loses weight moves only its own clients.
+// draw is weighted rendezvous hashing: each client prefix ranks the centres by its own dice, so that a centre that
+// fails or loses weight moves only its own clients.
 func (v *live) draw(choices []Choice, client uint64) (dc int) {
 	if len(choices) == 1 {
 		return choices[0].DC

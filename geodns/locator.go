@@ -42,7 +42,8 @@ func ReadCSV(r io.Reader) (*Table, error) {
 			continue
 		}
 		if err := addLine(&b, line); err != nil {
-			if c := line[0]; n == 1 && (c|0x20 >= 'a' && c|0x20 <= 'z') && !strings.Contains(strings.SplitN(line, ",", 2)[0], ":") {
+			if c := line[0]; n == 1 && (c|0x20 >= 'a' && c|0x20 <= 'z') &&
+				!strings.Contains(strings.SplitN(line, ",", 2)[0], ":") {
 				continue
 			}
 			return nil, fmt.Errorf("geodns: CSV line %d: %w", n, err)
@@ -90,8 +91,8 @@ func addLine(b *Builder, line string) error {
 	return b.AddPrefix(p, at)
 }
 
-// Reloading is a Locator that can be replaced while it serves. A [Router] compiles locators that are Tables; behind a Reloading it looks
-// up per request, so prefer [Router.Update] with a new table.
+// Reloading is a Locator that can be replaced while it serves. A [Router] compiles locators that are Tables; behind a
+// Reloading it looks up per request, so prefer [Router.Update] with a new table.
 type Reloading struct{ now atomic.Pointer[Locator] }
 
 // NewReloading serves l until Set.
@@ -104,8 +105,8 @@ func NewReloading(l Locator) *Reloading {
 // Set replaces the locator at once.
 func (r *Reloading) Set(l Locator) { r.now.Store(&l) }
 
-// Load replaces the locator with what open returns, such as a database file that was written anew. On an error the old one
-// goes on serving.
+// Load replaces the locator with what open returns, such as a database file that was written anew. On an error the old
+// one goes on serving.
 func (r *Reloading) Load(open func() (Locator, error)) error {
 	l, err := open()
 	if err == nil && l == nil {

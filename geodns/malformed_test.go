@@ -31,7 +31,10 @@ func TestMalformed(t *testing.T) {
 	change := func(f func(b []byte) []byte) []byte { return f(append([]byte(nil), good...)) }
 	require.Nil(t, send(good[:11]), "too short")
 	require.Nil(t, send(change(func(b []byte) []byte { b[2] |= 0x80; return b })), "an answer is never answered")
-	require.EqualValues(t, dns.RcodeNotImplemented, send(change(func(b []byte) []byte { b[2] = 2 << 3; return b }))[3]&15)
+	require.EqualValues(t, dns.RcodeNotImplemented, send(change(func(b []byte) []byte {
+		b[2] = 2 << 3
+		return b
+	}))[3]&15)
 	for name, b := range map[string][]byte{
 		"two questions": change(func(b []byte) []byte { b[5] = 2; return b }),
 		"none":          change(func(b []byte) []byte { b[5] = 0; return b }),
@@ -46,7 +49,9 @@ func TestMalformed(t *testing.T) {
 		require.LessOrEqual(t, len(a), len(b), "%s: no amplification", name)
 	}
 	bad := func(f func(e *dns.EDNS0_SUBNET)) *dns.Msg {
-		return ask(t, s, "udp", "www.example.test.", dns.TypeA, subnet("10.0.0.0/8"), func(m *dns.Msg) { f(m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET)) })
+		return ask(t, s, "udp", "www.example.test.", dns.TypeA, subnet("10.0.0.0/8"), func(m *dns.Msg) {
+			f(m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET))
+		})
 	}
 	require.Equal(t, dns.RcodeFormatError, bad(func(e *dns.EDNS0_SUBNET) { e.SourceScope = 8 }).Rcode)
 	chaos := ask(t, s, "udp", "version.bind.", dns.TypeTXT, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS })

@@ -18,7 +18,8 @@ func TestOpenMMDB(t *testing.T) {
 	for cidr, at := range map[string]struct {
 		iso, continent string
 		lat, lon       float64
-	}{"10.1.0.0/16": {"US", "NA", 37.75, -97.8}, "10.2.0.0/16": {"DE", "EU", 51.3, 9.5}, "2001:db8:2::/48": {"DE", "EU", 51.3, 9.5}} {
+	}{"10.1.0.0/16": {"US", "NA", 37.75, -97.8}, "10.2.0.0/16": {"DE", "EU", 51.3, 9.5},
+		"2001:db8:2::/48": {"DE", "EU", 51.3, 9.5}} {
 		_, n, err := net.ParseCIDR(cidr)
 		require.NoError(t, err)
 		require.NoError(t, w.Insert(n, mmdbtype.Map{
@@ -36,7 +37,8 @@ func TestOpenMMDB(t *testing.T) {
 
 	table, err := OpenMMDB(path)
 	require.NoError(t, err)
-	for addr, want := range map[string]string{"10.1.2.3": "US", "10.2.2.3": "DE", "2001:db8:2::9": "DE", "10.3.0.1": ""} {
+	for addr, want := range map[string]string{"10.1.2.3": "US", "10.2.2.3": "DE", "2001:db8:2::9": "DE",
+		"10.3.0.1": ""} {
 		at, scope := table.Locate(ip(addr))
 		require.Equal(t, want, at.Country, addr)
 		require.True(t, scope.Contains(ip(addr)))
@@ -58,7 +60,9 @@ func TestReloadKeepsTheOldOnError(t *testing.T) {
 	require.ErrorContains(t, r.Load(func() (Locator, error) { return nil, nil }), "no locator")
 	now, _ := r.Locate(ip("10.2.0.1"))
 	require.Equal(t, before, now)
-	require.NoError(t, r.Load(func() (Locator, error) { return ReadCSV(strings.NewReader("10.2.0.0/16,NA,US,38,-90\n")) }))
+	require.NoError(t, r.Load(func() (Locator, error) {
+		return ReadCSV(strings.NewReader("10.2.0.0/16,NA,US,38,-90\n"))
+	}))
 	now, _ = r.Locate(ip("10.2.0.1"))
 	require.Equal(t, "US", now.Country)
 }

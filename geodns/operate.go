@@ -39,9 +39,10 @@ func (r *Router) Undrain(dc string) error {
 	})
 }
 
-// Vote sets a centre's health as one of several named probers sees it, such as the other name servers or machines in other
-// networks. A centre is down when HealthOptions.Quorum voters say so: one prober with a bad line of its own takes nobody out.
-// Votes come on top of the router's own checks. They stay until they are changed, or for HealthOptions.VoteTTL.
+// Vote sets a centre's health as one of several named probers sees it, such as the other name servers or machines in
+// other networks. A centre is down when HealthOptions.Quorum voters say so: one prober with a bad line of its own takes
+// nobody out. Votes come on top of the router's own checks. They stay until they are changed, or for
+// HealthOptions.VoteTTL.
 //
 // Errors: [ErrUnknownDC], [ErrVoters].
 func (r *Router) Vote(dc, voter string, up bool) error {

@@ -27,8 +27,8 @@ type mmsghdr struct {
 }
 
 // batch reads packets of one socket and writes their answers, many per system call, through the runtime's poller. An
-// answer leaves from the address that its query was sent to: on a wildcard bind of a host with several addresses the kernel
-// would choose another, and resolvers refuse such answers.
+// answer leaves from the address that its query was sent to: on a wildcard bind of a host with several addresses the
+// kernel would choose another, and resolvers refuse such answers.
 type batch struct {
 	raw  syscall.RawConn
 	dest bool // the kernel tells each packet's destination
@@ -110,7 +110,8 @@ func (b *batch) packet(i int) ([]byte, netip.AddrPort) {
 	sa := &b.name[i]
 	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
 	if sa.Family == unix.AF_INET {
-		return b.buf[i][:m.n], netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), port)
+		return b.buf[i][:m.n], netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr),
+			port)
 	}
 	return b.buf[i][:m.n], netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), port)
 }
@@ -141,7 +142,8 @@ func (b *batch) write(n int) {
 // transmit is the callback of write: false waits until the socket is writable.
 func (b *batch) transmit(fd uintptr) bool {
 	for b.from < b.end {
-		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.from])), uintptr(b.end-b.from), 0, 0, 0)
+		n, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.from])),
+			uintptr(b.end-b.from), 0, 0, 0)
 		switch e {
 		case 0:
 			b.from += int(n)

@@ -14,11 +14,13 @@ import (
 // The whole way of a query but the system calls.
 func TestAnswerDoesNotAllocate(t *testing.T) {
 	s := server(t, ServerOptions{RateLimit: 1 << 20}, testZone(t, router(t, RouterOptions{Locator: table(t)})))
-	for _, name := range []string{"geo.example.test.", "www.example.test.", "none.example.test.", "a.wild.example.test.", "chain.example.test.", "few.example.test."} {
+	for _, name := range []string{"geo.example.test.", "www.example.test.", "none.example.test.",
+		"a.wild.example.test.", "chain.example.test.", "few.example.test."} {
 		m := new(dns.Msg)
 		m.SetQuestion(name, dns.TypeA)
 		subnet("10.2.0.0/16")(m)
-		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"})
+		m.IsEdns0().Option = append(m.IsEdns0().Option,
+			&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: "0123456789abcdef"})
 		b, err := m.Pack()
 		require.NoError(t, err)
 		w, out := s.worker(), make([]byte, 0, answerSize)
@@ -53,7 +55,8 @@ func TestServingDoesNotAllocate(t *testing.T) {
 }
 
 func TestWildcardBindAnswersFromTheAddressAsked(t *testing.T) {
-	for bind, hosts := range map[string][]string{"0.0.0.0:0": {"127.0.0.1", "127.0.0.2", "127.0.0.77"}, "[::]:0": {"::1", "127.0.0.1", "127.0.0.3"}} {
+	for bind, hosts := range map[string][]string{"0.0.0.0:0": {"127.0.0.1", "127.0.0.2", "127.0.0.77"},
+		"[::]:0": {"::1", "127.0.0.1", "127.0.0.3"}} {
 		s, err := Listen(bind, []*Zone{testZone(t, nil)}, ServerOptions{})
 		if err != nil && bind == "[::]:0" {
 			t.Logf("this machine has no IPv6: %v", err)
@@ -62,7 +65,8 @@ func TestWildcardBindAnswersFromTheAddressAsked(t *testing.T) {
 		require.NoError(t, err)
 		defer s.Close()
 		for _, host := range hosts {
-			c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(s.Addr().Port()))) // connected: answers from elsewhere are not seen
+			// connected: answers from elsewhere are not seen
+			c, err := net.Dial("udp", net.JoinHostPort(host, fmt.Sprint(s.Addr().Port())))
 			require.NoError(t, err)
 			m := new(dns.Msg)
 			m.SetQuestion("www.example.test.", dns.TypeA)

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// plan is what a policy says, compiled: each address has a class, and each class its tiers. It knows nothing of health, so that a
-// failure remaps a small table and not the ranges.
+// plan is what a policy says, compiled: each address has a class, and each class its tiers. It knows nothing of health,
+// so that a failure remaps a small table and not the ranges.
 type plan struct {
 	locator Locator
 	table   *Table // addresses to classes; nil when the locator is not a Table

@@ -17,8 +17,8 @@ type Choice struct {
 
 // Policy orders the centres for a location, before health is looked at.
 type Policy interface {
-	// Tiers returns tiers of preference: the first tier with a healthy centre serves; within a tier clients are
-	// shared by weight, each client prefix always to the same centre. It is called when a router is made, once per distinct
+	// Tiers returns tiers of preference: the first tier with a healthy centre serves; within a tier clients are shared
+	// by weight, each client prefix always to the same centre. It is called when a router is made, once per distinct
 	// location, never per request, and must be a pure function: several name servers then agree on every answer.
 	Tiers(at Location, dcs []DC) [][]Choice
 }
@@ -86,14 +86,15 @@ func (weighted) Tiers(_ Location, dcs []DC) [][]Choice {
 	return [][]Choice{tier}
 }
 
-// GeoMap chooses a policy by where the client is. Its keys, of which the most specific wins: "net:NAME" (Location.Net), "AS64500",
-// "DE" (country), "continent:EU"; "" is for everybody else.
+// GeoMap chooses a policy by where the client is. Its keys, of which the most specific wins: "net:NAME" (Location.Net),
+// "AS64500", "DE" (country), "continent:EU"; "" is for everybody else.
 func GeoMap(m map[string]Policy) Policy { return geoMap(m) }
 
 type geoMap map[string]Policy
 
 func (m geoMap) Tiers(at Location, dcs []DC) [][]Choice {
-	for _, key := range []string{"net:" + at.Net, "AS" + strconv.FormatUint(uint64(at.ASN), 10), at.Country, "continent:" + at.Continent, ""} {
+	for _, key := range []string{"net:" + at.Net, "AS" + strconv.FormatUint(uint64(at.ASN), 10), at.Country,
+		"continent:" + at.Continent, ""} {
 		if p, ok := m[key]; ok && key != "net:" && key != "AS0" && key != "continent:" {
 			return p.Tiers(at, dcs)
 		}

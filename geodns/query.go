@@ -57,7 +57,8 @@ const (
 	badForm
 )
 
-// parse reads a query. What can't be a query is dropped: answering it would let two servers talk to each other for ever.
+// parse reads a query. What can't be a query is dropped: answering it would let two servers talk to each other for
+// ever.
 func (q *query) parse(b []byte) verdict {
 	q.head = head{}
 	if len(b) < 12 || b[2]&0x80 != 0 {
@@ -79,7 +80,8 @@ func (q *query) parse(b []byte) verdict {
 			return badForm
 		}
 		l := int(b[at])
-		if l > 63 || length+l+1 > 255 || at+l+1 > len(b) { // no compression: there is nothing before the question to point to
+		// no compression: there is nothing before the question to point to
+		if l > 63 || length+l+1 > 255 || at+l+1 > len(b) {
 			return badForm
 		}
 		label, to := b[at:at+l+1], q.name[length:length+l+1]

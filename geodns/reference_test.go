@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// reference answers as RFC 1034 section 4.3.2 and RFC 4592 say, from records and strings, one step after the other: slow, and
-// with nothing in common with the compiled zones.
+// reference answers as RFC 1034 section 4.3.2 and RFC 4592 say, from records and strings, one step after the other:
+// slow, and with nothing in common with the compiled zones.
 type reference struct {
 	zones []*Zone
 }
@@ -65,7 +65,8 @@ func show(rr dns.RR, owner string) string {
 	return rr.String()
 }
 
-func (f *reference) ask(question string, typ uint16, client netip.Addr, centre func(*Router, netip.Addr) []netip.Addr) (a refAnswer) {
+func (f *reference) ask(question string, typ uint16, client netip.Addr,
+	centre func(*Router, netip.Addr) []netip.Addr) (a refAnswer) {
 	name := dns.CanonicalName(question)
 	owner := question
 	z := f.zone(name)
@@ -121,7 +122,9 @@ func (f *reference) ask(question string, typ uint16, client netip.Addr, centre f
 			}
 		}
 		if typ != dns.TypeANY {
-			if i := slices.IndexFunc(rrs, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeCNAME }); i >= 0 && typ != dns.TypeCNAME {
+			if i := slices.IndexFunc(rrs, func(rr dns.RR) bool {
+				return rr.Header().Rrtype == dns.TypeCNAME
+			}); i >= 0 && typ != dns.TypeCNAME {
 				a.answer = append(a.answer, show(rrs[i], owner))
 				target := dns.CanonicalName(rrs[i].(*dns.CNAME).Target)
 				next := f.zone(target)
@@ -132,7 +135,9 @@ func (f *reference) ask(question string, typ uint16, client netip.Addr, centre f
 				continue
 			}
 		} else {
-			a.answer = append(a.answer, show(&dns.HINFO{Hdr: dns.RR_Header{Rrtype: dns.TypeHINFO, Class: dns.ClassINET, Ttl: 3600}, Cpu: "RFC8482"}, owner))
+			a.answer = append(a.answer, show(
+				&dns.HINFO{Hdr: dns.RR_Header{Rrtype: dns.TypeHINFO, Class: dns.ClassINET, Ttl: 3600}, Cpu: "RFC8482"},
+				owner))
 			return a
 		}
 		if g, ok := z.geo[at]; ok && (typ == dns.TypeA || typ == dns.TypeAAAA) {
@@ -178,15 +183,21 @@ func FuzzAgainstReference(f *testing.F) {
 	require.NoError(f, err)
 	require.NoError(f, z.Geo("geo", r, GeoOptions{}))
 	require.NoError(f, z.Geo("*.geo", r, GeoOptions{N: 1}))
-	require.NoError(f, z.Add("*.sub2 IN CNAME geo", "sub2 IN NS ns.sub2", "to IN CNAME a.wild", "x.y.z IN CNAME b.ent", "*.star IN CNAME x.geo", "up IN CNAME www.child"))
-	child, err := NewZone("child.example.test.", ZoneOptions{NS: []string{"ns1.example.test."}, TTL: 20 * 1e9, NegativeTTL: 50 * 1e9})
+	require.NoError(f, z.Add("*.sub2 IN CNAME geo", "sub2 IN NS ns.sub2", "to IN CNAME a.wild", "x.y.z IN CNAME b.ent",
+		"*.star IN CNAME x.geo", "up IN CNAME www.child"))
+	child, err := NewZone("child.example.test.",
+		ZoneOptions{NS: []string{"ns1.example.test."}, TTL: 20 * 1e9, NegativeTTL: 50 * 1e9})
 	require.NoError(f, err)
-	require.NoError(f, child.Add("www IN A 192.0.2.3", "back IN CNAME chain.example.test.", "* IN MX 1 www", "@ IN A 192.0.2.4"))
+	require.NoError(f, child.Add("www IN A 192.0.2.3", "back IN CNAME chain.example.test.", "* IN MX 1 www",
+		"@ IN A 192.0.2.4"))
 	set, err := compileZones([]*Zone{z, child})
 	require.NoError(f, err)
 	ref := &reference{[]*Zone{z, child}}
-	labels := []string{"www", "*", "a", "b", "ent", "wild", "geo", "sub", "sub2", "child", "x", "y", "z", "star", "up", "back", "alias", "chain", "loop", "dead", "away", "to", "ns", "ns1", "mail", "srv", "WWW", "Geo", "svc", "caa", "txt"}
-	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypeMX, dns.TypeTXT, dns.TypeSOA, dns.TypeANY, dns.TypeDS, dns.TypeSRV, dns.TypeHTTPS, dns.TypeCAA}
+	labels := []string{"www", "*", "a", "b", "ent", "wild", "geo", "sub", "sub2", "child", "x", "y", "z", "star", "up",
+		"back", "alias", "chain", "loop", "dead", "away", "to", "ns", "ns1", "mail", "srv", "WWW", "Geo", "svc", "caa",
+		"txt"}
+	types := []uint16{dns.TypeA, dns.TypeAAAA, dns.TypeNS, dns.TypeCNAME, dns.TypeMX, dns.TypeTXT, dns.TypeSOA,
+		dns.TypeANY, dns.TypeDS, dns.TypeSRV, dns.TypeHTTPS, dns.TypeCAA}
 	for i := range labels {
 		f.Add(uint16(1), uint8(i), uint8(0), uint8(0), uint8(i%12), uint32(0x0a020000))
 		f.Add(uint16(2), uint8(i), uint8(i/2), uint8(0), uint8(0), uint32(0x0a010000))
@@ -197,7 +208,8 @@ func FuzzAgainstReference(f *testing.F) {
 		m := new(dns.Msg)
 		m.SetQuestion(name, typ)
 		m.SetEdns0(4096, false)
-		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 32, Address: client.AsSlice()})
+		m.IsEdns0().Option = append(m.IsEdns0().Option,
+			&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 32, Address: client.AsSlice()})
 		b, err := m.Pack()
 		if err != nil {
 			return nil // no name
@@ -234,8 +246,10 @@ func FuzzAgainstReference(f *testing.F) {
 				}
 			}
 		}
-		if res.Rcode != want.rcode || res.Authoritative != want.aa || !slices.Equal(a, w) || !slices.Equal(text(res.Ns), lower(want.ns)) {
-			return fmt.Errorf("%s %s from %v:\n got %d aa %t %q ns %q\nwant %d aa %t %q ns %q", name, dns.TypeToString[typ], client,
+		if res.Rcode != want.rcode || res.Authoritative != want.aa || !slices.Equal(a, w) ||
+			!slices.Equal(text(res.Ns), lower(want.ns)) {
+			return fmt.Errorf("%s %s from %v:\n got %d aa %t %q ns %q\nwant %d aa %t %q ns %q", name,
+				dns.TypeToString[typ], client,
 				res.Rcode, res.Authoritative, a, text(res.Ns), want.rcode, want.aa, w, lower(want.ns))
 		}
 		return nil
@@ -260,7 +274,8 @@ func FuzzAgainstReference(f *testing.F) {
 		if name += "example.test."; shape&32 != 0 {
 			name += "other."
 		}
-		if err := check(name, types[int(typ)%len(types)], netip.AddrFrom4([4]byte{byte(addr >> 24), byte(addr >> 16), byte(addr >> 8), byte(addr)})); err != nil {
+		if err := check(name, types[int(typ)%len(types)],
+			netip.AddrFrom4([4]byte{byte(addr >> 24), byte(addr >> 16), byte(addr >> 8), byte(addr)})); err != nil {
 			t.Fatal(err)
 		}
 	})

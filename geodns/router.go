@@ -29,8 +29,9 @@ type DC struct {
 	Capacity float64      // share of traffic it can take over when others fail, in any unit; 0 means 1
 	Addrs    []netip.Addr // IPv4 and IPv6; one that is down is left out of answers
 
-	Check     func(ctx context.Context) error                  // of the whole centre; nil: none
-	CheckAddr func(ctx context.Context, addr netip.Addr) error // of each address; nil: none. A centre whose addresses are all down is down
+	Check func(ctx context.Context) error // of the whole centre; nil: none
+	// of each address; nil: none. A centre whose addresses are all down is down
+	CheckAddr func(ctx context.Context, addr netip.Addr) error
 }
 
 // HealthOptions tell how centres and addresses are checked and when one counts as down. Start-up counts as healthy.
@@ -41,8 +42,9 @@ type HealthOptions struct {
 	Fall     int           // failures in a row until down; 0: 3
 	MinHold  time.Duration // a state lasts at least this long; 0: no minimum
 	Quorum   int           // how many voters against a centre take it down ([Router.Vote]); 0: more than half of them
-	VoteTTL  time.Duration // a vote that is not repeated within it is forgotten, as that of a prober that died; 0: votes stay
-	Ramp     time.Duration // after recovery a centre takes its traffic back from 10 % to all over this time; 0: at once
+	// a vote that is not repeated within it is forgotten, as that of a prober that died; 0: votes stay
+	VoteTTL time.Duration
+	Ramp    time.Duration // after recovery a centre takes its traffic back from 10 % to all over this time; 0: at once
 }
 
 // AllDown says what is answered when no centre is healthy.
@@ -62,7 +64,8 @@ type RouterOptions struct {
 	Health  HealthOptions
 	AllDown AllDown
 	Static  []netip.Addr // the answer when FailStatic holds
-	Spill   bool         // spread the clients of a failed centre over all survivors by Capacity, not to the next nearest only
+	// spread the clients of a failed centre over all survivors by Capacity, not to the next nearest only
+	Spill bool
 
 	StickyV4, StickyV6 int            // prefix length that stays together in weighted choices; 0: 24 and 48
 	OnChange           func(Change)   // a centre or address changed; called outside of any lock, in order
@@ -111,9 +114,11 @@ func NewRouter(o RouterOptions) (*Router, error) {
 		o.StickyV6 = 48
 	}
 	if o.StickyV4 < 0 || o.StickyV4 > 32 || o.StickyV6 < 0 || o.StickyV6 > 64 {
-		return nil, fmt.Errorf("geodns: RouterOptions.StickyV4 %d, StickyV6 %d: want at most 32 and 64", o.StickyV4, o.StickyV6)
+		return nil, fmt.Errorf("geodns: RouterOptions.StickyV4 %d, StickyV6 %d: want at most 32 and 64", o.StickyV4,
+			o.StickyV6)
 	}
-	if h := o.Health; h.Interval < 0 || h.Timeout < 0 || h.Rise < 0 || h.Fall < 0 || h.MinHold < 0 || h.Quorum < 0 || h.VoteTTL < 0 || h.Ramp < 0 {
+	if h := o.Health; h.Interval < 0 || h.Timeout < 0 || h.Rise < 0 || h.Fall < 0 || h.MinHold < 0 || h.Quorum < 0 ||
+		h.VoteTTL < 0 || h.Ramp < 0 {
 		return nil, fmt.Errorf("geodns: RouterOptions.Health %+v: want nothing below 0", h)
 	}
 	for i, a := range o.Static {
@@ -239,8 +244,8 @@ func (r *Router) Route(client netip.Addr) Decision {
 	return d
 }
 
-// RouteAll returns the centres for a client in order, at most n and at most 8: the one that [Router.Route] picks, then those
-// that serve when it fails. It is empty when Route's DC is.
+// RouteAll returns the centres for a client in order, at most n and at most 8: the one that [Router.Route] picks, then
+// those that serve when it fails. It is empty when Route's DC is.
 func (r *Router) RouteAll(client netip.Addr, n int) (out []Decision) {
 	if n < 1 {
 		return nil

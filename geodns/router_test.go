@@ -60,7 +60,8 @@ func router(t testing.TB, o RouterOptions) *Router {
 func TestNearest(t *testing.T) {
 	r := router(t, RouterOptions{Locator: table(t)})
 	for addr, want := range map[string]string{
-		"10.1.2.3": "us", "10.2.2.3": "eu", "10.3.2.3": "ap", "10.3.200.1": "eu", "2001:db8:2::1": "eu", "8.8.8.8": "us",
+		"10.1.2.3": "us", "10.2.2.3": "eu", "10.3.2.3": "ap", "10.3.200.1": "eu", "2001:db8:2::1": "eu",
+		"8.8.8.8":         "us",
 		"::ffff:10.2.0.1": "eu",
 	} {
 		require.Equal(t, want, r.Route(ip(addr)).DC, addr)
@@ -84,7 +85,8 @@ func TestScopeIsSoundAndMinimal(t *testing.T) {
 			b[5], b[6] = byte(rapid.IntRange(0, 3).Draw(t, "net")), rapid.Byte().Draw(t, "b6")
 			a = netip.AddrFrom16(b)
 		} else {
-			a = netip.AddrFrom4([4]byte{10, byte(rapid.IntRange(0, 5).Draw(t, "b1")), rapid.Byte().Draw(t, "b2"), rapid.Byte().Draw(t, "b3")})
+			a = netip.AddrFrom4([4]byte{10, byte(rapid.IntRange(0, 5).Draw(t, "b1")), rapid.Byte().Draw(t, "b2"),
+				rapid.Byte().Draw(t, "b3")})
 		}
 		d := r.Route(a)
 		if !d.Scope.Contains(a) {
@@ -107,7 +109,8 @@ func TestScopeIsSoundAndMinimal(t *testing.T) {
 		if d.Scope.Bits() > 0 {
 			wider := netip.PrefixFrom(a, d.Scope.Bits()-1)
 			same := true
-			for _, x := range []string{"10.0.0.0", "10.1.0.0", "10.2.0.0", "10.3.0.0", "10.3.128.0", "10.4.0.0", "0.0.0.0", "255.255.255.255",
+			for _, x := range []string{"10.0.0.0", "10.1.0.0", "10.2.0.0", "10.3.0.0", "10.3.128.0", "10.4.0.0",
+				"0.0.0.0", "255.255.255.255",
 				"2001:db8:0:ffff::", "2001:db8:1::", "2001:db8:2::", "2001:db8:3::", "::", "ffff::"} {
 				if p := ip(x); wider.Contains(p) && r.Route(p).DC != d.DC {
 					same = false
@@ -133,7 +136,8 @@ func TestBuilderAgainstModel(t *testing.T) {
 		var b Builder
 		var puts []put
 		for i := range rapid.IntRange(0, 12).Draw(t, "n") {
-			a := netip.AddrFrom4([4]byte{rapid.SampledFrom([]byte{0, 10, 255}).Draw(t, "a"), rapid.SampledFrom([]byte{0, 1, 255}).Draw(t, "b"), 0, 0})
+			a := netip.AddrFrom4([4]byte{rapid.SampledFrom([]byte{0, 10, 255}).Draw(t, "a"),
+				rapid.SampledFrom([]byte{0, 1, 255}).Draw(t, "b"), 0, 0})
 			p := netip.PrefixFrom(a, rapid.IntRange(0, 32).Draw(t, "bits")).Masked()
 			at := Location{Country: fmt.Sprint("C", i%4)}
 			puts = append(puts, put{p, at})
@@ -142,7 +146,9 @@ func TestBuilderAgainstModel(t *testing.T) {
 		tab, err := b.Build()
 		require.NoError(t, err)
 		for range 20 {
-			a := netip.AddrFrom4([4]byte{rapid.SampledFrom([]byte{0, 1, 10, 11, 255}).Draw(t, "x"), rapid.SampledFrom([]byte{0, 1, 2, 255}).Draw(t, "y"), rapid.SampledFrom([]byte{0, 1, 255}).Draw(t, "z"), 0})
+			a := netip.AddrFrom4([4]byte{rapid.SampledFrom([]byte{0, 1, 10, 11, 255}).Draw(t, "x"),
+				rapid.SampledFrom([]byte{0, 1, 2, 255}).Draw(t, "y"), rapid.SampledFrom([]byte{0, 1, 255}).Draw(t, "z"),
+				0})
 			want, bits := Location{}, -1
 			for _, p := range puts {
 				if p.p.Contains(a) && p.p.Bits() >= bits {
@@ -257,7 +263,8 @@ func TestHealthTiming(t *testing.T) {
 
 		sw.set("192.0.2.1")
 		time.Sleep(3500 * time.Millisecond)
-		require.Equal(t, []netip.Addr{ip("192.0.2.2"), ip("2001:db8:a::1")}, r.Route(us).Addrs, "an address that is down is left out")
+		require.Equal(t, []netip.Addr{ip("192.0.2.2"), ip("2001:db8:a::1")}, r.Route(us).Addrs,
+			"an address that is down is left out")
 
 		sw.set("us")
 		start := time.Now()
@@ -289,7 +296,8 @@ func TestHealthTiming(t *testing.T) {
 
 func TestRampAfterRecovery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := NewRouter(RouterOptions{DCs: dcs(), Locator: table(t), Health: HealthOptions{Ramp: 100 * time.Second}})
+		r, err := NewRouter(RouterOptions{DCs: dcs(), Locator: table(t),
+			Health: HealthOptions{Ramp: 100 * time.Second}})
 		require.NoError(t, err)
 		defer r.Close()
 		share := func() float64 {
@@ -336,8 +344,12 @@ func TestAllDownChoices(t *testing.T) {
 }
 
 func TestHTTPSide(t *testing.T) {
-	r := router(t, RouterOptions{Locator: table(t), TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	h, err := r.Redirect("us", map[string]string{"eu": "https://eu.example.com"}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "here") }))
+	r := router(t, RouterOptions{Locator: table(t),
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	h, err := r.Redirect("us", map[string]string{"eu": "https://eu.example.com"},
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, "here")
+		}))
 	require.NoError(t, err)
 	ask := func(client string) *httptest.ResponseRecorder {
 		q := httptest.NewRequest("GET", "http://evil.example/a%2Fb?q=1", nil)
@@ -358,7 +370,9 @@ func TestHTTPSide(t *testing.T) {
 	q.RemoteAddr = "10.2.0.1:1"
 	q.Header.Set("X-Centre", "forged")
 	w = httptest.NewRecorder()
-	r.Header("X-Centre", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Header["X-Centre"]) })).ServeHTTP(w, q)
+	r.Header("X-Centre", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprint(w, q.Header["X-Centre"])
+	})).ServeHTTP(w, q)
 	require.Equal(t, "[eu]", w.Body.String())
 	require.Equal(t, "forged", q.Header.Get("X-Centre"), "the caller's request stays as it was")
 	closed := router(t, RouterOptions{AllDown: FailClosed})
@@ -377,13 +391,16 @@ func TestHTTPSide(t *testing.T) {
 
 func TestRouterOptionsAreChecked(t *testing.T) {
 	for want, o := range map[string]RouterOptions{
-		"DCs": {}, "Name": {DCs: []DC{{Name: "a"}, {Name: "a"}}}, "Lat": {DCs: []DC{{Name: "a", Lat: 91}}}, "Weight": {DCs: []DC{{Name: "a", Weight: -1}}},
-		"Addrs[0]": {DCs: []DC{{Name: "a", Addrs: []netip.Addr{{}}}}}, "StickyV4": {DCs: dcs(), StickyV4: 33}, "AllDown": {DCs: dcs(), AllDown: 9},
+		"DCs": {}, "Name": {DCs: []DC{{Name: "a"}, {Name: "a"}}}, "Lat": {DCs: []DC{{Name: "a", Lat: 91}}},
+		"Weight":   {DCs: []DC{{Name: "a", Weight: -1}}},
+		"Addrs[0]": {DCs: []DC{{Name: "a", Addrs: []netip.Addr{{}}}}}, "StickyV4": {DCs: dcs(), StickyV4: 33},
+		"AllDown": {DCs: dcs(), AllDown: 9},
 	} {
 		_, err := NewRouter(o)
 		require.ErrorContains(t, err, want)
 	}
-	for line, bad := range map[string]string{"line 2": "1.2.3.4/8,EU,DE\n1.2.3.4/99,EU,DE", "line 1": "1.2.3.4,1.2.3.0,DE", "columns": "1.2.3.0/24"} {
+	for line, bad := range map[string]string{"line 2": "1.2.3.4/8,EU,DE\n1.2.3.4/99,EU,DE",
+		"line 1": "1.2.3.4,1.2.3.0,DE", "columns": "1.2.3.0/24"} {
 		_, err := ReadCSV(strings.NewReader(bad))
 		require.ErrorContains(t, err, line)
 	}

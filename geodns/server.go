@@ -23,11 +23,14 @@ type ServerOptions struct {
 	TCPIdle    time.Duration // 0: 10 s
 	MaxTCP     int           // TCP connections at once; 0: 1024
 	MaxTCPAddr int           // of them from one client address (IPv6: /64); 0: 64
-	RateLimit  int           // UDP answers per second to one client network (/24, /56); of those beyond it every second one is truncated, so that a real client comes by TCP, and the rest are dropped; 0: no limit
-	Cookies    []byte        // 16 bytes, the same on all servers of a name: the secret of DNS cookies; empty: a random one
-	NoECS      bool          // ignore EDNS client subnet
-	Gate       func() bool   // false: the server hears nothing (a simulated dead node); nil: always on
-	OnQuery    func(Query)   // called per query on the serving goroutine; nil costs nothing
+	// UDP answers per second to one client network (/24, /56); of those beyond it every second one is truncated, so
+	// that a real client comes by TCP, and the rest are dropped; 0: no limit
+	RateLimit int
+	// 16 bytes, the same on all servers of a name: the secret of DNS cookies; empty: a random one
+	Cookies []byte
+	NoECS   bool        // ignore EDNS client subnet
+	Gate    func() bool // false: the server hears nothing (a simulated dead node); nil: always on
+	OnQuery func(Query) // called per query on the serving goroutine; nil costs nothing
 }
 
 // Query is what ServerOptions.OnQuery sees.
@@ -104,7 +107,8 @@ func Listen(addr string, zones []*Zone, o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{}, serving: map[*worker]bool{}}
+	s := &Server{o: o, done: make(chan struct{}), conns: map[*net.TCPConn]netip.Addr{}, from: map[netip.Addr]int{},
+		serving: map[*worker]bool{}}
 	s.zones.Store(set)
 	s.jar = newCookieJar(o.Cookies)
 	if o.RateLimit > 0 {

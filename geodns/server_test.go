@@ -87,7 +87,9 @@ func subnet(cidr string) func(*dns.Msg) {
 		if p.Addr().Is6() {
 			family = 2
 		}
-		m.IsEdns0().Option = append(m.IsEdns0().Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: family, SourceNetmask: uint8(p.Bits()), Address: p.Addr().AsSlice()})
+		m.IsEdns0().Option = append(m.IsEdns0().Option,
+			&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: family, SourceNetmask: uint8(p.Bits()),
+				Address: p.Addr().AsSlice()})
 	}
 }
 
@@ -131,7 +133,8 @@ func TestAnswers(t *testing.T) {
 		{"b.ent.example.test.", dns.TypeTXT, 0, "", "SOA", true},
 		{"c.ent.example.test.", dns.TypeA, dns.RcodeNameError, "", "SOA", true},
 		{"alias.example.test.", dns.TypeA, 0, "A 192.0.2.80; CNAME www.example.test.", "", true},
-		{"chain.example.test.", dns.TypeA, 0, "A 192.0.2.80; CNAME alias.example.test.; CNAME www.example.test.", "", true},
+		{"chain.example.test.", dns.TypeA, 0, "A 192.0.2.80; CNAME alias.example.test.; CNAME www.example.test.", "",
+			true},
 		{"chain.example.test.", dns.TypeCNAME, 0, "CNAME alias.example.test.", "", true},
 		{"chain.example.test.", dns.TypeAAAA, 0, "CNAME alias.example.test.; CNAME www.example.test.", "SOA", true},
 		{"away.example.test.", dns.TypeA, 0, "CNAME www.elsewhere.test.", "", true},
@@ -218,7 +221,8 @@ func TestEDNS(t *testing.T) {
 		want       string
 		scope      int
 	}{
-		{"10.1.2.0/24", "geo.example.test.", dns.TypeA, "A 192.0.2.1; A 192.0.2.2", 15}, // 10.0.0.0/15 is unknown and US: both go to us
+		// 10.0.0.0/15 is unknown and US: both go to us
+		{"10.1.2.0/24", "geo.example.test.", dns.TypeA, "A 192.0.2.1; A 192.0.2.2", 15},
 		{"10.2.0.0/16", "geo.example.test.", dns.TypeA, "A 198.51.100.1", 16},
 		{"10.3.130.0/24", "geo.example.test.", dns.TypeA, "A 198.51.100.1", 17},
 		{"10.2.0.0/16", "example.test.", dns.TypeA, "A 198.51.100.1", 16},

@@ -12,8 +12,8 @@ const reusePort = false
 
 func reuseControl(bool) func(network, address string, c syscall.RawConn) error { return nil }
 
-// serveUDP answers the packets of the socket, one after the other. Here the kernel chooses the source of an answer: bind
-// one address per server.
+// serveUDP answers the packets of the socket, one after the other. Here the kernel chooses the source of an answer:
+// bind one address per server.
 func (s *Server) serveUDP(c *net.UDPConn) {
 	w := s.worker()
 	defer s.retire(w)

@@ -34,7 +34,8 @@ func (s *Server) worker() *worker {
 	return w
 }
 
-// publish shows Stats what was counted. It is called before the answers leave, so that who has an answer finds it counted.
+// publish shows Stats what was counted. It is called before the answers leave, so that who has an answer finds it
+// counted.
 func (w *worker) publish() {
 	for i := range w.tally {
 		if n := w.tally[i]; n > 0 {

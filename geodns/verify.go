@@ -33,13 +33,15 @@ type VerifyRequest struct {
 
 // VerifyOptions configure [Verify]. The zero value of every field is a good default.
 type VerifyOptions struct {
-	Host          string                                    // the Host of all requests, so that all centres see the same; empty: that of each URL
+	// the Host of all requests, so that all centres see the same; empty: that of each URL
+	Host          string
 	Headers       []string                                  // of responses, that must be equal; nil: Content-Type
 	VersionHeader string                                    // which tells what is deployed; empty: X-Version
 	Normalize     func(q VerifyRequest, body []byte) []byte // takes out what may differ, such as the time; nil: nothing
-	MaxBody       int64                                     // bytes of a body that are compared; 0: 4 MiB; a longer one is an error of its centre
-	Timeout       time.Duration                             // of one request; 0: 10 s
-	Client        *http.Client                              // nil: one of its own that follows no redirects
+	// bytes of a body that are compared; 0: 4 MiB; a longer one is an error of its centre
+	MaxBody int64
+	Timeout time.Duration // of one request; 0: 10 s
+	Client  *http.Client  // nil: one of its own that follows no redirects
 }
 
 // VerifyReport is what [Verify] found.
@@ -71,11 +73,12 @@ func (r VerifyReport) Err() error {
 	return fmt.Errorf("%w%s", ErrUnequal, b.String())
 }
 
-// Verify asks every centre the same requests and reports where their answers differ and which version each runs: after a
-// deployment, or before a centre takes traffic. Centres are asked at the same time, each its requests in order, so give it
-// requests that may be repeated. A centre that does not answer is a difference, not an error: errors are of the arguments
-// and of ctx.
-func Verify(ctx context.Context, targets []VerifyTarget, requests []VerifyRequest, o VerifyOptions) (VerifyReport, error) {
+// Verify asks every centre the same requests and reports where their answers differ and which version each runs: after
+// a deployment, or before a centre takes traffic. Centres are asked at the same time, each its requests in order, so
+// give it requests that may be repeated. A centre that does not answer is a difference, not an error: errors are of the
+// arguments and of ctx.
+func Verify(ctx context.Context, targets []VerifyTarget, requests []VerifyRequest, o VerifyOptions) (VerifyReport,
+	error) {
 	rep := VerifyReport{Versions: map[string]string{}}
 	switch {
 	case len(targets) == 0:
@@ -94,7 +97,9 @@ func Verify(ctx context.Context, targets []VerifyTarget, requests []VerifyReques
 	if o.Client == nil {
 		tr := &http.Transport{Proxy: http.ProxyFromEnvironment}
 		defer tr.CloseIdleConnections()
-		o.Client = &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		o.Client = &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		}}
 	}
 	for i, t := range targets {
 		u, err := url.Parse(t.URL)
@@ -141,7 +146,8 @@ func (o *VerifyOptions) ask(ctx context.Context, t VerifyTarget, r VerifyRequest
 	fail := func(err error) verified { return verified{err: err.Error()} }
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, cmp.Or(r.Method, http.MethodGet), strings.TrimSuffix(t.URL, "/")+r.Path, bytes.NewReader(r.Body))
+	q, err := http.NewRequestWithContext(ctx, cmp.Or(r.Method, http.MethodGet), strings.TrimSuffix(t.URL, "/")+r.Path,
+		bytes.NewReader(r.Body))
 	if err != nil {
 		return fail(err)
 	}
@@ -164,14 +170,16 @@ func (o *VerifyOptions) ask(ctx context.Context, t VerifyTarget, r VerifyRequest
 	if o.Normalize != nil {
 		body = o.Normalize(r, body)
 	}
-	v = verified{version: res.Header.Get(o.VersionHeader), status: strconv.Itoa(res.StatusCode), body: fmt.Sprintf("%d bytes, %.8x", len(body), sha256.Sum256(body))}
+	v = verified{version: res.Header.Get(o.VersionHeader), status: strconv.Itoa(res.StatusCode),
+		body: fmt.Sprintf("%d bytes, %.8x", len(body), sha256.Sum256(body))}
 	for _, name := range o.Headers {
 		v.headers = append(v.headers, strings.Join(res.Header.Values(name), ", "))
 	}
 	return v
 }
 
-func (r *VerifyReport) compare(targets []VerifyTarget, requests []VerifyRequest, answers [][]verified, o *VerifyOptions) {
+func (r *VerifyReport) compare(targets []VerifyTarget, requests []VerifyRequest, answers [][]verified,
+	o *VerifyOptions) {
 	differ := func(request, what string, of func(answer []verified) (value string, ok bool)) {
 		values := map[string]string{}
 		var seen []string

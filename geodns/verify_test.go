@@ -36,9 +36,14 @@ func TestVerify(t *testing.T) {
 		return VerifyTarget{Name: version + greeting, URL: srv.URL + "/"}
 	}
 	stamp := regexp.MustCompile(`at \d+`)
-	o := VerifyOptions{Host: "www.example.test", Timeout: 10 * time.Second, Normalize: func(_ VerifyRequest, b []byte) []byte { return stamp.ReplaceAll(b, nil) }}
-	requests := []VerifyRequest{{Path: "/"}, {Path: "/time"}, {Method: "PUT", Path: "/echo", Body: []byte("x"), Header: http.Header{"X-A": {"a"}}}}
-	same, err := Verify(t.Context(), []VerifyTarget{centre("1", "hi", false), centre("1", "hi ", false)}, requests[:1], o)
+	o := VerifyOptions{Host: "www.example.test", Timeout: 10 * time.Second,
+		Normalize: func(_ VerifyRequest, b []byte) []byte {
+			return stamp.ReplaceAll(b, nil)
+		}}
+	requests := []VerifyRequest{{Path: "/"}, {Path: "/time"},
+		{Method: "PUT", Path: "/echo", Body: []byte("x"), Header: http.Header{"X-A": {"a"}}}}
+	same, err := Verify(t.Context(), []VerifyTarget{centre("1", "hi", false), centre("1", "hi ", false)}, requests[:1],
+		o)
 	require.NoError(t, err)
 	require.NoError(t, same.Err())
 	require.Equal(t, map[string]string{"1hi": "1", "1hi ": "1"}, same.Versions)
@@ -52,7 +57,8 @@ func TestVerify(t *testing.T) {
 	require.Equal(t, "body", rep.Differences[1].What)
 
 	o.Timeout = 200 * time.Millisecond
-	rep, err = Verify(t.Context(), []VerifyTarget{centre("1", "a", true), {Name: "dead", URL: "http://127.0.0.1:1"}}, []VerifyRequest{{Path: "/slow"}}, o)
+	rep, err = Verify(t.Context(), []VerifyTarget{centre("1", "a", true), {Name: "dead", URL: "http://127.0.0.1:1"}},
+		[]VerifyRequest{{Path: "/slow"}}, o)
 	require.NoError(t, err)
 	require.Len(t, rep.Differences, 1)
 	require.Equal(t, "error", rep.Differences[0].What)
@@ -67,7 +73,8 @@ func TestVerify(t *testing.T) {
 	cancel()
 	_, err = Verify(ended, []VerifyTarget{centre("1", "a", false)}, requests, o)
 	require.ErrorIs(t, err, context.Canceled)
-	for want, targets := range map[string][]VerifyTarget{"no targets": nil, "targets[0].URL": {{URL: "x"}}, "twice": {{"a", "http://a"}, {"a", "http://b"}}} {
+	for want, targets := range map[string][]VerifyTarget{"no targets": nil, "targets[0].URL": {{URL: "x"}},
+		"twice": {{"a", "http://a"}, {"a", "http://b"}}} {
 		_, err = Verify(t.Context(), targets, requests, o)
 		require.ErrorContains(t, err, want)
 	}

@@ -45,7 +45,8 @@ func NewZone(origin string, o ZoneOptions) (*Zone, error) {
 	if len(o.NS) == 0 {
 		return nil, errors.New("geodns: ZoneOptions.NS: want at least one")
 	}
-	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, alias: map[string]string{}, ttl: seconds(o.TTL, 3600)}
+	z := &Zone{origin: dns.CanonicalName(origin), geo: map[string]geoName{}, alias: map[string]string{},
+		ttl: seconds(o.TTL, 3600)}
 	if o.Hostmaster == "" {
 		o.Hostmaster = "hostmaster." + origin
 	}
@@ -61,7 +62,8 @@ func NewZone(origin string, o ZoneOptions) (*Zone, error) {
 		if _, ok := dns.IsDomainName(ns); !ok || !dns.IsFqdn(ns) {
 			return nil, fmt.Errorf("geodns: ZoneOptions.NS %q: want an absolute name, with a final dot", ns)
 		}
-		z.rrs = append(z.rrs, &dns.NS{Hdr: dns.RR_Header{Name: origin, Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: z.ttl}, Ns: ns})
+		z.rrs = append(z.rrs, &dns.NS{Hdr: dns.RR_Header{Name: origin, Rrtype: dns.TypeNS, Class: dns.ClassINET,
+			Ttl: z.ttl}, Ns: ns})
 	}
 	return z, nil
 }
@@ -144,7 +146,8 @@ type GeoOptions struct {
 	N   int           // most addresses in an answer; 0: 8
 
 	// Centers is how many centres an answer names, the client's own first and then the next best that are healthy, each
-	// with its part of N: a client that can't reach the first one tries the next, before any check has noticed. 0: 1; at most 8.
+	// with its part of N: a client that can't reach the first one tries the next, before any check has noticed. 0: 1;
+	// at most 8.
 	Centers int
 }
 
@@ -177,9 +180,9 @@ func (z *Zone) Geo(name string, r *Router, o GeoOptions) error {
 	return nil
 }
 
-// Alias lets a name answer A and AAAA queries with the addresses of another, as a CNAME does, but beside other records: so
-// it may stand at the zone itself ("@"). The target is a name of any zone of the same server, static or Geo; one that
-// does not exist has no addresses, and one that no zone of the server holds is an error of [Listen].
+// Alias lets a name answer A and AAAA queries with the addresses of another, as a CNAME does, but beside other records:
+// so it may stand at the zone itself ("@"). The target is a name of any zone of the same server, static or Geo; one
+// that does not exist has no addresses, and one that no zone of the server holds is an error of [Listen].
 func (z *Zone) Alias(name, target string) error {
 	full, err := z.absolute(name)
 	if err != nil {

@@ -20,15 +20,16 @@ var ErrShed = fmt.Errorf("lb: shed, latency says that the backends are overloade
 // whatever that number is today, and sheds the rest at once. Without it, load above capacity makes queues grow until
 // every answer comes too late for the client that waits for it: work is done, and none of it is of use.
 //
-// The control law is the gradient of Envoy's adaptive concurrency filter and of Netflix's concurrency-limits (Gradient2,
-// 2018): each window the limit becomes limit x min(1, Tolerance x base / latency) + sqrt(limit), where latency is the
-// window's 90th percentile until an answer's header, and base the same without load. Differently from these, base is
-// learned in passing: it falls with each better window and rises slowly while the limit is not reached. A balancer that
-// stays at its limit for half a minute lowers it to a quarter for a moment and measures again, and where the limit fell to
-// a quarter and latency did not follow, the service has become slower and base is what it is now.
+// The control law is the gradient of Envoy's adaptive concurrency filter and of Netflix's concurrency-limits
+// (Gradient2, 2018): each window the limit becomes limit x min(1, Tolerance x base / latency) + sqrt(limit), where
+// latency is the window's 90th percentile until an answer's header, and base the same without load. Differently from
+// these, base is learned in passing: it falls with each better window and rises slowly while the limit is not reached.
+// A balancer that stays at its limit for half a minute lowers it to a quarter for a moment and measures again, and
+// where the limit fell to a quarter and latency did not follow, the service has become slower and base is what it is
+// now.
 //
-// Answers with 503 or 504 and timeouts, where they are more than a tenth of a window's, lower the limit too. Upgraded and
-// TCP connections are not counted: how long they live says nothing about load.
+// Answers with 503 or 504 and timeouts, where they are more than a tenth of a window's, lower the limit too. Upgraded
+// and TCP connections are not counted: how long they live says nothing about load.
 type Adaptive struct {
 	Initial   int           // limit at the start, doubled per window while it is reached and latency allows; 0: 100
 	Min, Max  int           // 0: 4 and 10,000
@@ -37,14 +38,17 @@ type Adaptive struct {
 	Queue     float64       // requests that wait when the limit is reached, as a share of it; 0: 0.5; negative: none
 	Wait      time.Duration // longest wait there; 0: 100 ms
 
-	// PerBackend gives each backend a limit of its own, in the place of one for all: what is too much for a slow backend goes
-	// to others, and requests are shed when all are at theirs. It needs 50 answers of each backend per few seconds; with
-	// fewer, or with many balancers before small backends, one limit for all sees more. Initial, Min and Max are then those
-	// of one backend.
+	// PerBackend gives each backend a limit of its own, in the place of one for all: what is too much for a slow
+	// backend goes to others, and requests are shed when all are at theirs. It needs 50 answers of each backend per few
+	// seconds; with fewer, or with many balancers before small backends, one limit for all sees more. Initial, Min and
+	// Max are then those of one backend.
 	PerBackend bool
 
-	Priority func(*http.Request) int  // below 0: shed first, from three quarters of the limit on and without a wait; above 0: shed last, a quarter above it; nil: all 0
-	Exempt   func(*http.Request) bool // neither limited nor counted: long-lived streams such as server-sent events; nil: none
+	// below 0: shed first, from three quarters of the limit on and without a wait; above 0: shed last, a quarter above
+	// it; nil: all 0
+	Priority func(*http.Request) int
+	// neither limited nor counted: long-lived streams such as server-sent events; nil: none
+	Exempt func(*http.Request) bool
 }
 
 func (a Adaptive) withDefaults() (Adaptive, error) {
@@ -60,12 +64,14 @@ func (a Adaptive) withDefaults() (Adaptive, error) {
 	if a.Tolerance == 0 {
 		a.Tolerance = 2
 	}
-	if a.Min < 1 || a.Max < a.Min || a.Initial < a.Min || a.Initial > a.Max || !(a.Tolerance >= 1) || math.IsInf(a.Tolerance, 0) {
+	if a.Min < 1 || a.Max < a.Min || a.Initial < a.Min || a.Initial > a.Max || !(a.Tolerance >= 1) ||
+		math.IsInf(a.Tolerance, 0) {
 		return a, fmt.Errorf("lb: Options.Adaptive: Initial %d, Min %d, Max %d, Tolerance %v: want 1 <= Min <= Initial <= Max and a Tolerance of 1 or more",
 			a.Initial, a.Min, a.Max, a.Tolerance)
 	}
 	if a.Window < 0 || a.Wait < 0 || math.IsNaN(a.Queue) || a.Queue > 100 {
-		return a, fmt.Errorf("lb: Options.Adaptive: Window %v, Wait %v, Queue %v out of range", a.Window, a.Wait, a.Queue)
+		return a, fmt.Errorf("lb: Options.Adaptive: Window %v, Wait %v, Queue %v out of range", a.Window, a.Wait,
+			a.Queue)
 	}
 	if a.Window == 0 {
 		a.Window = 100 * time.Millisecond
@@ -249,7 +255,8 @@ func (l *limiter) observe(r *Result, inFlight int64) {
 	if inFlight > l.peak.Load() {
 		l.peak.Store(inFlight)
 	}
-	// The first answers ever meet the shortest queue: base begins with them, not with a window in which a queue may have grown.
+	// The first answers ever meet the shortest queue: base begins with them, not with a window in which a queue may
+	// have grown.
 	if l.baseNow.Load() == 0 && l.window.count.Load() >= firstAnswers && l.mu.TryLock() {
 		if d, ok := quantile(0.9, 1, &l.window); ok && l.base == 0 {
 			l.learn(d, true)
@@ -303,7 +310,8 @@ func (l *limiter) adjust(now time.Duration) {
 	} else if l.top == 0 {
 		l.top = limit
 	} else if limit <= max(l.top/4, float64(l.o.Min)) && settled && ok {
-		// A quarter of the requests are as slow as all of them were: it is not their number. The service has become slower.
+		// A quarter of the requests are as slow as all of them were: it is not their number. The service has become
+		// slower.
 		l.top = 0
 		l.measured(d)
 		return
@@ -337,8 +345,8 @@ func (l *limiter) measured(d time.Duration) {
 	l.baseNow.Store(int64(d))
 }
 
-// learn moves base towards a window's latency: down soon, since load only adds to a latency, and not by one lucky window
-// alone; up only while nothing is held back, slowly.
+// learn moves base towards a window's latency: down soon, since load only adds to a latency, and not by one lucky
+// window alone; up only while nothing is held back, slowly.
 func (l *limiter) learn(d time.Duration, reached bool) {
 	latency := d.Seconds()
 	switch {

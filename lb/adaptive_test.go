@@ -93,7 +93,8 @@ func offerTo(b *Balancer, of func(*Backend) *service, rnd *rand.Rand, perSecond 
 	return l
 }
 
-// 20 workers of 10 ms can do 2000 requests a second. At twice that, goodput stays with the limit, and is gone without it.
+// 20 workers of 10 ms can do 2000 requests a second. At twice that, goodput stays with the limit, and is gone without
+// it.
 func TestOverloadKeepsGoodput(t *testing.T) {
 	run := func(a *Adaptive) (l *load, st Stats) {
 		synctest.Test(t, func(t *testing.T) {
@@ -129,13 +130,16 @@ func TestLimitFollowsTheService(t *testing.T) {
 		total := func(what string, perSecond float64, length time.Duration) *load {
 			l := offer(b, s, rnd, perSecond, length)
 			st := b.Stats()
-			t.Logf("%-28s %6d answered, %6d shed, p99 %v, limit %d, base %v", what, len(l.latencies), l.shed, l.p99(), st.Limit, st.BaseLatency)
+			t.Logf("%-28s %6d answered, %6d shed, p99 %v, limit %d, base %v", what, len(l.latencies), l.shed, l.p99(),
+				st.Limit, st.BaseLatency)
 			require.NoError(t, l.err)
 			return l
 		}
-		require.Zero(t, total("70 % load from the start", 1400, 5*time.Second).shed, "no load is refused that the backends can carry")
+		require.Zero(t, total("70 % load from the start", 1400, 5*time.Second).shed,
+			"no load is refused that the backends can carry")
 		total("2x overload for 70 s", 4000, 70*time.Second)
-		require.Less(t, total("2x overload still", 4000, 5*time.Second).p99(), 150*time.Millisecond, "base does not creep up")
+		require.Less(t, total("2x overload still", 4000, 5*time.Second).p99(), 150*time.Millisecond,
+			"base does not creep up")
 		require.Less(t, total("70 % again", 1400, 5*time.Second).shed, 70)
 		s.mean.Store(int64(50 * time.Millisecond)) // five times as slow: capacity is 400 a second
 		total("a slower service", 280, 30*time.Second)
@@ -162,7 +166,9 @@ func TestLimitPerBackend(t *testing.T) {
 			b, err := New(endpoints(4), Options{Policy: RoundRobin(), Adaptive: a})
 			require.NoError(t, err)
 			defer b.Close()
-			l = offerTo(b, func(be *Backend) *service { return services[be.ID()] }, rand.New(rand.NewPCG(7, 8)), perSecond, 20*time.Second)
+			l = offerTo(b, func(be *Backend) *service {
+				return services[be.ID()]
+			}, rand.New(rand.NewPCG(7, 8)), perSecond, 20*time.Second)
 			st = b.Stats()
 		})
 		require.NoError(t, l.err)
@@ -172,7 +178,8 @@ func TestLimitPerBackend(t *testing.T) {
 	}
 	all, _ := run(&Adaptive{}, 2200)
 	each, st := run(&Adaptive{PerBackend: true}, 2200)
-	t.Logf("70 %% of what all can do: %d shed, p99 %v with one limit; %d and %v with one each (%d, %d, %d, %d)", all.shed, all.p99(), each.shed, each.p99(),
+	t.Logf("70 %% of what all can do: %d shed, p99 %v with one limit; %d and %v with one each (%d, %d, %d, %d)",
+		all.shed, all.p99(), each.shed, each.p99(),
 		st.Backends[0].Limit, st.Backends[1].Limit, st.Backends[2].Limit, st.Backends[3].Limit)
 	require.Less(t, each.shed, 450, "1 %")
 	require.Less(t, each.p99(), 400*time.Millisecond)
@@ -247,7 +254,8 @@ func TestLimiterDrops(t *testing.T) {
 			r     Result
 			lower bool
 		}{
-			{Result{Err: context.DeadlineExceeded}, true}, {Result{Status: 503}, true}, {Result{Status: 502}, false}, {Result{Err: errors.New("refused")}, false},
+			{Result{Err: context.DeadlineExceeded}, true}, {Result{Status: 503}, true}, {Result{Status: 502}, false},
+			{Result{Err: errors.New("refused")}, false},
 		} {
 			b, err := New(endpoints(1), Options{Adaptive: &Adaptive{}, Outlier: Outlier{Disabled: true}})
 			require.NoError(t, err)
@@ -308,7 +316,8 @@ func TestShedAnswer(t *testing.T) {
 	wg.Wait()
 	require.Zero(t, b.Stats().Limited)
 
-	_, err := b.RoundTripper(nil).RoundTrip(httptest.NewRequest("GET", "http://site.example/", nil).WithContext(func() context.Context {
+	_, err := b.RoundTripper(nil).RoundTrip(httptest.NewRequest("GET", "http://site.example/",
+		nil).WithContext(func() context.Context {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		return ctx
@@ -318,7 +327,8 @@ func TestShedAnswer(t *testing.T) {
 }
 
 func TestAdaptiveOptions(t *testing.T) {
-	for _, a := range []Adaptive{{Min: -1}, {Min: 10, Max: 5}, {Initial: 3}, {Tolerance: 0.5}, {Window: -1}, {Queue: 1000}} {
+	for _, a := range []Adaptive{{Min: -1}, {Min: 10, Max: 5}, {Initial: 3}, {Tolerance: 0.5}, {Window: -1},
+		{Queue: 1000}} {
 		_, err := New(endpoints(1), Options{Adaptive: &a})
 		require.ErrorContains(t, err, "Options.Adaptive", a)
 	}

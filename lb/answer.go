@@ -16,7 +16,8 @@ import (
 var errStatus = errors.New("lb: the backend's answer is one to be tried again")
 
 // answer passes a final answer on. keep is whether the connection may be used again.
-func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old bool, out *outcome) (keep bool, err error) {
+func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old bool, out *outcome) (keep bool,
+	err error) {
 	out.status = status
 	if x.retryStatus(status) {
 		return false, errStatus
@@ -76,7 +77,8 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 }
 
 func (x *exchange) retryStatus(status int) bool {
-	return x.b.o.Retry.Statuses != nil && slices.Contains(x.b.o.Retry.Statuses, status) && !x.last && x.again && x.resendable() &&
+	return x.b.o.Retry.Statuses != nil && slices.Contains(x.b.o.Retry.Statuses, status) && !x.last && x.again &&
+		x.resendable() &&
 		len(x.avoid)+1 < len(x.b.snap.Load().usable)
 }
 

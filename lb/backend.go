@@ -54,10 +54,12 @@ type Backend struct {
 	requests atomic.Uint64
 	failures atomic.Uint64
 	outlier  window
-	slate    atomic.Int64  // when outlier was last cleaned, in nanoseconds since the process began
-	suspect  atomic.Uint32 // not 0: its last result is a failure, of the last suspicion, and this numbers the suspicion: policies that go by load take others first
-	doubts   atomic.Uint32 // suspicions so far
-	_        [64]byte
+	slate    atomic.Int64 // when outlier was last cleaned, in nanoseconds since the process began
+	// not 0: its last result is a failure, of the last suspicion, and this numbers the suspicion: policies that go by
+	// load take others first
+	suspect atomic.Uint32
+	doubts  atomic.Uint32 // suspicions so far
+	_       [64]byte
 
 	// Guarded by Balancer.mu.
 	machine   health.Machine
@@ -208,7 +210,8 @@ func (e *ewma) observe(seconds float64, now uint32, rate float64) {
 
 const fadeSteps = 32
 
-// fading is exp(-x/fadeSteps) for x of 0 or more, to within 2e-4, from a table: two of them are in every pick of PeakEWMA.
+// fading is exp(-x/fadeSteps) for x of 0 or more, to within 2e-4, from a table: two of them are in every pick of
+// PeakEWMA.
 func fading(x float64) float64 {
 	i := int(x)
 	if i >= len(fades)-1 {
@@ -224,8 +227,8 @@ var fades = func() (t [8*fadeSteps + 1]float64) {
 	return t
 }()
 
-// window counts successes and failures: in a row, and within the last Outlier.Window. It is per backend, and its lock is
-// held for a few additions only when a failure was seen lately; a healthy backend's requests do not lock.
+// window counts successes and failures: in a row, and within the last Outlier.Window. It is per backend, and its lock
+// is held for a few additions only when a failure was seen lately; a healthy backend's requests do not lock.
 type window struct {
 	row    atomic.Int32 // failures in a row
 	ok     atomic.Int64 // since the window began

@@ -41,7 +41,8 @@ type Balancer struct {
 
 	requests, retries, noRetry, refused, ejected, hedges, hedgesWon, shed atomic.Uint64
 
-	mu       sync.Mutex          // guards what follows and the mutable half of each Backend; never held while calling out
+	// guards what follows and the mutable half of each Backend; never held while calling out
+	mu       sync.Mutex
 	backends map[string]*Backend // in the pool, by ID
 	running  bool                // New has returned: what joins now ramps
 	ramping  *time.Timer         // next step of slow start
@@ -148,7 +149,8 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {}, queue: &b.queue}
+	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {},
+		queue: &b.queue}
 	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
 		be.rate = fadeRate(p.latencyDecay())
 	}
@@ -189,7 +191,8 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 		if was == health.Down {
 			be.rampFrom = now
 			be.forgive()
-			be.ejected = false // checked and found well: the rest of an ejection would punish a server that was restarted
+			// checked and found well: the rest of an ejection would punish a server that was restarted
+			be.ejected = false
 		}
 		b.rebuild(now)
 	}
@@ -198,7 +201,8 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 }
 
 // Drain stops new picks of a backend and waits until its requests have ended or ctx has. It stays drained until
-// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknown, or ctx's error when requests are still in flight.
+// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknown, or ctx's error when requests are still in
+// flight.
 func (b *Balancer) Drain(ctx context.Context, id string) error {
 	be, err := b.setDrained(id, true)
 	if err != nil {

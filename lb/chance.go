@@ -5,7 +5,8 @@ import (
 	"math/rand/v2"
 )
 
-// chance is where random numbers come from: the runtime's generator, which needs no lock, or, in simulations, one with a seed.
+// chance is where random numbers come from: the runtime's generator, which needs no lock, or, in simulations, one with
+// a seed.
 type chance struct{ seeded *rand.PCG }
 
 func (c chance) next() uint64 {

@@ -102,8 +102,8 @@ func (l *lottery) twoColumns() (i, j int) {
 }
 
 // PowerOfTwo draws two backends by weight and takes the one with fewer requests in flight per weight (Mitzenmacher,
-// "The Power of Two Choices in Randomized Load Balancing", 2001). The default: O(1), no herding among many balancers. One whose last answer was a failure, less than a second ago,
-// is taken only when both are such.
+// "The Power of Two Choices in Randomized Load Balancing", 2001). The default: O(1), no herding among many balancers.
+// One whose last answer was a failure, less than a second ago, is taken only when both are such.
 func PowerOfTwo() Policy { return powerOfTwo{} }
 
 type powerOfTwo struct{ src chance }
@@ -143,10 +143,10 @@ func (p twoLoads) load(i int) float64 {
 	return load
 }
 
-// PeakEWMA draws two backends and takes the one with the lower cost: the peak-sensitive, exponentially decaying mean of its
-// latency times its requests in flight plus one, per weight (as Finagle does). decay is the time constant; 0 means 3 s,
-// which forgets a disturbance that is over sooner than Finagle's 10 s and does no worse elsewhere (go test -run Simulation -v). A
-// failure counts as a slow answer, so that a host that fails fast gains no traffic.
+// PeakEWMA draws two backends and takes the one with the lower cost: the peak-sensitive, exponentially decaying mean of
+// its latency times its requests in flight plus one, per weight (as Finagle does). decay is the time constant; 0 means
+// 3 s, which forgets a disturbance that is over sooner than Finagle's 10 s and does no worse elsewhere (go test -run
+// Simulation -v). A failure counts as a slow answer, so that a host that fails fast gains no traffic.
 func PeakEWMA(decay time.Duration) Policy {
 	if decay <= 0 {
 		decay = defaultDecay * time.Second
@@ -185,8 +185,8 @@ func (p twoCosts) Pick(Key) *Backend {
 	return p.bs[a]
 }
 
-// cost without a history is that of the requests in flight at 1 ms each: a new backend is tried at once, but not flooded
-// before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
+// cost without a history is that of the requests in flight at 1 ms each: a new backend is tried at once, but not
+// flooded before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
 func (p twoCosts) cost(i int, now uint32) float64 {
 	b := p.bs[i]
 	latency := b.latency.at(now, p.rate)

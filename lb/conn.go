@@ -12,7 +12,8 @@ import (
 )
 
 // connPool keeps the idle HTTP/1 connections of one backend, last in first out: the warmest is used first and the
-// surplus grows old. A connection has no goroutine while it is idle; what happened to it is looked at before it is used.
+// surplus grows old. A connection has no goroutine while it is idle; what happened to it is looked at before it is
+// used.
 type connPool struct {
 	addr  string
 	o     *Options

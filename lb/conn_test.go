@@ -96,10 +96,11 @@ func TestAskInPieces(t *testing.T) {
 	const size = 512 << 10
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	s := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		n, _ := io.Copy(io.Discard, r.Body)
-		io.WriteString(w, strconv.FormatInt(n, 10))
-	})}}
+	s := &httptest.Server{Listener: l, Config: &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n, _ := io.Copy(io.Discard, r.Body)
+			io.WriteString(w, strconv.FormatInt(n, 10))
+		})}}
 	s.Start()
 	t.Cleanup(s.Close)
 	for name, way := range ways {
@@ -127,7 +128,8 @@ func TestAskInPieces(t *testing.T) {
 	}
 }
 
-// The pool looks after connections whose client may leave: it closes them, and nobody else gets one that is to be closed.
+// The pool looks after connections whose client may leave: it closes them, and nobody else gets one that is to be
+// closed.
 func TestBusyConnections(t *testing.T) {
 	e, _ := serve(t, "a", func(http.ResponseWriter, *http.Request) {})
 	b := newBalancer(t, []Endpoint{e}, Options{})
@@ -166,7 +168,11 @@ func TestBusyConnections(t *testing.T) {
 	p.drop(third)
 	p.put(second)
 	require.Equal(t, 1, idle())
-	require.Eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.busy) == 0 && p.sweep == nil }, waitFor, pause, "nothing is looked at in vain")
+	require.Eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.busy) == 0 && p.sweep == nil
+	}, waitFor, pause, "nothing is looked at in vain")
 }
 
 // Many are looked at in parts; what is in no part is closed all the same.
@@ -205,7 +211,8 @@ func TestManyBusyConnections(t *testing.T) {
 
 // A client that leaves ends its request at the backend, whatever its context is made of.
 func TestLeavingClientEndsTheBackendsRequest(t *testing.T) {
-	for name, o := range map[string]Options{"looked at": {}, "with a deadline": {}, "hedged": {Hedge: Hedge{After: time.Hour}}} {
+	for name, o := range map[string]Options{"looked at": {}, "with a deadline": {},
+		"hedged": {Hedge: Hedge{After: time.Hour}}} {
 		t.Run(name, func(t *testing.T) {
 			came, went := make(chan struct{}), make(chan struct{})
 			e, _ := serve(t, "a", func(_ http.ResponseWriter, r *http.Request) {

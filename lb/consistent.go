@@ -46,7 +46,8 @@ func (c *consistentHash) Picker(bs []*Backend) Picker {
 	} else {
 		t, err = placement.Derive(slots, nodes)
 	}
-	if err != nil || t.Owner(0) < 0 { // not with checked endpoints; then keys are not kept together, but requests are served
+	// not with checked endpoints; then keys are not kept together, but requests are served
+	if err != nil || t.Owner(0) < 0 {
 		return newLottery(bs, chance{})
 	}
 	c.last = t

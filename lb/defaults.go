@@ -79,7 +79,8 @@ func (o Options) withDefaults() (Options, error) {
 		out.MaxShare = 0.5
 	}
 	if out.Consecutive < 0 || out.ErrorRate > 1 || out.MaxShare < 0 || out.MaxShare > 1 {
-		return o, fmt.Errorf("lb: Options.Outlier: Consecutive %d, ErrorRate %v, MaxShare %v out of range", out.Consecutive, out.ErrorRate, out.MaxShare)
+		return o, fmt.Errorf("lb: Options.Outlier: Consecutive %d, ErrorRate %v, MaxShare %v out of range",
+			out.Consecutive, out.ErrorRate, out.MaxShare)
 	}
 	orDur(&out.Window, 10*time.Second)
 	orDur(&out.Ejection, 5*time.Second)

@@ -19,7 +19,8 @@ type Discover func(ctx context.Context) ([]Endpoint, error)
 
 // Watch keeps a balancer's endpoints equal to what find finds, asked at once and then each interval (0: 5 s), until ctx
 // ends. Failures and an empty list leave the endpoints as they are, since a broken directory is more likely than a
-// deliberately empty pool; failed is told of them and may be nil. It returns ctx's error; run it on a goroutine of your own.
+// deliberately empty pool; failed is told of them and may be nil. It returns ctx's error; run it on a goroutine of your
+// own.
 func (b *Balancer) Watch(ctx context.Context, interval time.Duration, find Discover, failed func(error)) error {
 	if interval <= 0 {
 		interval = 5 * time.Second
@@ -96,8 +97,9 @@ func FromSRV(r *net.Resolver, name string) Discover {
 	}
 }
 
-// FromFile reads endpoints from a file: one a line, "host:port" and optionally "weight=2", "zone=a", "priority=1", "id=x",
-// "scheme=https", "max-conns=100"; # begins a comment. A file that is being written anew should be renamed into place.
+// FromFile reads endpoints from a file: one a line, "host:port" and optionally "weight=2", "zone=a", "priority=1",
+// "id=x", "scheme=https", "max-conns=100"; # begins a comment. A file that is being written anew should be renamed into
+// place.
 func FromFile(path string) Discover {
 	return func(context.Context) ([]Endpoint, error) {
 		f, err := os.Open(path)

@@ -46,7 +46,8 @@ func TestLimiterHoldsTheRate(t *testing.T) {
 }
 
 func TestLimiterByClientNetwork(t *testing.T) {
-	l, err := NewLimiter(RateLimit{PerSecond: 0.001, Burst: 1, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	l, err := NewLimiter(RateLimit{PerSecond: 0.001, Burst: 1,
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
 	require.NoError(t, err)
 	h := l.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	ask := func(remote, xff string) int {
@@ -101,7 +102,10 @@ func TestWatch(t *testing.T) {
 		done := make(chan error)
 		answer.Store(&reply{es: endpoints(3)})
 		go func() {
-			done <- b.Watch(ctx, time.Second, func(context.Context) ([]Endpoint, error) { r := answer.Load(); return r.es, r.err }, func(error) { errs.Add(1) })
+			done <- b.Watch(ctx, time.Second, func(context.Context) ([]Endpoint, error) {
+				r := answer.Load()
+				return r.es, r.err
+			}, func(error) { errs.Add(1) })
 		}()
 		synctest.Wait()
 		require.Len(t, b.Backends(), 3)
@@ -129,8 +133,10 @@ func TestFromFile(t *testing.T) {
 	write("# web\n10.0.0.2:80 weight=2 zone=a\n\n10.0.0.1:80 id=one priority=1 # comment\n")
 	es, err := FromFile(path)(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []Endpoint{{ID: "one", Addr: "10.0.0.1:80", Priority: 1}, {Addr: "10.0.0.2:80", Weight: 2, Zone: "a"}}, es)
-	for _, bad := range []string{"nonsense", "10.0.0.1:80 colour=red", "10.0.0.1:80 weight=x", "10.0.0.1:80 weight=-1"} {
+	require.Equal(t, []Endpoint{{ID: "one", Addr: "10.0.0.1:80", Priority: 1},
+		{Addr: "10.0.0.2:80", Weight: 2, Zone: "a"}}, es)
+	for _, bad := range []string{"nonsense", "10.0.0.1:80 colour=red", "10.0.0.1:80 weight=x",
+		"10.0.0.1:80 weight=-1"} {
 		write("10.0.0.9:80\n" + bad)
 		_, err := FromFile(path)(t.Context())
 		require.ErrorContains(t, err, ":2:", bad)

@@ -36,13 +36,13 @@
 //
 // Which policy? [PowerOfTwo], the default, does well where backends are alike; [PeakEWMA] where some are slow;
 // [Prequal] where they are many and noisy and can report their load; [ConsistentHash] where a backend remembers what it
-// served. The simulation in this package's tests compares them (go test -run Simulation -v). Against a slow tail, turn on
-// [Hedge]; against overload, [Adaptive].
+// served. The simulation in this package's tests compares them (go test -run Simulation -v). Against a slow tail, turn
+// on [Hedge]; against overload, [Adaptive].
 //
 // A process that only balances keeps next to nothing in memory, so Go would collect its garbage, most of it net/http's,
-// after every four megabytes, many times a second. Handler therefore sets aside Options.HeapReserve, memory that is never
-// touched: the process grows by up to that much garbage, and Handler's 99th percentile at half load falls by a third.
-// Setting GOGC as well gains nothing more. Front makes no garbage and needs none of this.
+// after every four megabytes, many times a second. Handler therefore sets aside Options.HeapReserve, memory that is
+// never touched: the process grows by up to that much garbage, and Handler's 99th percentile at half load falls by a
+// third. Setting GOGC as well gains nothing more. Front makes no garbage and needs none of this.
 //
 // Everything is safe for concurrent use. The path of a request takes no lock that other requests take: configuration
 // and health stand in an immutable snapshot that changes are swapped into.

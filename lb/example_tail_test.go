@@ -12,7 +12,8 @@ import (
 
 // A request that is slow to answer goes to a second backend too; the answer that comes first is passed on.
 func ExampleHedge() {
-	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })) // hangs
+	// hangs
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	defer slow.Close()
 	b, stop := backend("b")
 	defer stop()
@@ -60,7 +61,9 @@ func ExamplePrequal() {
 	var meter lb.LoadMeter
 	mux := http.NewServeMux()
 	mux.Handle("/load", &meter) // for the balancers only
-	mux.Handle("/", meter.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })))
+	mux.Handle("/", meter.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "hello")
+	})))
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	pool, err := lb.New([]lb.Endpoint{{Addr: strings.TrimPrefix(server.URL, "http://")}}, lb.Options{

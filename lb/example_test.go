@@ -102,7 +102,8 @@ func ExampleBalancer_RoundTripper() {
 }
 
 func ExampleConsistentHash() {
-	pool, _ := lb.New([]lb.Endpoint{{Addr: "10.0.0.1:80"}, {Addr: "10.0.0.2:80"}, {Addr: "10.0.0.3:80"}}, lb.Options{Policy: lb.ConsistentHash(0)})
+	pool, _ := lb.New([]lb.Endpoint{{Addr: "10.0.0.1:80"}, {Addr: "10.0.0.2:80"}, {Addr: "10.0.0.3:80"}},
+		lb.Options{Policy: lb.ConsistentHash(0)})
 	defer pool.Close()
 	key := lb.Key{Hash: lb.HashString("user 42"), Keyed: true}
 	first, _ := pool.Pick(context.Background(), key)

@@ -6,8 +6,8 @@ import "sync/atomic"
 // loaded, a total. It is told after a change and reads the backend itself, so that what it is told late is not wrong.
 type follower interface{ loadChanged(i int) }
 
-// following are the followers of one backend. There is one, unless a policy of the user's own builds several pickers over
-// the same backends. Those of a picker that was replaced are dropped once its snapshot is.
+// following are the followers of one backend. There is one, unless a policy of the user's own builds several pickers
+// over the same backends. Those of a picker that was replaced are dropped once its snapshot is.
 type following struct {
 	list atomic.Pointer[[]followed]
 }

@@ -13,20 +13,21 @@ import (
 	"time"
 )
 
-// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: less than half of what
-// [Balancer.Handler] costs per request. It reads a request's head in place, refuses what two readers could understand
-// differently, and sends it on by copying bytes. A request that is out of the ordinary (a body in chunks or above
-// Retry.MaxBody, Upgrade, Expect, HTTP/1.0) is checked in the same way and then handed to an [http.Server] with the
-// balancer's Handler, on the same connection, which ends with it: there is one behaviour. Connections of a TLS listener,
-// and all of a balancer with Options.Hedge or with backends that are not "http", are that server's from the start.
+// Front is an HTTP/1.1 server of the balancer's own, for when net/http's share of the work counts: less than half of
+// what [Balancer.Handler] costs per request. It reads a request's head in place, refuses what two readers could
+// understand differently, and sends it on by copying bytes. A request that is out of the ordinary (a body in chunks or
+// above Retry.MaxBody, Upgrade, Expect, HTTP/1.0) is checked in the same way and then handed to an [http.Server] with
+// the balancer's Handler, on the same connection, which ends with it: there is one behaviour. Connections of a TLS
+// listener, and all of a balancer with Options.Hedge or with backends that are not "http", are that server's from the
+// start.
 //
 // A client that leaves is noticed, and limits of time are kept, within about 0.1 s; a client that takes nothing of its
 // answer for Timeouts.Idle is dropped.
 //
 // Use Handler where other handlers stand beside or around the balancer, or where TLS ends in this process; use Front
 // for a tier that only balances. Refused with 400 and an end of the connection: folded lines, lines that end without
-// CR, blanks before a colon, a Host or Content-Length that is missing where it must stand, stands twice or is malformed,
-// and Content-Length together with Transfer-Encoding (RFC 9112 sections 2.2, 3.2, 5.1, 5.2 and 6.1).
+// CR, blanks before a colon, a Host or Content-Length that is missing where it must stand, stands twice or is
+// malformed, and Content-Length together with Transfer-Encoding (RFC 9112 sections 2.2, 3.2, 5.1, 5.2 and 6.1).
 type Front struct {
 	b      *Balancer
 	o      FrontOptions
@@ -65,7 +66,8 @@ type FrontStats struct {
 	Expired     uint64 `metric:"front_expired_total,counter,connections and requests ended by a limit of time"`
 }
 
-// NewFront returns a server over b, which stays the caller's to close. Invalid options are an error that names the field.
+// NewFront returns a server over b, which stays the caller's to close. Invalid options are an error that names the
+// field.
 func NewFront(b *Balancer, o FrontOptions) (*Front, error) {
 	if o.MaxHeaderBytes < 0 {
 		return nil, fmt.Errorf("lb: FrontOptions.MaxHeaderBytes %d: want 0 or more", o.MaxHeaderBytes)
@@ -87,7 +89,8 @@ func NewFront(b *Balancer, o FrontOptions) (*Front, error) {
 	}
 	server := func(i int) *http.Server {
 		f.handed[i] = &handover{conns: make(chan net.Conn), done: make(chan struct{})}
-		return &http.Server{Handler: b.Handler(), ReadHeaderTimeout: max(o.HeaderTimeout, 0), IdleTimeout: max(o.IdleTimeout, 0), MaxHeaderBytes: o.MaxHeaderBytes, ErrorLog: o.ErrorLog}
+		return &http.Server{Handler: b.Handler(), ReadHeaderTimeout: max(o.HeaderTimeout, 0),
+			IdleTimeout: max(o.IdleTimeout, 0), MaxHeaderBytes: o.MaxHeaderBytes, ErrorLog: o.ErrorLog}
 	}
 	f.rest, f.whole = server(0), server(1)
 	f.rest.SetKeepAlivesEnabled(false)
@@ -252,7 +255,8 @@ func (f *Front) Stats() FrontStats {
 	f.mu.Lock()
 	n := len(f.conns)
 	f.mu.Unlock()
-	return FrontStats{Connections: n, Requests: f.requests.Load(), HandedOver: f.passed.Load(), Refused: f.refused.Load(), Expired: f.expired.Load()}
+	return FrontStats{Connections: n, Requests: f.requests.Load(), HandedOver: f.passed.Load(),
+		Refused: f.refused.Load(), Expired: f.expired.Load()}
 }
 
 func (f *Front) logf(format string, args ...any) {

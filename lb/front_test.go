@@ -44,7 +44,8 @@ func TestFrontForwards(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		w.Header().Set("X-Seen", fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Host, " ", r.ContentLength, " ", r.Header.Get("X-Forwarded-For")))
+		w.Header().Set("X-Seen", fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Host, " ", r.ContentLength, " ",
+			r.Header.Get("X-Forwarded-For")))
 		switch r.URL.Path {
 		case "/big":
 			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
@@ -89,7 +90,8 @@ func TestFrontForwards(t *testing.T) {
 	require.Zero(t, f.Stats().HandedOver)
 	require.EqualValues(t, 1, b.Stats().Backends[0].Dials)
 	require.EqualValues(t, 21, b.Stats().Requests)
-	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause) // the answer is out before the request is over
+	// the answer is out before the request is over
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause)
 
 	// What is large or chunked is net/http's, on the same connection, which then ends.
 	io.WriteString(c, fmt.Sprintf("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(big), big))
@@ -137,8 +139,10 @@ func TestFrontTimeouts(t *testing.T) {
 		}
 	})
 	defer close(stall)
-	b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Header: 500 * time.Millisecond, Idle: 500 * time.Millisecond}, Retry: Retry{Max: -1}})
-	f, addr := serveFront(t, b, FrontOptions{HeaderTimeout: 500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond})
+	b := newBalancer(t, []Endpoint{e}, Options{
+		Timeouts: Timeouts{Header: 500 * time.Millisecond, Idle: 500 * time.Millisecond}, Retry: Retry{Max: -1}})
+	f, addr := serveFront(t, b, FrontOptions{HeaderTimeout: 500 * time.Millisecond,
+		IdleTimeout: 500 * time.Millisecond})
 	ended := func(c net.Conn, br *bufio.Reader) {
 		t.Helper()
 		rest, err := io.ReadAll(br)
@@ -203,10 +207,11 @@ func TestFrontRetriesAndErrors(t *testing.T) {
 	good, _ := serve(t, "good", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
 	bad := fakeBackend(t, func(n int, c net.Conn, br *bufio.Reader) { http.ReadRequest(br) })
 	bad.ID = "bad"
-	b := newBalancer(t, []Endpoint{good, bad}, Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Budget: -1},
-		Error: func(w http.ResponseWriter, r *http.Request, err error) {
-			http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway)
-		}})
+	b := newBalancer(t, []Endpoint{good, bad},
+		Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Budget: -1},
+			Error: func(w http.ResponseWriter, r *http.Request, err error) {
+				http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway)
+			}})
 	_, addr := serveFront(t, b, FrontOptions{})
 	c, br := dialFront(t, addr)
 	for range 10 {
@@ -233,7 +238,8 @@ func TestFrontOptionsThatNeedARequest(t *testing.T) {
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, es, Options{Policy: Maglev(), Key: KeyHeader("X-Key"), Sticky: &Sticky{}, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	b := newBalancer(t, es, Options{Policy: Maglev(), Key: KeyHeader("X-Key"), Sticky: &Sticky{},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	f, addr := serveFront(t, b, FrontOptions{})
 	c, br := dialFront(t, addr)
 	ask := func(fields string) (*http.Response, string) {
@@ -264,12 +270,13 @@ func TestFrontLimitsAndHedges(t *testing.T) {
 		<-release
 	})
 	defer close(release)
-	b := newBalancer(t, []Endpoint{e}, Options{Adaptive: &Adaptive{Initial: 1, Min: 1, Max: 1, Queue: -1, Priority: func(r *http.Request) int {
-		if r.Header.Get("X-First") != "" {
-			return 1
-		}
-		return 0
-	}}})
+	b := newBalancer(t, []Endpoint{e}, Options{
+		Adaptive: &Adaptive{Initial: 1, Min: 1, Max: 1, Queue: -1, Priority: func(r *http.Request) int {
+			if r.Header.Get("X-First") != "" {
+				return 1
+			}
+			return 0
+		}}})
 	_, addr := serveFront(t, b, FrontOptions{})
 	slow, _ := dialFront(t, addr)
 	io.WriteString(slow, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -304,7 +311,8 @@ func TestFrontHandsOver(t *testing.T) {
 	h2.StartTLS()
 	defer h2.Close()
 	plain, s := serve(t, "plain", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "plain") })
-	b := newBalancer(t, []Endpoint{plain}, Options{TLS: h2.Client().Transport.(*http.Transport).TLSClientConfig.Clone()})
+	b := newBalancer(t, []Endpoint{plain}, Options{
+		TLS: h2.Client().Transport.(*http.Transport).TLSClientConfig.Clone()})
 	f, addr := serveFront(t, b, FrontOptions{})
 	c, br := dialFront(t, addr)
 	ask := func() string {

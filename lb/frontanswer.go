@@ -9,9 +9,11 @@ import (
 )
 
 // answer passes a final answer on. pool is whether the backend's connection may be used again, keep the client's.
-func (c *frontConn) answer(up *conn, be *Backend, head []byte, status int, old, idempotent bool, out *outcome) (pool, keep bool, err error) {
+func (c *frontConn) answer(up *conn, be *Backend, head []byte, status int, old, idempotent bool, out *outcome) (pool,
+	keep bool, err error) {
 	b := c.f.b
-	if b.o.Retry.Statuses != nil && slices.Contains(b.o.Retry.Statuses, status) && !c.last && idempotent && len(c.avoid)+1 < len(b.snap.Load().usable) {
+	if b.o.Retry.Statuses != nil && slices.Contains(b.o.Retry.Statuses, status) && !c.last && idempotent &&
+		len(c.avoid)+1 < len(b.snap.Load().usable) {
 		return false, false, errStatus
 	}
 	var a answerHead

@@ -213,7 +213,8 @@ func (c *frontConn) refuse(status int) verdict {
 	c.f.refused.Add(1)
 	text := http.StatusText(status)
 	c.state.enter(phaseRelaying, c.now())
-	io.WriteString(&c.socket, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
+	io.WriteString(&c.socket, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+
+		"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
 		strconv.Itoa(len(text))+"\r\n\r\n"+text)
 	c.linger()
 	return verdictBad

@@ -56,7 +56,8 @@ func knownField(name []byte) field {
 			return f
 		}
 	case 15:
-		if f := max(is("x-forwarded-for", fieldForwardedFor), is("idempotency-key", fieldIdempotencyKey)); f != fieldNone {
+		if f := max(is("x-forwarded-for", fieldForwardedFor),
+			is("idempotency-key", fieldIdempotencyKey)); f != fieldNone {
 			return f
 		}
 	case 16:
@@ -64,7 +65,8 @@ func knownField(name []byte) field {
 			return f
 		}
 	case 17:
-		if f := max(is("transfer-encoding", fieldTransferEncoding), is("x-forwarded-proto", fieldForwardedProto), is("x-idempotency-key", fieldIdempotencyKey)); f != fieldNone {
+		if f := max(is("transfer-encoding", fieldTransferEncoding), is("x-forwarded-proto", fieldForwardedProto),
+			is("x-idempotency-key", fieldIdempotencyKey)); f != fieldNone {
 			return f
 		}
 	case 18:

@@ -61,8 +61,8 @@ var (
 
 // parse reads a head that ends with an empty line. It takes a subset of what net/http takes (FuzzFront): one space
 // between the parts of the request line, lines that end with CRLF, no folding, values without control characters, one
-// Host, one Content-Length of digits, and never Content-Length beside Transfer-Encoding. trusted is whether the peer may
-// tell where the request came from.
+// Host, one Content-Length of digits, and never Content-Length beside Transfer-Encoding. trusted is whether the peer
+// may tell where the request came from.
 func (h *requestHead) parse(b []byte, trusted bool) verdict {
 	*h = requestHead{kept: h.kept[:0], forwardedFor: h.forwardedFor[:0]}
 	v := h.requestLine(b)

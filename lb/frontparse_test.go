@@ -66,7 +66,8 @@ func agree(t *testing.T, in []byte, trusted bool) {
 		t.Fatalf("we take what net/http refuses (%v): %q", err, in)
 	}
 	method, line := string(in[h.method.from:h.method.to]), string(in[:h.line])
-	if r.Method != method || line != method+" "+r.RequestURI+" HTTP/1.1\r\n" || r.Host != string(in[h.host.from:h.host.to]) {
+	if r.Method != method || line != method+" "+r.RequestURI+" HTTP/1.1\r\n" ||
+		r.Host != string(in[h.host.from:h.host.to]) {
 		t.Fatalf("%q %q, net/http: %s %q %q", line, in[h.host.from:h.host.to], r.Method, r.RequestURI, r.Host)
 	}
 	if len(r.TransferEncoding) > 0 || r.ContentLength != h.length {
@@ -98,7 +99,8 @@ func agree(t *testing.T, in []byte, trusted bool) {
 	if err != nil {
 		t.Fatalf("%v: %q", err, want)
 	}
-	if sent.Method != handled.Method || sent.RequestURI != handled.RequestURI || sent.Host != handled.Host || sent.ContentLength != handled.ContentLength ||
+	if sent.Method != handled.Method || sent.RequestURI != handled.RequestURI || sent.Host != handled.Host ||
+		sent.ContentLength != handled.ContentLength ||
 		!reflect.DeepEqual(trimmedFields(sent.Header), trimmedFields(handled.Header)) {
 		t.Fatalf("%q\nfront:\n%q\nhandler:\n%q", in, c.appendHead(nil), want)
 	}
@@ -128,21 +130,29 @@ func TestFrontAgreesWithNetHTTP(t *testing.T) {
 		}
 		return of[r.IntN(len(of))]
 	}
-	names := []string{"Host", "host", "Content-Length", "content-length", "Transfer-Encoding", "TRANSFER-ENCODING", "Connection", "Upgrade", "Expect", "TE", "Te", "Trailer",
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "X-Real-IP", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization",
-		"Proxy-Authenticate", "HTTP2-Settings", "Idempotency-Key", "X-Idempotency-Key", "X-A", "A", "x_y", "Content_Length", "Content-Length ", " Content-Length", "", "X\x00", "É",
+	names := []string{"Host", "host", "Content-Length", "content-length", "Transfer-Encoding", "TRANSFER-ENCODING",
+		"Connection", "Upgrade", "Expect", "TE", "Te", "Trailer",
+		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "X-Real-IP",
+		"Keep-Alive", "Proxy-Connection", "Proxy-Authorization",
+		"Proxy-Authenticate", "HTTP2-Settings", "Idempotency-Key", "X-Idempotency-Key", "X-A", "A", "x_y",
+		"Content_Length", "Content-Length ", " Content-Length", "", "X\x00", "É",
 		"X-Forwarded-", "X-Forwarded-X", "Pragma", "Cache-Control", "Authorization", "Cookie"}
-	values := []string{"a", "b", "a.example", "", "5", "05", "+5", "-5", "5, 5", "0x5", "5 ", "\t5", "9999999999999999999", "chunked", "Chunked", "identity", "chunked, chunked", "gzip, chunked", "close",
-		"keep-alive", "Close", "close, X-A", "Upgrade", "X-A", "trailers", "100-continue", "a.example", "a.example:80", "[::1]:80", "a b", "a/b", "a,b", "192.0.2.7", "\x00", "\x7f", "é", "a\rb", "a\nb", "\x0b"}
+	values := []string{"a", "b", "a.example", "", "5", "05", "+5", "-5", "5, 5", "0x5", "5 ", "\t5",
+		"9999999999999999999", "chunked", "Chunked", "identity", "chunked, chunked", "gzip, chunked", "close",
+		"keep-alive", "Close", "close, X-A", "Upgrade", "X-A", "trailers", "100-continue", "a.example", "a.example:80",
+		"[::1]:80", "a b", "a/b", "a,b", "192.0.2.7", "\x00", "\x7f", "é", "a\rb", "a\nb", "\x0b"}
 	ours := 0
 	for range *frontTrials {
 		var b strings.Builder
-		b.WriteString(one("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "get", "CONNECT", "G T", "", "X-", "GET\t"))
+		b.WriteString(one("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "get", "CONNECT", "G T", "", "X-",
+			"GET\t"))
 		b.WriteString(one(" ", " ", " ", " ", "  ", "\t", ""))
 		for range 1 + r.IntN(3) {
-			b.WriteString(one("/", "/a", "/a", "?b=c", "%20", "%2F", "%zz", "%", "*", "http://h/", "//", "#f", ";", ":", "@", "\"", "é", "\x01", "..", "[", "^", "|", "\\", "{", "' '"))
+			b.WriteString(one("/", "/a", "/a", "?b=c", "%20", "%2F", "%zz", "%", "*", "http://h/", "//", "#f", ";", ":",
+				"@", "\"", "é", "\x01", "..", "[", "^", "|", "\\", "{", "' '"))
 		}
-		b.WriteString(one(" HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/1.2", " http/1.1", "", " HTTP/1.1 "))
+		b.WriteString(one(" HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.1", " HTTP/1.0", " HTTP/2.0", " HTTP/1.2",
+			" http/1.1", "", " HTTP/1.1 "))
 		b.WriteString(one("\r\n", "\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\r\n"))
 		if r.IntN(4) > 0 {
 			b.WriteString("Host: a\r\n")
@@ -170,9 +180,12 @@ func TestFrontAgreesWithNetHTTP(t *testing.T) {
 // FuzzAnswerHead compares the front's rewriting of answers with the handler's parser.
 func FuzzAnswerHead(f *testing.F) {
 	for _, s := range []string{
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nA: b\r\n\r\n", "HTTP/1.1 204\r\nDate: x\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: X-A, close\r\nX-A: b\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\nUpgrade: a\r\nKeep-Alive: b\r\n\r\n", "HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nA: b\r\n\r\n",
+		"HTTP/1.1 204\r\nDate: x\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: X-A, close\r\nX-A: b\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\nUpgrade: a\r\nKeep-Alive: b\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
 	} {
 		f.Add([]byte(s))
 	}
@@ -199,7 +212,8 @@ func FuzzAnswerHead(f *testing.F) {
 		if a.length != fr.length || a.close != fr.close {
 			t.Fatalf("length %d close %v, the handler: %d %v: %q", a.length, a.close, fr.length, fr.close, in)
 		}
-		res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(append(out, "\r\n"...))), &http.Request{Method: "HEAD"})
+		res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(append(out, "\r\n"...))),
+			&http.Request{Method: "HEAD"})
 		if err != nil {
 			t.Fatalf("we write what net/http refuses (%v): %q", err, out)
 		}
@@ -215,7 +229,8 @@ func FuzzAnswerHead(f *testing.F) {
 }
 
 func TestFrontVerdicts(t *testing.T) {
-	for i, want := range []verdict{verdictOurs, verdictPassed, verdictOurs, verdictPassed, verdictBad, verdictBad, verdictBad, verdictBad, verdictBad, verdictPassed,
+	for i, want := range []verdict{verdictOurs, verdictPassed, verdictOurs, verdictPassed, verdictBad, verdictBad,
+		verdictBad, verdictBad, verdictBad, verdictPassed,
 		verdictPassed, verdictPassed, verdictOurs, verdictPassed, verdictBad, verdictOurs} {
 		in := []byte(frontHeads[i])
 		end, bad := endOfHead(in, 0)

@@ -89,7 +89,8 @@ func (c *frontConn) attempt(be *Backend, idempotent bool) (out outcome, keep boo
 	return out, keep
 }
 
-// over makes the exchange on one connection of the backend. silent means that it failed before a byte of an answer came.
+// over makes the exchange on one connection of the backend. silent means that it failed before a byte of an answer
+// came.
 func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool) (_ outcome, keep, silent bool) {
 	c.outcome = outcome{} // in c, since what streams an answer keeps a pointer to it
 	out := &c.outcome

@@ -10,9 +10,9 @@ import (
 	"net/http"
 )
 
-// GRPCProbe asks the standard health service (grpc.health.v1.Health/Check) about a service ("" for the server as a whole)
-// and wants SERVING. The two messages are written and read by hand, so that nothing of gRPC is imported. For "https"
-// endpoints it uses TLS, for all others HTTP/2 in the clear.
+// GRPCProbe asks the standard health service (grpc.health.v1.Health/Check) about a service ("" for the server as a
+// whole) and wants SERVING. The two messages are written and read by hand, so that nothing of gRPC is imported. For
+// "https" endpoints it uses TLS, for all others HTTP/2 in the clear.
 func GRPCProbe(service string) Probe {
 	return func(ctx context.Context, t Target) error {
 		tr := &http.Transport{DialContext: t.Dial, Protocols: new(http.Protocols), DisableKeepAlives: true}
@@ -33,7 +33,8 @@ func GRPCProbe(service string) Probe {
 			msg = append(binary.AppendUvarint([]byte{1<<3 | 2}, uint64(len(service))), service...)
 		}
 		frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(msg))), msg...)
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, scheme+"://"+t.Addr+"/grpc.health.v1.Health/Check", bytes.NewReader(frame))
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, scheme+"://"+t.Addr+"/grpc.health.v1.Health/Check",
+			bytes.NewReader(frame))
 		if err != nil {
 			return err
 		}

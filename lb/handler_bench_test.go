@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkHandler counts what the handler allocates for a request beyond what net/http does: the backend is a loop over
-// bytes, and the ResponseWriter keeps nothing.
+// BenchmarkHandler counts what the handler allocates for a request beyond what net/http does: the backend is a loop
+// over bytes, and the ResponseWriter keeps nothing.
 func BenchmarkHandler(b *testing.B) {
 	e := fakeBackend(b, func(_ int, c net.Conn, br *bufio.Reader) {
 		answer := []byte("HTTP/1.1 200 OK\r\nServer: x\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Type: text/plain\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello")

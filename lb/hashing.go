@@ -24,7 +24,8 @@ func KeyClient() KeyFunc {
 func hashAddr(a netip.Addr) uint64 {
 	a = a.Unmap()
 	b := a.As16()
-	hi := uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
+	hi := uint64(b[0])<<56 | uint64(b[1])<<48 | uint64(b[2])<<40 | uint64(b[3])<<32 | uint64(b[4])<<24 | uint64(
+		b[5])<<16 | uint64(b[6])<<8 | uint64(b[7])
 	if a.Is4() {
 		hi = uint64(b[12])<<24 | uint64(b[13])<<16 | uint64(b[14])<<8 | uint64(b[15])
 	}
@@ -64,7 +65,8 @@ func (k Key) hash() uint64 {
 	return rand.Uint64()
 }
 
-// SourceHash sends a key (by default the client's address) to the same backend, by weight, while the set stays as it is.
+// SourceHash sends a key (by default the client's address) to the same backend, by weight, while the set stays as it
+// is.
 func SourceHash() Policy { return sourceHash{} }
 
 type sourceHash struct{}
@@ -76,8 +78,8 @@ type hashed struct{ *lottery }
 func (h hashed) Pick(k Key) *Backend { return h.draw(placement.HashUint64(k.hash())) }
 
 // Maglev sends a key to the same backend by the lookup table of Eisenbud et al., "Maglev" (NSDI 2016, section 3.4): the
-// most even spread and the cheapest pick, at slightly more movement than ConsistentHash when the set changes. Weights as
-// in Envoy: a backend takes its turn to claim an entry as often as its weight demands.
+// most even spread and the cheapest pick, at slightly more movement than ConsistentHash when the set changes. Weights
+// as in Envoy: a backend takes its turn to claim an entry as often as its weight demands.
 func Maglev() Policy { return maglev{} }
 
 type maglev struct{}
@@ -127,7 +129,8 @@ func (t maglevTable) Pick(k Key) *Backend {
 }
 
 // Rendezvous sends a key to the backend with the highest score for it (Thaler and Ravishankar, "Using Name-Based
-// Mappings to Increase Hit Rates", 1998; weights by Schindelhauer and Schomaker 2005). The least movement possible; O(n).
+// Mappings to Increase Hit Rates", 1998; weights by Schindelhauer and Schomaker 2005). The least movement possible;
+// O(n).
 func Rendezvous() Policy { return rendezvous{} }
 
 type rendezvous struct{}

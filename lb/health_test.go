@@ -31,13 +31,16 @@ func TestActiveChecks(t *testing.T) {
 		var log []string
 		b, err := New(endpoints(3), Options{
 			Policy: RoundRobin(),
-			Health: HealthCheck{Interval: time.Second, Fall: 3, Rise: 2, Probe: func(_ context.Context, tg Target) error {
-				if tg.ID == "b01" && sick.Load() {
-					return errors.New("sick")
-				}
-				return nil
+			Health: HealthCheck{Interval: time.Second, Fall: 3, Rise: 2,
+				Probe: func(_ context.Context, tg Target) error {
+					if tg.ID == "b01" && sick.Load() {
+						return errors.New("sick")
+					}
+					return nil
+				}},
+			Hooks: &Hooks{State: func(be *Backend, from, to BackendState) {
+				log = append(log, be.ID()+":"+from.String()+">"+to.String())
 			}},
-			Hooks: &Hooks{State: func(be *Backend, from, to BackendState) { log = append(log, be.ID()+":"+from.String()+">"+to.String()) }},
 		})
 		require.NoError(t, err)
 		defer b.Close()
@@ -121,12 +124,13 @@ func TestPanicPriorityZone(t *testing.T) {
 		es[i].Zone = []string{"near", "far"}[i%2]
 	}
 	synctest.Test(t, func(t *testing.T) {
-		b, err := New(es, Options{Policy: RoundRobin(), Zone: "near", Health: HealthCheck{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
-			if _, is := down.Load(tg.ID); is {
-				return errors.New("down")
-			}
-			return nil
-		}}})
+		b, err := New(es, Options{Policy: RoundRobin(), Zone: "near",
+			Health: HealthCheck{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
+				if _, is := down.Load(tg.ID); is {
+					return errors.New("down")
+				}
+				return nil
+			}}})
 		require.NoError(t, err)
 		defer b.Close()
 		settle := func(ids ...string) map[string]int {
@@ -140,7 +144,8 @@ func TestPanicPriorityZone(t *testing.T) {
 		require.Equal(t, map[string]int{"b00": 30, "b02": 30}, settle(), "the near half of the first priority")
 		require.Equal(t, map[string]int{"b02": 60}, settle("b00"), "half of the zone still")
 		require.Equal(t, map[string]int{"b01": 30, "b03": 30}, settle("b00", "b02"), "the zone is gone")
-		require.Equal(t, map[string]int{"b04": 60}, settle("b00", "b01", "b02"), "backups, when too few of the first are left")
+		require.Equal(t, map[string]int{"b04": 60}, settle("b00", "b01", "b02"),
+			"backups, when too few of the first are left")
 		got := settle("b00", "b01", "b02", "b03", "b04", "b05")
 		require.Len(t, got, 4, "panic: all of the first priority")
 		require.True(t, b.Stats().Panic)
@@ -220,13 +225,15 @@ func TestConnectionLimitAndQueue(t *testing.T) {
 func TestInvalidOptionsNameTheField(t *testing.T) {
 	for want, o := range map[string]Options{
 		"PanicThreshold": {PanicThreshold: 2}, "Subset.ID": {Subset: Subset{Size: 3}}, "SlowStart": {SlowStart: -1},
-		"Outlier": {Outlier: Outlier{MaxShare: 2}}, "Sticky.Keys": {Sticky: &Sticky{Keys: []StickyKey{{ID: "a", Secret: []byte("short")}}}},
+		"Outlier":     {Outlier: Outlier{MaxShare: 2}},
+		"Sticky.Keys": {Sticky: &Sticky{Keys: []StickyKey{{ID: "a", Secret: []byte("short")}}}},
 	} {
 		_, err := New(endpoints(1), o)
 		require.ErrorContains(t, err, want)
 	}
 	for want, e := range map[string]Endpoint{
-		"Addr": {Addr: "nowhere"}, "Scheme": {Addr: "a:1", Scheme: "ftp"}, "Weight": {Addr: "a:1", Weight: -1}, "MaxConns": {Addr: "a:1", MaxConns: -1},
+		"Addr": {Addr: "nowhere"}, "Scheme": {Addr: "a:1", Scheme: "ftp"}, "Weight": {Addr: "a:1", Weight: -1},
+		"MaxConns": {Addr: "a:1", MaxConns: -1},
 	} {
 		_, err := New([]Endpoint{e}, Options{})
 		require.ErrorContains(t, err, want)

@@ -11,18 +11,20 @@ import (
 	"time"
 )
 
-// Hedge sends a request that is slow to answer to a second backend too, and passes on the answer that comes first
-// (Dean and Barroso, "The Tail at Scale", 2013). The other attempt is cancelled. It costs one request more for each that
-// is slower than the delay, and each is paid for out of Retry.Budget, so that a backend tier that is slow as a whole is
-// not given more to do. A request is hedged once at most, and only when it is idempotent (Retry.Idempotent), has no body
-// or one that is kept (Retry.MaxBody; RoundTripper: GetBody), is no upgrade, and its client is not bound to a backend by
-// a sticky cookie. Off unless After or Quantile is set.
+// Hedge sends a request that is slow to answer to a second backend too, and passes on the answer that comes first (Dean
+// and Barroso, "The Tail at Scale", 2013). The other attempt is cancelled. It costs one request more for each that is
+// slower than the delay, and each is paid for out of Retry.Budget, so that a backend tier that is slow as a whole is
+// not given more to do. A request is hedged once at most, and only when it is idempotent (Retry.Idempotent), has no
+// body or one that is kept (Retry.MaxBody; RoundTripper: GetBody), is no upgrade, and its client is not bound to a
+// backend by a sticky cookie. Off unless After or Quantile is set.
 //
 // Both attempts may be carried out, and the slow one after the client's next request: a PUT that is overtaken so undoes
 // a later one. By default only safe methods are hedged.
 type Hedge struct {
-	After    time.Duration              // the least delay; with Quantile 0 the delay itself
-	Quantile float64                    // the delay is this quantile of the latencies of the last half minute, such as 0.95; 0: After. Below 100 requests: After, or no hedge
+	After time.Duration // the least delay; with Quantile 0 the delay itself
+	// the delay is this quantile of the latencies of the last half minute, such as 0.95; 0: After. Below 100 requests:
+	// After, or no hedge
+	Quantile float64
 	Only     func(r *http.Request) bool // which of these requests; nil: GET, HEAD, OPTIONS and TRACE
 }
 
@@ -42,7 +44,8 @@ func (h Hedge) on() bool { return h.After > 0 || h.Quantile > 0 }
 
 func (h Hedge) check() error {
 	if h.After < 0 || !(h.Quantile >= 0 && h.Quantile < 1) {
-		return fmt.Errorf("lb: Options.Hedge: After %v, Quantile %v: want 0 or more, and a quantile below 1", h.After, h.Quantile)
+		return fmt.Errorf("lb: Options.Hedge: After %v, Quantile %v: want 0 or more, and a quantile below 1", h.After,
+			h.Quantile)
 	}
 	return nil
 }
@@ -108,11 +111,12 @@ func (x *exchange) try(be *Backend) outcome {
 }
 
 func (x *exchange) result(out outcome) Result {
-	return Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client || out.err != nil && x.r.Context().Err() != nil}
+	return Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client || out.err != nil &&
+		x.r.Context().Err() != nil}
 }
 
-// race makes the first attempt here and the second, after delay, on a goroutine of its own that ends before race returns.
-// Each has its own copy of the exchange and its own writer; who writes a header first has the client's.
+// race makes the first attempt here and the second, after delay, on a goroutine of its own that ends before race
+// returns. Each has its own copy of the exchange and its own writer; who writes a header first has the client's.
 func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
 	g := &finish{w: x.w}
 	first, _ := g.enter(x, l)

@@ -72,8 +72,11 @@ func TestHedge(t *testing.T) {
 				w.Header().Set("X-Sum", "42")
 			})
 			hedged := make(chan string, 10)
-			b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 20 * time.Millisecond, Only: func(*http.Request) bool { return true }},
-				Hooks: &Hooks{Hedge: func(from, to *Backend) { hedged <- from.ID() + ">" + to.ID() }}})
+			b := newBalancer(t, []Endpoint{slow, fast},
+				Options{Policy: first{}, Hedge: Hedge{After: 20 * time.Millisecond, Only: func(*http.Request) bool {
+					return true
+				}},
+					Hooks: &Hooks{Hedge: func(from, to *Backend) { hedged <- from.ID() + ">" + to.ID() }}})
 			do := modes(t, b)[mode]
 			for i, method := range []string{"GET", "PUT"} {
 				var body io.Reader
@@ -97,7 +100,8 @@ func TestHedge(t *testing.T) {
 			st := b.Stats()
 			require.Equal(t, [3]uint64{2, 2, 0}, [3]uint64{st.Hedges, st.HedgesWon, st.Retries})
 			require.Zero(t, st.Backends[0].Failures, "slow is not failed")
-			require.GreaterOrEqual(t, st.Backends[0].Latency, 10*time.Millisecond, "but it counts as slow as it was seen to be")
+			require.GreaterOrEqual(t, st.Backends[0].Latency, 10*time.Millisecond,
+				"but it counts as slow as it was seen to be")
 
 			r, _ := http.NewRequest("POST", "http://site.example/", strings.NewReader("once"))
 			done := make(chan string)
@@ -149,7 +153,8 @@ func TestHedgeNotNeeded(t *testing.T) {
 func TestHedgeAndFailure(t *testing.T) {
 	for _, mode := range []string{"handler", "roundtripper"} {
 		for _, c := range []struct{ name, first, second, want string }{
-			{"first fails", "fail", "slow", "slow"}, {"second fails", "slow", "fail", "slow"}, {"both fail", "fail", "fail", "third"},
+			{"first fails", "fail", "slow", "slow"}, {"second fails", "slow", "fail", "slow"},
+			{"both fail", "fail", "fail", "third"},
 		} {
 			t.Run(mode+"/"+c.name, func(t *testing.T) {
 				var started atomic.Int32
@@ -280,8 +285,11 @@ func TestHedgeNotForBoundClients(t *testing.T) {
 		}
 		fmt.Fprint(w, "a")
 	})
-	b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond, Only: func(r *http.Request) bool { return r.URL.Path == "/slow" }},
-		Sticky: &Sticky{Keys: []StickyKey{{ID: "k", Secret: make([]byte, 32)}}}})
+	b := newBalancer(t, []Endpoint{slow, fast},
+		Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond, Only: func(r *http.Request) bool {
+			return r.URL.Path == "/slow"
+		}},
+			Sticky: &Sticky{Keys: []StickyKey{{ID: "k", Secret: make([]byte, 32)}}}})
 	h := b.Handler()
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
@@ -308,7 +316,8 @@ func TestHedgePanic(t *testing.T) {
 }
 
 func TestHedgeWantsSafeMethods(t *testing.T) {
-	for method, want := range map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "PUT": false, "DELETE": false, "POST": false} {
+	for method, want := range map[string]bool{"GET": true, "HEAD": true, "OPTIONS": true, "PUT": false, "DELETE": false,
+		"POST": false} {
 		r := httptest.NewRequest(method, "/", nil)
 		require.Equal(t, want, (&Hedge{}).wants(r), method)
 		require.True(t, (&Hedge{Only: func(*http.Request) bool { return true }}).wants(r))
@@ -349,7 +358,8 @@ func TestHistogram(t *testing.T) {
 	for i := range 10_000 {
 		h.add(time.Duration(i+1) * 100 * time.Microsecond)
 	}
-	for q, want := range map[float64]time.Duration{0.5: 500 * time.Millisecond, 0.99: 990 * time.Millisecond, 1: time.Second} {
+	for q, want := range map[float64]time.Duration{0.5: 500 * time.Millisecond, 0.99: 990 * time.Millisecond,
+		1: time.Second} {
 		d, ok := quantile(q, 0, &h)
 		require.True(t, ok)
 		require.InEpsilon(t, float64(want), float64(d), 0.07, q)
@@ -376,10 +386,12 @@ func TestHedgeOverHTTP2AndAFront(t *testing.T) {
 	secure.EnableHTTP2 = true
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	for scheme, addr := range map[string]string{"h2c": plain.Listener.Addr().String(), "https": secure.Listener.Addr().String(), "http": plain.Listener.Addr().String()} {
+	for scheme, addr := range map[string]string{"h2c": plain.Listener.Addr().String(),
+		"https": secure.Listener.Addr().String(), "http": plain.Listener.Addr().String()} {
 		slow, s := newStuck(t, "a")
-		b := newBalancer(t, []Endpoint{slow, {ID: "b", Addr: addr, Scheme: scheme}}, Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond},
-			TLS: secure.Client().Transport.(*http.Transport).TLSClientConfig})
+		b := newBalancer(t, []Endpoint{slow, {ID: "b", Addr: addr, Scheme: scheme}},
+			Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond},
+				TLS: secure.Client().Transport.(*http.Transport).TLSClientConfig})
 		url, client := front(t, b)
 		res, err := client.Get(url)
 		require.NoError(t, err)

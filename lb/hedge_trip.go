@@ -15,9 +15,9 @@ func (t *tripper) hedges(r *http.Request) (time.Duration, bool) {
 	return t.b.hedgeDelay()
 }
 
-// race makes an attempt, and after delay a second one beside it. It returns the first proper answer, or the last failure;
-// failed lists the backend of the other attempt when that failed too, its lease ended. The attempt that lost is cancelled
-// and put away on a goroutine that ends with it.
+// race makes an attempt, and after delay a second one beside it. It returns the first proper answer, or the last
+// failure; failed lists the backend of the other attempt when that failed too, its lease ended. The attempt that lost
+// is cancelled and put away on a goroutine that ends with it.
 func (t *tripper) race(r *http.Request, lease Lease, k Key, avoid tried, delay time.Duration) (got trip, failed tried) {
 	results := make(chan trip, 2)
 	var stops [2]context.CancelFunc

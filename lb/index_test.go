@@ -52,7 +52,8 @@ func TestLeastConnectionsAgreesWithAScan(t *testing.T) {
 	for name, weighted := range map[string]bool{"plain": false, "weighted": true} {
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				b, err := New(drawEndpoints(t), Options{Policy: leastConnections{weighted: weighted}, Outlier: Outlier{Disabled: true}})
+				b, err := New(drawEndpoints(t),
+					Options{Policy: leastConnections{weighted: weighted}, Outlier: Outlier{Disabled: true}})
 				require.NoError(t, err)
 				defer b.Close()
 				load := func(be *Backend) float64 {
@@ -70,7 +71,8 @@ func TestLeastConnectionsAgreesWithAScan(t *testing.T) {
 				drive(t, b, func(picked *Backend, _ Key) {
 					for _, be := range b.Backends() {
 						if load(be) < load(picked) {
-							t.Fatalf("picked %s with load %v, but %s has %v", picked.ID(), load(picked), be.ID(), load(be))
+							t.Fatalf("picked %s with load %v, but %s has %v", picked.ID(), load(picked), be.ID(),
+								load(be))
 						}
 					}
 				})
@@ -98,7 +100,8 @@ func TestConsistentHashAgreesWithAScan(t *testing.T) {
 				total += be.InFlight()
 				weight += be.Weight()
 			}
-			within := func(be *Backend, slack float64) bool { // slack: the bound in floating point, where it is a whole number
+			// slack: the bound in floating point, where it is a whole number
+			within := func(be *Backend, slack float64) bool {
 				return float64(be.InFlight()+1) <= math.Ceil(bound*float64(total)*be.Weight()/weight*(1+slack))
 			}
 			room := func(be *Backend) bool { return within(be, -1e-9) }
@@ -189,7 +192,8 @@ func TestIndexesAfterConcurrentLoad(t *testing.T) {
 
 // With nothing in flight the weights alone decide.
 func TestIdleBackendsShareByWeight(t *testing.T) {
-	for _, name := range []string{"weighted-round-robin", "weighted-least-connections", "random", "power-of-two", "peak-ewma"} {
+	for _, name := range []string{"weighted-round-robin", "weighted-least-connections", "random", "power-of-two",
+		"peak-ewma"} {
 		es := endpoints(20)
 		for i := range es {
 			es[i].Weight = float64(1 + i%3)

@@ -99,14 +99,15 @@ func TestEjectionTimerOfBefore(t *testing.T) {
 		b, err := New(endpoints(3), Options{
 			Policy:  RoundRobin(),
 			Outlier: Outlier{Ejection: 10 * time.Second},
-			Health: HealthCheck{Interval: time.Second, Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if tg.ID == "b00" {
-					return health
-				}
-				return nil
-			}},
+			Health: HealthCheck{Interval: time.Second, Fall: 1, Rise: 1,
+				Probe: func(_ context.Context, tg Target) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if tg.ID == "b00" {
+						return health
+					}
+					return nil
+				}},
 		})
 		require.NoError(t, err)
 		defer b.Close()
@@ -164,7 +165,8 @@ func TestFailuresFromBeforeReadmission(t *testing.T) {
 					l.Done(Result{Err: errors.New("timeout")})
 				}
 				require.Equal(t, StateUp, b.Backends()[0].State())
-				require.Equal(t, uint64(10), b.Backends()[0].failures.Load()-map[string]uint64{"ejection": 5, "drain": 0}[name], "they are counted all the same")
+				require.Equal(t, uint64(10), b.Backends()[0].failures.Load()-map[string]uint64{"ejection": 5,
+					"drain": 0}[name], "they are counted all the same")
 				failures(t, b, "b00", 5)
 				require.Equal(t, StateEjected, b.Backends()[0].State(), "new ones count")
 			})
@@ -239,7 +241,10 @@ func TestStateHookThatChangesStates(t *testing.T) {
 // Answers to questions about load overtake each other, and a backend's time out of the pool.
 func TestPrequalAnswersOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := New(endpoints(2), Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (Load, error) { return Load{}, errNoLoad }})})
+		b, err := New(endpoints(2), Options{Policy: Prequal(
+			PrequalOptions{Probe: func(context.Context, Target) (Load, error) {
+				return Load{}, errNoLoad
+			}})})
 		require.NoError(t, err)
 		defer b.Close()
 		r, bs := b.prober, b.Backends()

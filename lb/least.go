@@ -6,9 +6,9 @@ import (
 	"sync/atomic"
 )
 
-// LeastConnections takes a backend with the fewest requests in flight, ties at random. Exact: an index that follows every
-// request names the least loaded, so a pick looks at one word for each 16 backends. Backends whose last answer was a
-// failure, less than a second ago, come last.
+// LeastConnections takes a backend with the fewest requests in flight, ties at random. Exact: an index that follows
+// every request names the least loaded, so a pick looks at one word for each 16 backends. Backends whose last answer
+// was a failure, less than a second ago, come last.
 func LeastConnections() Policy { return leastConnections{} }
 
 // WeightedLeastConnections takes a backend with the fewest requests in flight per weight, the request to come included;
@@ -24,7 +24,8 @@ type leastConnections struct {
 func (p leastConnections) Picker(bs []*Backend) Picker {
 	groups := (len(bs) + groupSize - 1) / groupSize
 	l := &leastLoaded{src: p.src, n: len(bs), places: make([]uint16, len(bs)), bs: make([]*Backend, groups*groupSize),
-		inverse: make([]float32, groups*groupSize), leaf: make([]atomic.Uint32, groups*groupSize), group: make([]atomic.Uint64, groups)}
+		inverse: make([]float32, groups*groupSize), leaf: make([]atomic.Uint32, groups*groupSize),
+		group: make([]atomic.Uint64, groups)}
 	for g := range l.group {
 		l.group[g].Store(nobody << 32)
 	}
@@ -117,7 +118,8 @@ func (l *leastLoaded) loadChanged(i int) {
 		default: // the last of the lowest rose
 			low, members = l.scan(g)
 		}
-		// The version changes even where nothing else does: a scan that began before must not succeed with the old leaf.
+		// The version changes even where nothing else does: a scan that began before must not succeed with the old
+		// leaf.
 		if l.group[g].CompareAndSwap(w, low<<32|members|(w+1)&0xffff) {
 			return
 		}

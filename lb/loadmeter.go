@@ -18,12 +18,13 @@ type Load struct {
 	Latency  time.Duration `json:"latency_ns"` // 0: not known
 }
 
-// LoadMeter measures a server's [Load], for balancers with the policy [Prequal]. It runs in the backend: wrap the service
-// with Handler and serve the meter itself at the path that the balancers ask. The zero value is ready; it is safe for
-// concurrent use and takes no lock.
+// LoadMeter measures a server's [Load], for balancers with the policy [Prequal]. It runs in the backend: wrap the
+// service with Handler and serve the meter itself at the path that the balancers ask. The zero value is ready; it is
+// safe for concurrent use and takes no lock.
 type LoadMeter struct {
 	inFlight atomic.Int64
-	levels   [64]level // by requests in flight at arrival: latency depends on it, and that of an hour ago says nothing of now
+	// by requests in flight at arrival: latency depends on it, and that of an hour ago says nothing of now
+	levels [64]level
 }
 
 // level is the mean latency of requests that found about as many others, the later ones counting more.

@@ -58,7 +58,8 @@ func (w *watched) change(word uint64, to phase) bool {
 // lookout keeps all limits of time and notices clients that leave while they wait.
 func (f *Front) lookout() {
 	limits := [phaseLate]uint32{
-		phaseIdle: sweeps(f.o.IdleTimeout), phaseReading: sweeps(f.o.HeaderTimeout), phaseBody: sweeps(f.b.o.Timeouts.Idle),
+		phaseIdle: sweeps(f.o.IdleTimeout), phaseReading: sweeps(f.o.HeaderTimeout),
+		phaseBody:    sweeps(f.b.o.Timeouts.Idle),
 		phaseWaiting: sweeps(f.b.o.Timeouts.Header), phaseRelaying: sweeps(f.b.o.Timeouts.Idle),
 	}
 	tick := time.NewTicker(sweep)

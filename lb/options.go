@@ -11,7 +11,8 @@ import (
 
 // Endpoint names one server to balance over. It is a value: to change one, call [Balancer.Update] with the new list.
 type Endpoint struct {
-	ID       string  // stable name, opaque; empty: Addr. Hash policies place keys by ID, so that it outlives a change of address
+	// stable name, opaque; empty: Addr. Hash policies place keys by ID, so that it outlives a change of address
+	ID       string
 	Addr     string  // "host:port"; required
 	Scheme   string  // "http" (default), "https" (HTTP/2 when offered) or "h2c"
 	Weight   float64 // share of traffic relative to the others; 0 means 1; negative is an error
@@ -25,12 +26,16 @@ type Options struct {
 	Policy Policy  // how to pick; nil: PowerOfTwo()
 	Key    KeyFunc // what hash policies and sticky-less affinity hash; nil: the client's address
 
-	Health         HealthCheck   // active checks; off unless Probe is set
-	Outlier        Outlier       // passive checks: what passing requests tell; on by default
-	SlowStart      time.Duration // a backend that joins a running pool or recovers ramps from 10 % to all of its weight over this time; 0: no ramp
-	PanicThreshold float64       // when the healthy share falls below it, health is ignored and all are used; 0: 0.5 for pools of 3 or more; negative: never
-	Zone           string        // prefer endpoints of this zone while half of them or more are healthy; empty: all alike
-	Subset         Subset        // use only some of many endpoints from this balancer; off by default
+	Health  HealthCheck // active checks; off unless Probe is set
+	Outlier Outlier     // passive checks: what passing requests tell; on by default
+	// a backend that joins a running pool or recovers ramps from 10 % to all of its weight over this time; 0: no ramp
+	SlowStart time.Duration
+	// when the healthy share falls below it, health is ignored and all are used; 0: 0.5 for pools of 3 or more;
+	// negative: never
+	PanicThreshold float64
+	// prefer endpoints of this zone while half of them or more are healthy; empty: all alike
+	Zone   string
+	Subset Subset // use only some of many endpoints from this balancer; off by default
 
 	MaxConns     int           // requests at once per backend; 0: no limit
 	MaxQueue     int           // requests that wait when every backend is at its limit; 0: 1024; negative: none wait
@@ -43,26 +48,29 @@ type Options struct {
 	Timeouts Timeouts // per phase
 	Sticky   *Sticky  // nil: off
 
-	TrustedProxies []netip.Prefix // networks whose X-Forwarded-* and Forwarded headers are believed; empty: nobody's, loopback included
+	// networks whose X-Forwarded-* and Forwarded headers are believed; empty: nobody's, loopback included
+	TrustedProxies []netip.Prefix
 	AllowedNets    []netip.Prefix // backends that resolve outside of these are refused; empty: all allowed
 	MaxBody        int64          // largest request body in bytes, beyond it 413; 0: no limit
 	Proxy          ProxyProtocol  // PROXY headers of ServeTCP; none by default
 	TCPDrain       time.Duration  // how long ServeTCP lets connections end on their own when it stops; 0: 10 s
 	MaxIdle        int            // idle connections kept per backend; 0: 256; negative: none
 
-	// HeapReserve is how much memory, in bytes, the process of a Handler sets aside and never touches, so that it takes no
-	// page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage instead of
-	// once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of all balancers of a
-	// process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than eight times as much, as the
-	// limit is when Handler is called, and none after Close. 0: 16 MiB; negative: none.
+	// HeapReserve is how much memory, in bytes, the process of a Handler sets aside and never touches, so that it takes
+	// no page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage
+	// instead of once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of
+	// all balancers of a process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than
+	// eight times as much, as the limit is when Handler is called, and none after Close. 0: 16 MiB; negative: none.
 	HeapReserve int
 
-	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another should offer
-	// it by NetConn() net.Conn or syscall.Conn: else it can't be looked at before it is used again, and only idempotent requests use it twice.
+	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another
+	// should offer it by NetConn() net.Conn or syscall.Conn: else it can't be looked at before it is used again, and
+	// only idempotent requests use it twice.
 	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
-	TLS   *tls.Config                                     // for "https" backends; mutual TLS goes here
-	Hooks *Hooks                                          // nil: none
-	Error func(http.ResponseWriter, *http.Request, error) // writes the answer when the handler has none; nil: a short text, 502, 503 or 504
+	TLS   *tls.Config // for "https" backends; mutual TLS goes here
+	Hooks *Hooks      // nil: none
+	// writes the answer when the handler has none; nil: a short text, 502, 503 or 504
+	Error func(http.ResponseWriter, *http.Request, error)
 
 	plainKey, plainRetry bool // Key, Retry.Idempotent are the defaults, which a Front knows without an *http.Request
 }
@@ -89,7 +97,8 @@ type Outlier struct {
 	MaxShare    float64       // of the pool that may be ejected at once, at least one of two or more; 0: 0.5
 }
 
-// Subset lets each of many balancers use Size of the endpoints, chosen so that every endpoint gets a like number of balancers.
+// Subset lets each of many balancers use Size of the endpoints, chosen so that every endpoint gets a like number of
+// balancers.
 type Subset struct {
 	Size int    // 0: all endpoints
 	ID   string // this balancer's own name; required when Size is set
@@ -97,13 +106,17 @@ type Subset struct {
 
 // Retry tells when a request that failed is tried again, on another host. A request is tried again only when it
 // provably was not processed (the connection was refused, or the backend had closed an idle connection before a byte
-// was sent) or when it is idempotent and no byte of an answer was passed on. An ambiguous POST is a 502, never a resend.
+// was sent) or when it is idempotent and no byte of an answer was passed on. An ambiguous POST is a 502, never a
+// resend.
 type Retry struct {
-	Max        int                      // attempts after the first; 0: 2; negative: none
-	Budget     float64                  // retries as a share of requests; up to 500 are saved up, 100 stand at the start; 0: 0.2; negative: no limit
+	Max int // attempts after the first; 0: 2; negative: none
+	// retries as a share of requests; up to 500 are saved up, 100 stand at the start; 0: 0.2; negative: no limit
+	Budget     float64
 	Idempotent func(*http.Request) bool // nil: GET, HEAD, OPTIONS, TRACE, PUT, DELETE, or an Idempotency-Key header
-	Statuses   []int                    // answers that count as failed and are tried again when idempotent; nil: 502, 503 and 504 are not retried
-	MaxBody    int64                    // bodies up to this many bytes are kept to be sent again; 0: 64 KiB; negative: none
+	// answers that count as failed and are tried again when idempotent; nil: 502, 503 and 504 are not retried
+	Statuses []int
+	// bodies up to this many bytes are kept to be sent again; 0: 64 KiB; negative: none
+	MaxBody int64
 }
 
 // Timeouts of the phases of one attempt. Negative switches one off.
@@ -128,11 +141,13 @@ type Target struct {
 
 // Hooks observe picks and results; each func may be nil. They are called on the request's goroutine and must not block.
 type Hooks struct {
-	Picked func(b *Backend, attempt int)           // a backend was chosen; attempt counts from 0
-	Done   func(b *Backend, r Result)              // an attempt ended
-	State  func(b *Backend, from, to BackendState) // a backend changed state; called outside of any lock, one at a time and in order
-	Retry  func(from *Backend, err error)          // an attempt failed and another follows
-	Hedge  func(from, to *Backend)                 // an attempt is slow and another goes out beside it; called on a goroutine of its own
+	Picked func(b *Backend, attempt int) // a backend was chosen; attempt counts from 0
+	Done   func(b *Backend, r Result)    // an attempt ended
+	// a backend changed state; called outside of any lock, one at a time and in order
+	State func(b *Backend, from, to BackendState)
+	Retry func(from *Backend, err error) // an attempt failed and another follows
+	// an attempt is slow and another goes out beside it; called on a goroutine of its own
+	Hedge func(from, to *Backend)
 }
 
 // JoinHooks calls a, then b. Either may be nil.

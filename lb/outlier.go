@@ -2,8 +2,8 @@ package lb
 
 import "time"
 
-// failed counts a failure of a backend, of a request that began at start, and ejects the backend when it has failed often
-// enough. What began before its slate was cleaned says how it was then.
+// failed counts a failure of a backend, of a request that began at start, and ejects the backend when it has failed
+// often enough. What began before its slate was cleaned says how it was then.
 func (b *Balancer) failed(be *Backend, start time.Duration) {
 	o := b.o.Outlier
 	if o.Disabled || start < time.Duration(be.slate.Load()) {

@@ -88,8 +88,8 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.Priority) {
 		return be
 	}
-	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and all
-	// balancers agree on it.
+	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and
+	// all balancers agree on it.
 	for try := uint64(1); try <= 4; try++ {
 		again := k
 		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
@@ -175,7 +175,9 @@ type Result struct {
 	Status  int           // HTTP status, 0 where there is none
 	Latency time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
 	Ignored bool          // says nothing about the backend, such as a client that left
-	Outrun  bool          // was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all one knows
+	// was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all
+	// one knows
+	Outrun bool
 }
 
 // Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
@@ -209,7 +211,9 @@ func (l Lease) settle(r *Result) {
 	}
 	seconds := r.Latency.Seconds()
 	if m := l.owner.measured; m != nil && !l.hedge && !r.Failed() {
-		m.add(r.Latency) // an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be forgotten
+		// an attempt that was outrun counts with what it took until then, else the tail that hedges cut off would be
+		// forgotten
+		m.add(r.Latency)
 	}
 	if r.Outrun {
 		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {

@@ -13,10 +13,15 @@ import (
 
 func policies() map[string]Policy {
 	return map[string]Policy{
-		"round-robin": RoundRobin(), "weighted-round-robin": WeightedRoundRobin(), "least-connections": LeastConnections(),
+		"round-robin": RoundRobin(), "weighted-round-robin": WeightedRoundRobin(),
+		"least-connections":          LeastConnections(),
 		"weighted-least-connections": WeightedLeastConnections(), "random": Random(), "power-of-two": PowerOfTwo(),
-		"peak-ewma": PeakEWMA(0), "source-hash": SourceHash(), "consistent-hash": ConsistentHash(0), "maglev": Maglev(), "rendezvous": Rendezvous(),
-		"prequal": Prequal(PrequalOptions{Rate: 0.01, Probe: func(context.Context, Target) (Load, error) { return Load{}, errNoLoad }}), // nobody answers
+		"peak-ewma": PeakEWMA(0), "source-hash": SourceHash(), "consistent-hash": ConsistentHash(0), "maglev": Maglev(),
+		"rendezvous": Rendezvous(),
+		// nobody answers
+		"prequal": Prequal(PrequalOptions{Rate: 0.01, Probe: func(context.Context, Target) (Load, error) {
+			return Load{}, errNoLoad
+		}}),
 	}
 }
 
@@ -114,7 +119,8 @@ func TestSmoothPrefixes(t *testing.T) {
 
 func TestHashPoliciesAgreeAndMoveLittle(t *testing.T) {
 	for name, p := range map[string][2]Policy{
-		"consistent-hash": {ConsistentHash(-1), ConsistentHash(-1)}, "maglev": {Maglev(), Maglev()}, "rendezvous": {Rendezvous(), Rendezvous()},
+		"consistent-hash": {ConsistentHash(-1), ConsistentHash(-1)}, "maglev": {Maglev(), Maglev()},
+		"rendezvous": {Rendezvous(), Rendezvous()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			es := endpoints(10)

@@ -20,8 +20,8 @@ import (
 // balancers, where the other policies know only their own. Probes are sent beside requests, never waited for: each
 // request has Rate of them sent to random backends, for those that come later. Of the answers at hand those with more
 // requests in flight than is usual are hot; the cold one with the least latency is taken, or, when all are hot, the one
-// with the fewest in flight. A backend whose last answer was a failure, less than a second ago, is left out. While there
-// are no answers at hand, two choices decide.
+// with the fewest in flight. A backend whose last answer was a failure, less than a second ago, is left out. While
+// there are no answers at hand, two choices decide.
 //
 // It pays with slow and noisy backends and many balancers; it costs the backends Rate cheap requests for each request.
 // Backends report by [LoadMeter]. A Policy of it may be used by several balancers; each probes for itself.
@@ -29,17 +29,22 @@ func Prequal(o PrequalOptions) Policy { return prequal{o: o} }
 
 // PrequalOptions say how load is probed. The zero value asks for "/load" by HTTP.
 type PrequalOptions struct {
-	Path   string                                            // where backends serve a LoadMeter; empty: "/load"
-	Probe  func(ctx context.Context, t Target) (Load, error) // asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
-	Rate   float64                                           // probes per request; 0: 3
-	Pool   int                                               // answers that are kept; 0: 16
-	MaxAge time.Duration                                     // an older answer is not used, a probe not waited for longer; 0: 1 s
-	Hot    float64                                           // a backend is hot above this quantile of the requests in flight that were reported; 0: 0.84
+	Path string // where backends serve a LoadMeter; empty: "/load"
+	// asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
+	Probe func(ctx context.Context, t Target) (Load, error)
+	Rate  float64 // probes per request; 0: 3
+	Pool  int     // answers that are kept; 0: 16
+	// an older answer is not used, a probe not waited for longer; 0: 1 s
+	MaxAge time.Duration
+	// a backend is hot above this quantile of the requests in flight that were reported; 0: 0.84
+	Hot float64
 }
 
 func (o PrequalOptions) check() error {
-	if o.Rate < 0 || math.IsNaN(o.Rate) || o.Rate > 100 || o.Pool < 0 || o.Pool > 1024 || o.MaxAge < 0 || !(o.Hot >= 0 && o.Hot <= 1) {
-		return fmt.Errorf("lb: Prequal: Rate %v, Pool %d, MaxAge %v, Hot %v out of range", o.Rate, o.Pool, o.MaxAge, o.Hot)
+	if o.Rate < 0 || math.IsNaN(o.Rate) || o.Rate > 100 || o.Pool < 0 || o.Pool > 1024 || o.MaxAge < 0 ||
+		!(o.Hot >= 0 && o.Hot <= 1) {
+		return fmt.Errorf("lb: Prequal: Rate %v, Pool %d, MaxAge %v, Hot %v out of range", o.Rate, o.Pool, o.MaxAge,
+			o.Hot)
 	}
 	return nil
 }
@@ -137,8 +142,8 @@ func (r *prober) adopt(bs []*Backend) Picker {
 	r.mean /= float64(len(bs))
 	r.member = member
 	r.pool = slices.DeleteFunc(r.pool, func(a answer) bool { _, stays := member[a.b]; return !stays })
-	// How often an answer is used, by the paper's formula: so that the pool stays full while one answer is taken out for
-	// each request.
+	// How often an answer is used, by the paper's formula: so that the pool stays full while one answer is taken out
+	// for each request.
 	r.uses = 8
 	if gain := (1-float64(min(r.o.Pool, len(bs)))/float64(len(bs)))*r.o.Rate - 1; gain > 0 {
 		r.uses = min(max(int(math.Round(2/gain)), 1), 8)
@@ -192,8 +197,8 @@ func (r *prober) choose(now time.Duration) *Backend {
 	more := r.mean / b.Weight() // this request, which the answer does not know of
 	a.latency += time.Duration(float64(a.latency) * more / (a.inFlight + 1))
 	a.inFlight += more
-	// One is taken out for each request, by turns the oldest and the worst: else the pool would come to hold what nobody
-	// wants to use.
+	// One is taken out for each request, by turns the oldest and the worst: else the pool would come to hold what
+	// nobody wants to use.
 	if len(r.pool) > 2 {
 		out := 0
 		for i := range r.pool {
@@ -207,8 +212,8 @@ func (r *prober) choose(now time.Duration) *Backend {
 	return b
 }
 
-// better is the hot-cold lexicographic rule: any cold one before any hot one, of cold ones the fast, of hot ones the one
-// with fewer requests.
+// better is the hot-cold lexicographic rule: any cold one before any hot one, of cold ones the fast, of hot ones the
+// one with fewer requests.
 func (r *prober) better(x, y *answer) bool {
 	if hx, hy := x.inFlight > r.hot, y.inFlight > r.hot; hx != hy {
 		return hy
@@ -283,8 +288,8 @@ func (r *prober) drop(b *Backend, asked time.Duration) {
 }
 
 // take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest. Its age
-// counts from when it was asked for: answers overtake each other, and what was asked before the backend came (back) into
-// the pool tells how it was before.
+// counts from when it was asked for: answers overtake each other, and what was asked before the backend came (back)
+// into the pool tells how it was before.
 func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -119,7 +119,9 @@ func TestPrequalAsksByHTTP(t *testing.T) {
 			}
 			meters[i].ServeHTTP(w, r)
 		})
-		mux.Handle("/", meters[i].Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, i) })))
+		mux.Handle("/", meters[i].Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, i)
+		})))
 		e, _ := serve(t, fmt.Sprint("s", i), mux.ServeHTTP)
 		es = append(es, e)
 	}
@@ -178,7 +180,9 @@ func TestPrequalSharesByWeight(t *testing.T) {
 	for i := range es {
 		es[i].Weight = float64(1 + i%2)
 	}
-	b := newBalancer(t, es, Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (Load, error) { return Load{}, errNoLoad }})})
+	b := newBalancer(t, es, Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (Load, error) {
+		return Load{}, errNoLoad
+	}})})
 	for _, be := range b.Backends() { // as many per weight on each
 		b.prober.take(be, Load{int(4 * be.Weight()), 10 * time.Millisecond}, time.Since(began))
 	}

@@ -43,7 +43,8 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 			return
 		}
 		w.Header()["X-Multi"] = []string{"a", "b"}
-		w.Header().Set("X-Seen", fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Host, " ", len(body), " ", r.ContentLength))
+		w.Header().Set("X-Seen", fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Host, " ", len(body), " ",
+			r.ContentLength))
 		w.Header().Set("Keep-Alive", "timeout=5")
 		switch r.URL.Path {
 		case "/big":
@@ -107,7 +108,8 @@ func TestProxyPassesRequestAndAnswer(t *testing.T) {
 
 func TestForwardedHeaders(t *testing.T) {
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
-		for _, k := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "Forwarded", "X-Real-Ip"} {
+		for _, k := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
+			"Forwarded", "X-Real-Ip"} {
 			w.Header().Set("Got-"+k, strings.Join(r.Header[k], "|"))
 		}
 	})
@@ -126,7 +128,8 @@ func TestForwardedHeaders(t *testing.T) {
 		return res.Header
 	}
 	h := ask(Options{})
-	require.Equal(t, "127.0.0.1", h.Get("Got-X-Forwarded-For"), "a stranger's word is not passed on, on loopback neither")
+	require.Equal(t, "127.0.0.1", h.Get("Got-X-Forwarded-For"),
+		"a stranger's word is not passed on, on loopback neither")
 	require.Equal(t, "http", h.Get("Got-X-Forwarded-Proto"))
 	require.Equal(t, "site.example", h.Get("Got-X-Forwarded-Host"))
 	require.Empty(t, h.Get("Got-X-Forwarded-Port")+h.Get("Got-Forwarded")+h.Get("Got-X-Real-Ip"))
@@ -229,7 +232,8 @@ func TestUpgradeKeepsEarlyBytes(t *testing.T) {
 		if err != nil || req.Header.Get("Upgrade") != "echo" {
 			return
 		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ") // with the head
+		// with the head
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ")
 		io.Copy(c, br)
 	}()
 	s := httptest.NewServer(newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{}).Handler())
@@ -237,7 +241,8 @@ func TestUpgradeKeepsEarlyBytes(t *testing.T) {
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	require.NoError(t, err)
 	defer c.Close()
-	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly ") // before the 101
+	// before the 101
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly ")
 	br := bufio.NewReader(c)
 	res, err := http.ReadResponse(br, nil)
 	require.NoError(t, err)
@@ -310,7 +315,8 @@ const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 // A backend that closes idle connections must not cost a request, and never have a POST sent twice.
 func TestStaleConnections(t *testing.T) {
 	var posts, ends atomic.Int64
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { // one request per connection, then an unannounced end
+	// one request per connection, then an unannounced end
+	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		defer ends.Add(1)
 		defer c.Close()
 		r, err := http.ReadRequest(br)
@@ -328,7 +334,9 @@ func TestStaleConnections(t *testing.T) {
 		if i%2 == 0 {
 			get(t, c, url)
 		} else {
-			eventually(t, func() bool { return ends.Load() == int64(i) }, "the end is sent; without it an ambiguous POST may be a 502")
+			eventually(t, func() bool {
+				return ends.Load() == int64(i)
+			}, "the end is sent; without it an ambiguous POST may be a 502")
 			res, err := c.Post(url, "text/plain", strings.NewReader("x"))
 			require.NoError(t, err)
 			res.Body.Close()
@@ -352,7 +360,8 @@ func TestRetryOnAnotherHost(t *testing.T) {
 		fmt.Fprint(w, "ok", string(body))
 	})
 	dead := Endpoint{Addr: "127.0.0.1:1"}
-	url, c := front(t, newBalancer(t, []Endpoint{broken, good, dead}, Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}}))
+	url, c := front(t, newBalancer(t, []Endpoint{broken, good, dead},
+		Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}}))
 	for range 12 {
 		_, body := get(t, c, url)
 		require.Equal(t, "ok", body)
@@ -397,7 +406,8 @@ func TestRetryStatusesAndBudget(t *testing.T) {
 		res, _ := get(t, c, url)
 		require.Equal(t, 200, res.StatusCode)
 	}
-	all := newBalancer(t, []Endpoint{{Addr: "127.0.0.1:1"}, {Addr: "127.0.0.1:2"}, {Addr: "127.0.0.1:3"}}, Options{Dial: unreachable, Retry: Retry{Budget: 0.1}})
+	all := newBalancer(t, []Endpoint{{Addr: "127.0.0.1:1"}, {Addr: "127.0.0.1:2"}, {Addr: "127.0.0.1:3"}},
+		Options{Dial: unreachable, Retry: Retry{Budget: 0.1}})
 	url, c = front(t, all)
 	for range 300 {
 		res, _ := get(t, c, url)
@@ -419,7 +429,8 @@ func TestErrorsAndTimeouts(t *testing.T) {
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
 	url, c = front(t, newBalancer(t, []Endpoint{e}, Options{MaxBody: 10}))
-	for _, body := range []io.Reader{strings.NewReader("12345678901"), io.MultiReader(strings.NewReader("12345678901"))} {
+	for _, body := range []io.Reader{strings.NewReader("12345678901"),
+		io.MultiReader(strings.NewReader("12345678901"))} {
 		res, err := c.Post(url, "", body)
 		require.NoError(t, err)
 		res.Body.Close()
@@ -525,7 +536,8 @@ func TestEarlyAnswerToAStreamedBody(t *testing.T) {
 	url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}))
 	pr, pw := io.Pipe()
 	defer pw.Close()
-	go func() { // sends on until there is an answer; one who went on for half a second more would find its connection reset
+	// sends on until there is an answer; one who went on for half a second more would find its connection reset
+	go func() {
 		for {
 			select {
 			case <-told:
@@ -556,7 +568,8 @@ func TestStickyCookie(t *testing.T) {
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, es, Options{Policy: RoundRobin(), Sticky: &Sticky{Keys: []StickyKey{{ID: "1", Secret: bytes.Repeat([]byte("k"), 32)}}}})
+	b := newBalancer(t, es, Options{Policy: RoundRobin(),
+		Sticky: &Sticky{Keys: []StickyKey{{ID: "1", Secret: bytes.Repeat([]byte("k"), 32)}}}})
 	url, c := front(t, b)
 	res, first := get(t, c, url)
 	require.Len(t, res.Cookies(), 1)
@@ -595,7 +608,8 @@ func TestRoundTripper(t *testing.T) {
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, append(es, Endpoint{Addr: "127.0.0.1:1"}), Options{Policy: Random(), Outlier: Outlier{Disabled: true}})
+	b := newBalancer(t, append(es, Endpoint{Addr: "127.0.0.1:1"}),
+		Options{Policy: Random(), Outlier: Outlier{Disabled: true}})
 	rt := b.RoundTripper(nil)
 	c := &http.Client{Transport: rt}
 	defer c.CloseIdleConnections()
@@ -752,7 +766,8 @@ func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (
 		n := start("")
 		nodes, es = append(nodes, n), append(es, n.e)
 	}
-	b := newBalancer(t, es, Options{Outlier: Outlier{Ejection: 20 * time.Millisecond}, Health: HealthCheck{Probe: TCPProbe(), Interval: 20 * time.Millisecond}})
+	b := newBalancer(t, es, Options{Outlier: Outlier{Ejection: 20 * time.Millisecond},
+		Health: HealthCheck{Probe: TCPProbe(), Interval: 20 * time.Millisecond}})
 	url, c := front(t, b)
 	var failed, done atomic.Int64
 	stop := make(chan bool)

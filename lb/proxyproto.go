@@ -15,17 +15,19 @@ import (
 	"time"
 )
 
-// ProxyProtocol passes the client's address along with a TCP connection, which otherwise shows the balancer's (the PROXY
-// protocol of HAProxy, versions 1 and 2).
+// ProxyProtocol passes the client's address along with a TCP connection, which otherwise shows the balancer's (the
+// PROXY protocol of HAProxy, versions 1 and 2).
 type ProxyProtocol struct {
-	Accept []netip.Prefix // networks whose connections begin with a PROXY header, of either version: theirs must, all others' are taken as they are; empty: nobody's
-	Send   int            // version of the header that ServeTCP sends to backends: 1 or 2; 0: none
+	// networks whose connections begin with a PROXY header, of either version: theirs must, all others' are taken as
+	// they are; empty: nobody's
+	Accept []netip.Prefix
+	Send   int // version of the header that ServeTCP sends to backends: 1 or 2; 0: none
 }
 
 var errProxyHeader = errors.New("lb: malformed PROXY header")
 
-// ProxyListener returns l with the client's address read from the PROXY header of connections from the accepted networks,
-// for use with an http.Server. A header is waited for no longer than 5 s, on the connection's first use.
+// ProxyListener returns l with the client's address read from the PROXY header of connections from the accepted
+// networks, for use with an http.Server. A header is waited for no longer than 5 s, on the connection's first use.
 func ProxyListener(l net.Listener, accept []netip.Prefix) net.Listener {
 	return &proxyListener{l, accept}
 }
@@ -99,8 +101,8 @@ func (c *proxiedConn) CloseWrite() error {
 
 var proxyV2 = []byte("\r\n\r\n\x00\r\nQUIT\n")
 
-// readProxyHeader takes a header of either version off r. The address is invalid when the proxy speaks for itself (LOCAL,
-// UNKNOWN).
+// readProxyHeader takes a header of either version off r. The address is invalid when the proxy speaks for itself
+// (LOCAL, UNKNOWN).
 func readProxyHeader(r *bufio.Reader) (from netip.AddrPort, err error) {
 	first, err := r.Peek(1)
 	if err != nil {
@@ -137,7 +139,8 @@ func readProxyHeader(r *bufio.Reader) (from netip.AddrPort, err error) {
 	case family == 0x11 && n >= 12:
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(body[:4])), binary.BigEndian.Uint16(body[8:])), nil
 	case family == 0x21 && n >= 36:
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(body[:16])).Unmap(), binary.BigEndian.Uint16(body[32:])), nil
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(body[:16])).Unmap(), binary.BigEndian.Uint16(body[32:])),
+			nil
 	case family == 0:
 		return from, nil
 	}

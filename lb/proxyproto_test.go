@@ -15,7 +15,8 @@ import (
 )
 
 func TestProxyHeaders(t *testing.T) {
-	for _, c := range []struct{ from, to string }{{"192.0.2.1:1234", "198.51.100.1:80"}, {"[2001:db8::1]:1234", "[2001:db8::2]:80"}} {
+	for _, c := range []struct{ from, to string }{{"192.0.2.1:1234", "198.51.100.1:80"},
+		{"[2001:db8::1]:1234", "[2001:db8::2]:80"}} {
 		for version := 1; version <= 2; version++ {
 			b := appendProxyHeader(nil, version, netip.MustParseAddrPort(c.from), netip.MustParseAddrPort(c.to))
 			r := bufio.NewReader(bytes.NewReader(append(b, "data"...)))
@@ -27,12 +28,16 @@ func TestProxyHeaders(t *testing.T) {
 		}
 	}
 	for version := 1; version <= 2; version++ { // families that differ can't be told
-		from, err := readProxyHeader(bufio.NewReader(bytes.NewReader(appendProxyHeader(nil, version, netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[::1]:1")))))
+		from, err := readProxyHeader(bufio.NewReader(
+			bytes.NewReader(appendProxyHeader(nil, version, netip.MustParseAddrPort("192.0.2.1:1"),
+				netip.MustParseAddrPort("[::1]:1")))))
 		require.NoError(t, err)
 		require.False(t, from.IsValid())
 	}
-	for _, bad := range []string{"", "GET / HTTP/1.1\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n", "PROXY TCP4 ::1 ::1 1 2\r\n", "PROXY TCP4 1.1.1.1 1.1.1.1 99999 1\r\n", "PROXY " + strings.Repeat("x", 200),
-		"PROXY UNKNOWN\n", string(proxyV2) + "\x31\x11\x00\x00", string(proxyV2) + "\x21\x11\x00\x04abcd", string(proxyV2) + "\x21\x11\xff\xff"} {
+	for _, bad := range []string{"", "GET / HTTP/1.1\r\n", "PROXY TCP4 192.0.2.1 192.0.2.2 1\r\n",
+		"PROXY TCP4 ::1 ::1 1 2\r\n", "PROXY TCP4 1.1.1.1 1.1.1.1 99999 1\r\n", "PROXY " + strings.Repeat("x", 200),
+		"PROXY UNKNOWN\n", string(proxyV2) + "\x31\x11\x00\x00", string(proxyV2) + "\x21\x11\x00\x04abcd",
+		string(proxyV2) + "\x21\x11\xff\xff"} {
 		_, err := readProxyHeader(bufio.NewReader(strings.NewReader(bad)))
 		require.Error(t, err, bad)
 	}
@@ -48,7 +53,9 @@ func TestProxyProtocolThroughTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-	backend := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RemoteAddr) })}
+	backend := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.RemoteAddr)
+	})}
 	go backend.Serve(ProxyListener(l, loopback))
 	defer backend.Close()
 	b := newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{Proxy: ProxyProtocol{Accept: loopback, Send: 2}})

@@ -34,11 +34,11 @@ func join(a, b net.Conn, idle time.Duration) {
 }
 
 // pump copies one direction. It reads as soon as there is something and takes a buffer only then, so that an idle
-// tunnel holds none. A stream that fills every buffer is spliced by the kernel, which costs more than copying does where
-// there is little to move.
+// tunnel holds none. A stream that fills every buffer is spliced by the kernel, which costs more than copying does
+// where there is little to move.
 //
-// TCP between sockets has loops for this on Linux, see tunnelLoops; pumps carry the rest: TLS, connections of the user's
-// own types, upgraded HTTP, other systems.
+// TCP between sockets has loops for this on Linux, see tunnelLoops; pumps carry the rest: TLS, connections of the
+// user's own types, upgraded HTTP, other systems.
 type pump struct {
 	dst, src net.Conn
 	raw      syscall.RawConn // of src; nil: it is no socket

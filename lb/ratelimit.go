@@ -19,11 +19,12 @@ type RateLimit struct {
 
 	Key            func(r *http.Request) (key string, limited bool) // nil: the client's address, an IPv6 one by its /64
 	TrustedProxies []netip.Prefix                                   // as in Options
-	Refused        http.Handler                                     // answers refused requests; nil: 429 with Retry-After
+	// answers refused requests; nil: 429 with Retry-After
+	Refused http.Handler
 }
 
-// Limiter holds clients to a rate by GCRA, the generic cell rate algorithm (ITU-T I.371): per client one time is kept, at
-// which its bucket will be empty again. It is safe for concurrent use; a lock guards one of 64 parts.
+// Limiter holds clients to a rate by GCRA, the generic cell rate algorithm (ITU-T I.371): per client one time is kept,
+// at which its bucket will be empty again. It is safe for concurrent use; a lock guards one of 64 parts.
 type Limiter struct {
 	o        RateLimit
 	interval time.Duration // between two requests at the sustained rate
@@ -68,7 +69,8 @@ func NewLimiter(o RateLimit) (*Limiter, error) {
 			return string(b[:]), true
 		}
 	}
-	l := &Limiter{o: o, began: time.Now(), interval: time.Duration(float64(time.Second) / o.PerSecond), most: max(o.MaxKeys/(2*64), 1)}
+	l := &Limiter{o: o, began: time.Now(), interval: time.Duration(float64(time.Second) / o.PerSecond),
+		most: max(o.MaxKeys/(2*64), 1)}
 	l.slack = time.Duration(o.Burst-1) * l.interval
 	for i := range l.shards {
 		l.shards[i].now = map[string]time.Duration{}

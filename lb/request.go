@@ -87,7 +87,8 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 
 // appendField leaves out what would end the line early: names are from net/http or from code before us, values too.
 func appendField(b []byte, k, v string) []byte {
-	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 || !httpfield.IsName(k) {
+	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 ||
+		!httpfield.IsName(k) {
 		return b
 	}
 	b = append(b, k...)

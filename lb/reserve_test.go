@@ -43,7 +43,10 @@ func TestHeapReserveIsShared(t *testing.T) {
 	large.Handler()
 	require.Equal(t, int64(24<<20), reserveHeld(), "once for each balancer")
 	require.NoError(t, large.Close())
-	require.Eventually(t, func() bool { runtime.GC(); return reserveHeld() == 8<<20 }, waitFor, pause, "what the smaller one needs stays")
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return reserveHeld() == 8<<20
+	}, waitFor, pause, "what the smaller one needs stays")
 	large.Handler()
 	require.Nil(t, large.reserve, "none after Close")
 	require.NoError(t, small.Close())

@@ -42,7 +42,8 @@ func (c *conn) head() (head []byte, err error) {
 				return nil, fmt.Errorf("%w: head larger than %d bytes", errBadResponse, maxHead)
 			}
 			buffered, _ := c.br.Peek(c.br.Buffered())
-			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), pausing{c}), 4*c.br.Size())
+			c.br = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), pausing{c}),
+				4*c.br.Size())
 		}
 		if _, err = c.br.Peek(need); err != nil {
 			return nil, err
@@ -67,7 +68,8 @@ func statusOf(head []byte) (status int, old bool, err error) {
 		status = status*10 + int(d-'0')
 	}
 	end := bytes.IndexByte(head, '\n')
-	if status < 100 || end < 13 || head[end-1] != '\r' || head[12] != ' ' && end != 13 || bytes.IndexByte(head[:end-1], '\r') >= 0 {
+	if status < 100 || end < 13 || head[end-1] != '\r' || head[12] != ' ' && end != 13 ||
+		bytes.IndexByte(head[:end-1], '\r') >= 0 {
 		return 0, false, errBadResponse
 	}
 	return status, head[7] == '0', nil
@@ -140,7 +142,8 @@ func fields(head []byte, old bool, h http.Header) (f framing, err error) {
 		h[k] = slab[len(slab)-1 : len(slab) : len(slab)]
 	}
 	if isChunked {
-		if f.length >= 0 { // both: chunked counts, and nothing after this answer is to be trusted (RFC 9112 section 6.3)
+		// both: chunked counts, and nothing after this answer is to be trusted (RFC 9112 section 6.3)
+		if f.length >= 0 {
 			delete(h, "Content-Length")
 			f.close = true
 		}
@@ -176,8 +179,10 @@ func unblanked(v string) string {
 
 func canonical(k string) string {
 	switch k { // the usual ones are compared, not converted
-	case "Server", "Date", "Content-Type", "Content-Length", "Connection", "Last-Modified", "Accept-Ranges", "Cache-Control",
-		"Vary", "Set-Cookie", "Location", "Content-Encoding", "Transfer-Encoding", "Keep-Alive", "Etag", "Age", "Expires", "Trailer":
+	case "Server", "Date", "Content-Type", "Content-Length", "Connection", "Last-Modified", "Accept-Ranges",
+		"Cache-Control",
+		"Vary", "Set-Cookie", "Location", "Content-Encoding", "Transfer-Encoding", "Keep-Alive", "Etag", "Age",
+		"Expires", "Trailer":
 		return k
 	case "ETag":
 		return "Etag"

@@ -80,12 +80,15 @@ func TestReverseProxysGuarantees(t *testing.T) {
 			t.Run("Host passes, X-Forwarded-* are set", func(t *testing.T) {
 				head, _, _, err := ask(t, get+"\r\n", ok)
 				require.NoError(t, err)
-				for _, want := range []string{"Host: site.example\r\n", "X-Forwarded-Host: site.example\r\n", "X-Forwarded-Proto: http\r\n", "X-Forwarded-For: 127.0.0.1\r\n"} {
+				for _, want := range []string{"Host: site.example\r\n", "X-Forwarded-Host: site.example\r\n",
+					"X-Forwarded-Proto: http\r\n", "X-Forwarded-For: 127.0.0.1\r\n"} {
 					require.Contains(t, head, want)
 				}
 			})
-			t.Run("paths and queries pass as they were sent", func(t *testing.T) { // ReverseProxy drops parts of a query that it can't parse
-				for _, target := range []string{"/a%2Fb", "/a//b", "/?a=1;b=2", "/?a=%zz", "/?", "/a/../b", "/%20?x=%20"} {
+			// ReverseProxy drops parts of a query that it can't parse
+			t.Run("paths and queries pass as they were sent", func(t *testing.T) {
+				for _, target := range []string{"/a%2Fb", "/a//b", "/?a=1;b=2", "/?a=%zz", "/?", "/a/../b",
+					"/%20?x=%20"} {
 					head, _, _, err := ask(t, "GET "+target+" HTTP/1.1\r\nHost: a\r\n\r\n", ok)
 					require.NoError(t, err)
 					require.True(t, strings.HasPrefix(head, "GET "+target+" HTTP/1.1\r\n"), head)
@@ -98,7 +101,8 @@ func TestReverseProxysGuarantees(t *testing.T) {
 				require.NotContains(t, head, "Content-Length")
 			})
 			t.Run("trailers that were not announced pass", func(t *testing.T) {
-				_, res, body, err := ask(t, get+"TE: trailers\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n")
+				_, res, body, err := ask(t, get+"TE: trailers\r\n\r\n",
+					"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Late: 1\r\n\r\n")
 				require.NoError(t, err)
 				require.Equal(t, "ok", body)
 				require.Equal(t, "1", res.Trailer.Get("X-Late"))
@@ -109,21 +113,25 @@ func TestReverseProxysGuarantees(t *testing.T) {
 				require.Empty(t, res.Header["Content-Type"])
 			})
 			t.Run("several Set-Cookie fields stay several", func(t *testing.T) {
-				_, res, _, err := ask(t, get+"\r\n", "HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n")
+				_, res, _, err := ask(t, get+"\r\n",
+					"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n")
 				require.NoError(t, err)
 				require.Equal(t, []string{"a=1", "b=2"}, res.Header["Set-Cookie"])
 			})
 			t.Run("a body that breaks off is broken off", func(t *testing.T) {
-				_, _, _, err := ask(t, get+"\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nabc")
+				_, _, _, err := ask(t, get+"\r\n",
+					"HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\nabc")
 				require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 			})
 			t.Run("a switch to another protocol than was asked for is a 502", func(t *testing.T) {
-				_, res, _, err := ask(t, get+"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
+				_, res, _, err := ask(t, get+"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+					"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n")
 				require.NoError(t, err)
 				require.Equal(t, http.StatusBadGateway, res.StatusCode)
 			})
 			t.Run("so is a switch that nobody asked for", func(t *testing.T) {
-				_, res, _, err := ask(t, get+"X-A: b\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+				_, res, _, err := ask(t, get+"X-A: b\r\n\r\n",
+					"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 				require.NoError(t, err)
 				require.Equal(t, http.StatusBadGateway, res.StatusCode)
 			})

@@ -120,7 +120,8 @@ func (p trip) fail(ctx context.Context) {
 // pass hands the answer on; the lease ends with its body.
 func (p trip) pass(ctx context.Context) *http.Response {
 	p.res.Body = leased(p.res.Body, func(err error) {
-		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, Ignored: err != nil && ctx.Err() != nil})
+		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, Ignored: err != nil &&
+			ctx.Err() != nil})
 		p.stop()
 	})
 	return p.res

@@ -18,10 +18,10 @@ import (
 	"github.com/tierkit/tierkit/internal/test/race"
 )
 
-// The simulation: 20 backends of 4 workers, 4 balancers that know nothing of each other, Poisson arrivals at 70 % of what
-// the backends can do when all are well, exponential service times of 10 ms. Balancers and policies are the package's own,
-// in virtual time (a synctest bubble in which one goroutine sleeps from event to event); random numbers have seeds, so a
-// run is always the same.
+// The simulation: 20 backends of 4 workers, 4 balancers that know nothing of each other, Poisson arrivals at 70 % of
+// what the backends can do when all are well, exponential service times of 10 ms. Balancers and policies are the
+// package's own, in virtual time (a synctest bubble in which one goroutine sleeps from event to event); random numbers
+// have seeds, so a run is always the same.
 //
 //	go test -run Simulation -v ./lb
 const (
@@ -152,8 +152,8 @@ func (s *simulation) serve(i int, r simRequest) {
 	})
 }
 
-// oracle knows how fast each backend is at the moment, and every request on it, whichever balancer sent it: it takes the
-// one that is expected to be done first, and never one that fails.
+// oracle knows how fast each backend is at the moment, and every request on it, whichever balancer sent it: it takes
+// the one that is expected to be done first, and never one that fails.
 type oracle struct{ s *simulation }
 
 func (o oracle) Picker(bs []*Backend) Picker { return oracleOf{o.s, bs} }
@@ -212,7 +212,8 @@ type simResult struct {
 
 func simulate(t *testing.T, sc scenario, p Policy, seed uint64, length time.Duration) (res simResult) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Millisecond - time.Since(began)%time.Millisecond) // latencies are stamped in milliseconds of the process's clock
+		// latencies are stamped in milliseconds of the process's clock
+		time.Sleep(time.Millisecond - time.Since(began)%time.Millisecond)
 		s := &simulation{scenario: sc, began: time.Now(), measure: length / 4}
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		perBalancer := simLoad * simBackends * simWorkers / simService.Seconds() / simBalancers
@@ -254,7 +255,8 @@ func simulate(t *testing.T, sc scenario, p Policy, seed uint64, length time.Dura
 		for _, n := range s.requests {
 			all += n
 		}
-		res = simResult{s.latencies[len(s.latencies)/2], s.latencies[len(s.latencies)*99/100], float64(s.requests[7]) / float64(all)}
+		res = simResult{s.latencies[len(s.latencies)/2], s.latencies[len(s.latencies)*99/100],
+			float64(s.requests[7]) / float64(all)}
 	})
 	return res
 }
@@ -313,7 +315,8 @@ func TestSimulation(t *testing.T) {
 		most             float64
 	}{
 		{"peak EWMA", "all alike", 2.2}, {"peak EWMA", "one 5x slower", 2.2}, {"peak EWMA", "one fails fast", 2.2},
-		{"Prequal", "all alike", 2.2}, {"Prequal", "one 5x slower", 2.2}, {"Prequal", "one fails fast", 2.2}, {"Prequal", "antagonist", 2.2},
+		{"Prequal", "all alike", 2.2}, {"Prequal", "one 5x slower", 2.2}, {"Prequal", "one fails fast", 2.2},
+		{"Prequal", "antagonist", 2.2},
 		{"two choices", "all alike", 2.2}, {"least connections", "all alike", 2.2},
 		{"peak EWMA", "antagonist", 3}, {"two choices", "antagonist", 3.3}, {"least connections", "antagonist", 2.5},
 	} {

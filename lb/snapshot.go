@@ -20,7 +20,8 @@ type snapshot struct {
 	picker Picker // nil when usable is empty
 	panic  bool
 	closed bool
-	plain  bool // every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
+	// every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
+	plain bool
 }
 
 // rebuild makes the snapshot from the backends' states. b.mu is held.

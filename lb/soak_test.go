@@ -21,8 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// 10,000 POSTs to a backend that ends idle connections whenever it likes: none is processed twice, and each that was not
-// answered is a 502. Connections and goroutines are back to where they were.
+// 10,000 POSTs to a backend that ends idle connections whenever it likes: none is processed twice, and each that was
+// not answered is a 502. Connections and goroutines are back to where they were.
 func TestNoPostIsSentTwice(t *testing.T) {
 	for name, front := range ways {
 		t.Run(name, func(t *testing.T) { noPostIsSentTwice(t, front) })
@@ -97,9 +97,11 @@ func noPostIsSentTwice(t *testing.T, front func(testing.TB, *Balancer) (string, 
 	mu.Unlock()
 	require.EqualValues(t, 10_000, answered.Load()+refused.Load())
 	require.Less(t, refused.Load(), int64(1000), "most stale connections are seen before they are used")
-	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines+5 || openFiles() > files+5; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > goroutines+5 || openFiles() > files+
+		5; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d goroutines and %d files, at the start %d and %d", runtime.NumGoroutine(), openFiles(), goroutines, files)
+			t.Fatalf("%d goroutines and %d files, at the start %d and %d", runtime.NumGoroutine(), openFiles(),
+				goroutines, files)
 		}
 	}
 }
@@ -120,12 +122,13 @@ func TestADayOfFlapping(t *testing.T) {
 		start := time.Now()
 		calm := func() bool { return time.Since(start) > 24*time.Hour }
 		b, err := New(endpoints(5), Options{
-			Health: HealthCheck{Interval: 10 * time.Second, MinHold: 5 * time.Minute, Probe: func(_ context.Context, tg Target) error {
-				if !calm() && rand.IntN(2) == 0 {
-					return errors.New("flap")
-				}
-				return nil
-			}},
+			Health: HealthCheck{Interval: 10 * time.Second, MinHold: 5 * time.Minute,
+				Probe: func(_ context.Context, tg Target) error {
+					if !calm() && rand.IntN(2) == 0 {
+						return errors.New("flap")
+					}
+					return nil
+				}},
 			Hooks: &Hooks{State: func(*Backend, BackendState, BackendState) { changes.Add(1) }},
 		})
 		require.NoError(t, err)

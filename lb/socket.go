@@ -140,5 +140,6 @@ func (s *socket) Write(p []byte) (int, error) {
 
 // failure is an error as the net package tells it.
 func (s *socket) failure(op string, err error) error {
-	return &net.OpError{Op: op, Net: s.LocalAddr().Network(), Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: os.NewSyscallError(op, err)}
+	return &net.OpError{Op: op, Net: s.LocalAddr().Network(), Source: s.LocalAddr(), Addr: s.RemoteAddr(),
+		Err: os.NewSyscallError(op, err)}
 }

@@ -56,7 +56,8 @@ func (b *Balancer) Stats() Stats {
 	}
 	out.Shed = b.shed.Load()
 	if l := b.limiter; l != nil {
-		out.Shed, out.Limit, out.Limited, out.BaseLatency = l.shed.Load(), int(l.limit.Load()), int(l.inFlight.Load()), time.Duration(l.baseNow.Load())
+		out.Shed, out.Limit, out.Limited, out.BaseLatency = l.shed.Load(), int(l.limit.Load()), int(l.inFlight.Load()),
+			time.Duration(l.baseNow.Load())
 		out.Queued += int(l.queue.size.Load())
 	}
 	for _, be := range s.all {
@@ -69,8 +70,10 @@ func (b *Balancer) Stats() Stats {
 			out.BaseLatency = max(out.BaseLatency, time.Duration(be.limiter.baseNow.Load()))
 		}
 		out.Backends = append(out.Backends, BackendStats{
-			ID: be.id, Addr: be.ep.Load().Addr, State: st.String(), Weight: be.Weight(), Up: st == StateUp, InFlight: be.InFlight(),
-			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials, Limit: limit,
+			ID: be.id, Addr: be.ep.Load().Addr, State: st.String(), Weight: be.Weight(), Up: st == StateUp,
+			InFlight: be.InFlight(),
+			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials,
+			Limit: limit,
 		})
 		out.InFlight += be.InFlight()
 	}

@@ -9,12 +9,12 @@ import (
 )
 
 // ServeTCP forwards the connections that l accepts, each to one backend, until ctx ends or l fails. It closes l. A
-// backend that can't be connected to is passed over for another. A client's end is passed on as a half close, and so is a
-// backend's. When ctx ends no more connections are accepted, those that run go on until they end or Options.TCPDrain
+// backend that can't be connected to is passed over for another. A client's end is passed on as a half close, and so is
+// a backend's. When ctx ends no more connections are accepted, those that run go on until they end or Options.TCPDrain
 // is over, and then ServeTCP returns nil.
 //
-// On Linux tunnels between TCP sockets run on event loops, one fewer than GOMAXPROCS but at least one: such a tunnel has
-// no goroutine, and no buffer unless its reader is slower than its sender; streams are spliced by the kernel. Other
+// On Linux tunnels between TCP sockets run on event loops, one fewer than GOMAXPROCS but at least one: such a tunnel
+// has no goroutine, and no buffer unless its reader is slower than its sender; streams are spliced by the kernel. Other
 // connections (TLS, those of the user's own types) and other systems take two goroutines each.
 func (b *Balancer) ServeTCP(ctx context.Context, l net.Listener) error {
 	if len(b.o.Proxy.Accept) > 0 {

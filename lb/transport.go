@@ -228,7 +228,8 @@ func (x *exchange) outgoing() http.Header {
 
 func hopField(k string) bool {
 	switch k {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding",
+		"Upgrade":
 		return true
 	}
 	return false

@@ -9,8 +9,8 @@ import (
 	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
-// tunnel switches protocols: the backend's 101 goes to the client, then bytes go both ways until either side ends. Bytes
-// that came early on either side are not lost (golang/go#80875).
+// tunnel switches protocols: the backend's 101 goes to the client, then bytes go both ways until either side ends.
+// Bytes that came early on either side are not lost (golang/go#80875).
 func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error {
 	if x.upgrade == "" {
 		return errors.New("lb: 101 without a request for it")

@@ -324,7 +324,8 @@ func TestTunnelKeepsBytesBehindProxyHeader(t *testing.T) {
 			continue // no address to trust
 		}
 		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, []Endpoint{e}, Options{Proxy: ProxyProtocol{Accept: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
+			b := newBalancer(t, []Endpoint{e},
+				Options{Proxy: ProxyProtocol{Accept: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
 			dial := serveTCP(t, b, way(t), nil)
 			for _, early := range []string{"", "early\n", strings.Repeat("long ", 2000) + "\n"} {
 				c, br := dial()
@@ -386,7 +387,9 @@ func TestTunnelsLeaveNothing(t *testing.T) {
 			s.stop(t)
 			require.Zero(t, b.Stats().InFlight)
 			b.Close()
-			require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+5 && openFiles() <= files+5 }, waitFor, pause)
+			require.Eventually(t, func() bool {
+				return runtime.NumGoroutine() <= goroutines+5 && openFiles() <= files+5
+			}, waitFor, pause)
 		})
 	}
 }

@@ -115,7 +115,8 @@ func detach(c *net.TCPConn) (fd int, ok bool) {
 	return fd, ok && err == nil
 }
 
-// tunnelLoop waits for the sockets of its tunnels and moves what they bring. All but the arrivals belongs to its goroutine.
+// tunnelLoop waits for the sockets of its tunnels and moves what they bring. All but the arrivals belongs to its
+// goroutine.
 //
 // Sockets are watched edge-triggered, for everything, once: epoll_ctl is never called again. So whoever leaves bytes
 // unread, or an end, must come back by itself: see tunnelFlow.
@@ -156,7 +157,8 @@ func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
 		syscall.Close(epoll)
 		return nil, errno
 	}
-	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}), buf: buffers.Get().(*[]byte)}
+	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}),
+		buf: buffers.Get().(*[]byte)}
 	if err := l.watch(l.wake, syscall.EPOLLIN|onEdge); err != nil {
 		syscall.Close(epoll)
 		syscall.Close(l.wake)

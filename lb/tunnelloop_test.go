@@ -27,7 +27,9 @@ func TestLoopTunnelsHaveNoGoroutine(t *testing.T) {
 		c, br := dial()
 		exchangeLine(t, c, br, "hello")
 	}
-	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= before+n+5 }, waitFor, pause, "the backend's and no more")
+	require.Eventually(t, func() bool {
+		return runtime.NumGoroutine() <= before+n+5
+	}, waitFor, pause, "the backend's and no more")
 	require.Equal(t, n+1, b.Stats().InFlight)
 }
 
@@ -41,7 +43,8 @@ func TestLoopReadsBehindUrgentData(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, raw.Write(func(fd uintptr) bool {
 			syscall.Sendto(int(fd), []byte("one"), syscall.MSG_MORE, nil)
-			syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB|syscall.MSG_MORE, nil) // "!" is urgent and not part of the stream
+			// "!" is urgent and not part of the stream
+			syscall.Sendto(int(fd), []byte("!"), syscall.MSG_OOB|syscall.MSG_MORE, nil)
 			err = syscall.Sendto(int(fd), []byte("two\n"), 0, nil)
 			return true
 		}))

@@ -34,11 +34,12 @@ func newTunnelPair(client, backend int, early []byte, done func()) *tunnelPair {
 // tunnelFlow is one direction. It reads only when all was written that it had read: a slow reader stops the sender and
 // costs one buffer or pipe at most.
 //
-// After data a socket is usually empty, and the read that would tell so is a sixth of a small exchange's cost. It may be
-// left out when the buffer was not filled: what comes later is an event of its own. Not so an end, an error or urgent
-// data that was there already: then (beyond) it reads until nothing is left.
+// After data a socket is usually empty, and the read that would tell so is a sixth of a small exchange's cost. It may
+// be left out when the buffer was not filled: what comes later is an event of its own. Not so an end, an error or
+// urgent data that was there already: then (beyond) it reads until nothing is left.
 //
-// A stream that fills every buffer is spliced: twice as fast as copying there, and dearer where there is little to move.
+// A stream that fills every buffer is spliced: twice as fast as copying there, and dearer where there is little to
+// move.
 type tunnelFlow struct {
 	pair     *tunnelPair
 	from, to int

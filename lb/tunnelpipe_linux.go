@@ -2,8 +2,8 @@ package lb
 
 import "syscall"
 
-// loopPipe lends the kernel a place for bytes that pass from socket to socket. A loop has one, and a flow one only while
-// its reader is slower than its sender.
+// loopPipe lends the kernel a place for bytes that pass from socket to socket. A loop has one, and a flow one only
+// while its reader is slower than its sender.
 type loopPipe struct {
 	r, w int
 	held int // bytes in it

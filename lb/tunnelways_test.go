@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// tunnelWays are the sockets that ServeTCP can meet: TCP goes to the loops where there are some, Unix sockets are pumped
-// as sockets, and a type of the user's own only by its methods.
+// tunnelWays are the sockets that ServeTCP can meet: TCP goes to the loops where there are some, Unix sockets are
+// pumped as sockets, and a type of the user's own only by its methods.
 var tunnelWays = map[string]func(t testing.TB) net.Listener{
 	"tcp": func(t testing.TB) net.Listener { return listen(t, "tcp", "127.0.0.1:0") },
 	"unix": func(t testing.TB) net.Listener {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Client observes the requests that a program sends: rate, errors and duration by method and class of status. Servers answer the
-// class; a request that got no answer is "5xx". It is an http.RoundTripper, safe for concurrent use.
+// Client observes the requests that a program sends: rate, errors and duration by method and class of status. Servers
+// answer the class; a request that got no answer is "5xx". It is an http.RoundTripper, safe for concurrent use.
 type Client struct {
 	name     string
 	next     http.RoundTripper
@@ -15,8 +15,8 @@ type Client struct {
 	inFlight atomic.Int64
 }
 
-// Client wraps next, nil for http.DefaultTransport. The name labels the series: name what is called ("payments"), not a host that
-// comes from data. Requests whose context carries ids pass the trace on in a traceparent header.
+// Client wraps next, nil for http.DefaultTransport. The name labels the series: name what is called ("payments"), not a
+// host that comes from data. Requests whose context carries ids pass the trace on in a traceparent header.
 func (m *Metrics) Client(name string, next http.RoundTripper) *Client {
 	if next == nil {
 		next = http.DefaultTransport
@@ -26,7 +26,8 @@ func (m *Metrics) Client(name string, next http.RoundTripper) *Client {
 	return c
 }
 
-// RoundTrip implements http.RoundTripper. The duration is the time until the response's header; in flight is a request until then.
+// RoundTrip implements http.RoundTripper. The duration is the time until the response's header; in flight is a request
+// until then.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ids := idsFrom(r.Context()); ids != nil && ids.Trace != "" && r.Header.Get("Traceparent") == "" {
 		traced := *r // a RoundTripper must not change the caller's request

@@ -12,10 +12,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Collect turns a Stats struct into series: every field tagged `metric:"name,kind,help"` (kind counter or gauge) becomes
-// prefix_name. A field that is a struct, or a slice of structs, contributes its own fields; string fields tagged
-// `label:"name"` in a struct label its series. Durations become seconds and booleans 0 or 1. f is called at each scrape and
-// must be cheap and safe at any time. Fields of other types and without tag are left out.
+// Collect turns a Stats struct into series: every field tagged `metric:"name,kind,help"` (kind counter or gauge)
+// becomes prefix_name. A field that is a struct, or a slice of structs, contributes its own fields; string fields
+// tagged `label:"name"` in a struct label its series. Durations become seconds and booleans 0 or 1. f is called at each
+// scrape and must be cheap and safe at any time. Fields of other types and without tag are left out.
 func Collect[S any](prefix string, f func() S) prometheus.Collector {
 	return &statsCollector{prefix: prefix, read: func() reflect.Value { return reflect.ValueOf(f()) }}
 }
@@ -24,7 +24,8 @@ func Collect[S any](prefix string, f func() S) prometheus.Collector {
 func CollectDB(prefix, name string, db *sql.DB) prometheus.Collector {
 	return Collect(prefix, func() dbStats {
 		s := db.Stats()
-		return dbStats{name, s.OpenConnections, s.InUse, s.Idle, s.WaitCount, s.WaitDuration, s.MaxIdleClosed + s.MaxIdleTimeClosed + s.MaxLifetimeClosed}
+		return dbStats{name, s.OpenConnections, s.InUse, s.Idle, s.WaitCount, s.WaitDuration, s.MaxIdleClosed +
+			s.MaxIdleTimeClosed + s.MaxLifetimeClosed}
 	})
 }
 
@@ -82,7 +83,8 @@ func (c *statsCollector) plan(t reflect.Type) *plan {
 				if strings.TrimSpace(what) == "counter" {
 					k = counter
 				}
-				p.values = append(p.values, field{index: i, id: int(c.fields.Add(1)) - 1, number: number, series: series{name: c.prefix + "_" + name, help: help, kind: k}})
+				p.values = append(p.values, field{index: i, id: int(c.fields.Add(1)) - 1, number: number,
+					series: series{name: c.prefix + "_" + name, help: help, kind: k}})
 			}
 			continue
 		}
@@ -95,7 +97,8 @@ func (c *statsCollector) plan(t reflect.Type) *plan {
 	return kept.(*plan)
 }
 
-// walker goes through a Stats value. The labels of the structs around a field are stacks that grow and shrink with the walk.
+// walker goes through a Stats value. The labels of the structs around a field are stacks that grow and shrink with the
+// walk.
 type walker struct {
 	c *statsCollector
 	// page is set to render: then text holds the labels. Otherwise names and values do, for metrics.

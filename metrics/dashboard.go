@@ -47,7 +47,8 @@ type Panel struct {
 	// Unit is shown behind values: "req/s", "ms", "%".
 	Unit string
 	Read func() []Value
-	// PromQL is the same in Prometheus's language, for the dashboard that Grafana returns. Empty leaves the panel out there.
+	// PromQL is the same in Prometheus's language, for the dashboard that Grafana returns. Empty leaves the panel out
+	// there.
 	PromQL string
 }
 
@@ -68,8 +69,8 @@ type Event struct {
 // DashboardOptions configure the page. The zero value shows HTTP, host and runtime only.
 type DashboardOptions struct {
 	Title string
-	// Authorize lets a request see the page. Nil lets in only what comes from this machine itself: a loopback address, under
-	// a Host that is a loopback address or "localhost" (so that a foreign page can't read it by DNS rebinding).
+	// Authorize lets a request see the page. Nil lets in only what comes from this machine itself: a loopback address,
+	// under a Host that is a loopback address or "localhost" (so that a foreign page can't read it by DNS rebinding).
 	Authorize func(*http.Request) bool
 	// Topology, Panels and Events are the application's own. Topology and Events may be nil.
 	Topology func() Topology
@@ -94,8 +95,8 @@ type DashboardOptions struct {
 // Dashboard is one live page, without assets from elsewhere. Mount it under a path that ends in a slash, with
 // http.StripPrefix where that is not the root. Its charts fill while Run runs.
 //
-// Beside the page, under the same authorisation: logs (search as JSON), level (the log level: GET, POST), rules.yaml and
-// grafana.json (for Prometheus and Grafana), debug/pprof/ and debug/vars (the runtime's profiles and variables).
+// Beside the page, under the same authorisation: logs (search as JSON), level (the log level: GET, POST), rules.yaml
+// and grafana.json (for Prometheus and Grafana), debug/pprof/ and debug/vars (the runtime's profiles and variables).
 type Dashboard struct {
 	m   *Metrics
 	o   DashboardOptions

@@ -118,7 +118,8 @@ type dashboardData struct {
 
 func (d *Dashboard) data() dashboardData {
 	out := dashboardData{Title: d.o.Title, Now: time.Now().UnixMilli(), Interval: d.o.Interval.Milliseconds(),
-		Tiles: []Tile{}, SLOs: []SLOStatus{}, Events: []Event{}, Errors: []ErrorGroup{}, Servers: []string{}, Cohorts: []Cohort{}}
+		Tiles: []Tile{}, SLOs: []SLOStatus{}, Events: []Event{}, Errors: []ErrorGroup{}, Servers: []string{},
+		Cohorts: []Cohort{}}
 	if d.o.Topology != nil {
 		out.Topology = d.o.Topology()
 	}
@@ -134,7 +135,10 @@ func (d *Dashboard) data() dashboardData {
 	if s := d.o.Security; s != nil {
 		out.Security = s.Counts()
 		for _, e := range s.Recent() {
-			out.Events = append(out.Events, Event{At: e.At, Kind: "security", Text: strings.Join(slices.DeleteFunc([]string{e.Kind, e.User, e.Detail}, func(s string) bool { return s == "" }), " · ")})
+			out.Events = append(out.Events, Event{At: e.At, Kind: "security",
+				Text: strings.Join(slices.DeleteFunc([]string{e.Kind, e.User, e.Detail}, func(s string) bool {
+					return s == ""
+				}), " · ")})
 		}
 		slices.SortStableFunc(out.Events, func(a, b Event) int { return a.At.Compare(b.At) })
 	}
@@ -157,7 +161,8 @@ func (d *Dashboard) data() dashboardData {
 	return out
 }
 
-// searchLogs answers with the records that match the query: from, to (RFC 3339) or last (a duration), level, server, id, text, limit.
+// searchLogs answers with the records that match the query: from, to (RFC 3339) or last (a duration), level, server,
+// id, text, limit.
 func (d *Dashboard) searchLogs(w http.ResponseWriter, r *http.Request) {
 	if d.o.Store == nil {
 		http.NotFound(w, r)
@@ -169,7 +174,8 @@ func (d *Dashboard) searchLogs(w http.ResponseWriter, r *http.Request) {
 		if s := v.Get(name); s != "" {
 			t, err := time.Parse(time.RFC3339, s)
 			if err != nil {
-				http.Error(w, "parameter "+strconv.Quote(name)+": want a time such as 2026-01-02T15:04:05Z", http.StatusBadRequest)
+				http.Error(w, "parameter "+strconv.Quote(name)+": want a time such as 2026-01-02T15:04:05Z",
+					http.StatusBadRequest)
 				return
 			}
 			*to = t

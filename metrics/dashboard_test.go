@@ -47,7 +47,10 @@ func TestDashboardHistory(t *testing.T) {
 	m := New(Options{NoHost: true, NoRuntime: true})
 	web := m.HTTP(HTTPOptions{Server: "web"})
 	lines := []Value{{"a", 1}}
-	d := m.Dashboard(DashboardOptions{Title: "T", History: 3, Panels: []Panel{{Title: "P", Unit: "x", Read: func() []Value { return lines }}},
+	d := m.Dashboard(DashboardOptions{Title: "T", History: 3,
+		Panels: []Panel{{Title: "P", Unit: "x", Read: func() []Value {
+			return lines
+		}}},
 		Events:   func() []Event { return []Event{{time.Now(), "failure", "<script>alert(1)</script>"}} },
 		Topology: func() Topology { return Topology{Nodes: []Node{{ID: "n", State: "down"}}} }})
 	read := func() (out dashboardData) {
@@ -107,7 +110,9 @@ func TestDashboardSides(t *testing.T) {
 	kept, err := NewRetention(RetentionOptions{})
 	require.NoError(t, err)
 	kept.Seen("ada", time.Now(), time.Now())
-	d := m.Dashboard(DashboardOptions{Title: "T", Logs: logs, Security: sec, Retention: kept, Tiles: func() []Tile { return []Tile{{"Revenue", 12.5, "EUR"}} },
+	d := m.Dashboard(DashboardOptions{Title: "T", Logs: logs, Security: sec, Retention: kept, Tiles: func() []Tile {
+		return []Tile{{"Revenue", 12.5, "EUR"}}
+	},
 		Panels: []Panel{{Title: "Own", PromQL: "own_total", Read: func() []Value { return nil }}}})
 	call := func(method, target string, header ...string) *httptest.ResponseRecorder {
 		r := httptest.NewRequest(method, target, nil)
@@ -128,7 +133,9 @@ func TestDashboardSides(t *testing.T) {
 	require.Len(t, data.Cohorts, 1)
 
 	var found []LogRecord
-	for q, want := range map[string]int{"": 1, "id=r1": 1, "id=r2": 0, "level=ERROR&server=web-1&text=disk&last=1m&limit=5": 1, "to=2020-01-01T00:00:00Z": 0, "from=2020-01-01T00:00:00Z": 1} {
+	for q, want := range map[string]int{"": 1, "id=r1": 1, "id=r2": 0,
+		"level=ERROR&server=web-1&text=disk&last=1m&limit=5": 1, "to=2020-01-01T00:00:00Z": 0,
+		"from=2020-01-01T00:00:00Z": 1} {
 		require.NoError(t, json.Unmarshal(call("GET", "/logs?"+q).Body.Bytes(), &found))
 		require.Len(t, found, want, q)
 	}
@@ -138,13 +145,15 @@ func TestDashboardSides(t *testing.T) {
 		require.Contains(t, rec.Body.String(), `"`+q+`"`)
 	}
 	require.Equal(t, "INFO\n", call("GET", "/level").Body.String())
-	require.Equal(t, 403, call("POST", "/level?level=debug", "Sec-Fetch-Site", "cross-site").Code, "another site's form")
+	require.Equal(t, 403, call("POST", "/level?level=debug", "Sec-Fetch-Site", "cross-site").Code,
+		"another site's form")
 	require.Equal(t, "INFO\n", call("GET", "/level").Body.String())
 	require.Equal(t, 200, call("POST", "/level?level=warn", "Sec-Fetch-Site", "same-origin").Code)
 	require.Equal(t, slog.LevelWarn, logs.Level().Level())
 	require.Contains(t, call("GET", "/rules.yaml").Body.String(), "ErrorBudgetBurn")
 	require.Contains(t, grafanaExprs(t, call("GET", "/grafana.json").Body.Bytes()), "own_total")
-	for path, want := range map[string]string{"/debug/vars": "memstats", "/debug/pprof/": "goroutine", "/debug/pprof/goroutine?debug=1": "goroutine profile", "/debug/pprof/cmdline": "metrics"} {
+	for path, want := range map[string]string{"/debug/vars": "memstats", "/debug/pprof/": "goroutine",
+		"/debug/pprof/goroutine?debug=1": "goroutine profile", "/debug/pprof/cmdline": "metrics"} {
 		require.Contains(t, call("GET", path).Body.String(), want, path)
 	}
 	require.Equal(t, 404, call("GET", "/page/index.html").Code)

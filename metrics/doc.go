@@ -22,10 +22,12 @@
 //		http.ListenAndServe(":8080", web.Wrap(mux))
 //	}
 //
-// What a scrape shows needs no more than that. Beyond it: [Metrics.SLO] (objectives and their burn rates), [Metrics.Security] (one stream of
-// security events), [NewLogHandler] and [Shipper] (logs of all servers in one place), [Uniques] and [Retention] (users), [Metrics.Rules] and
-// [Metrics.Grafana] (alerts and a dashboard for those who run Prometheus and Grafana).
+// What a scrape shows needs no more than that. Beyond it: [Metrics.SLO] (objectives and their burn rates),
+// [Metrics.Security] (one stream of security events), [NewLogHandler] and [Shipper] (logs of all servers in one place),
+// [Uniques] and [Retention] (users), [Metrics.Rules] and [Metrics.Grafana] (alerts and a dashboard for those who run
+// Prometheus and Grafana).
 //
-// Series are labelled by the route's pattern, never by what a client sends, so that no client can create any. Prometheus
-// is imported by this package alone: the others offer tagged Stats structs, which [Collect] turns into series.
+// Series are labelled by the route's pattern, never by what a client sends, so that no client can create any.
+// Prometheus is imported by this package alone: the others offer tagged Stats structs, which [Collect] turns into
+// series.
 package metrics

@@ -129,7 +129,8 @@ func ExampleShipper() {
 	if err != nil {
 		panic(err)
 	}
-	log := slog.New(metrics.NewLogHandler(slog.NewTextHandler(io.Discard, nil), metrics.LogOptions{Server: "web-1", Ship: ship}))
+	log := slog.New(metrics.NewLogHandler(slog.NewTextHandler(io.Discard, nil),
+		metrics.LogOptions{Server: "web-1", Ship: ship}))
 	log.Info("started")
 	_ = ship.Close(context.Background()) // sends what waits
 	for _, r := range collector.Recent() {
@@ -170,7 +171,8 @@ func ExampleNewRetention() {
 }
 
 func ExampleInjectTrace() {
-	ctx := metrics.WithIDs(context.Background(), &metrics.IDs{Request: "r-1", Trace: "4bf92f3577b34da6a3ce929d0e0e4736"})
+	ctx := metrics.WithIDs(context.Background(),
+		&metrics.IDs{Request: "r-1", Trace: "4bf92f3577b34da6a3ce929d0e0e4736"})
 	header := map[string]string{} // of a queue message
 	metrics.InjectTrace(ctx, func(k, v string) { header[k] = v })
 

@@ -17,8 +17,8 @@ import (
 	"github.com/prometheus/common/expfmt"
 )
 
-// renderer is a collector that writes itself as text. Prometheus's way builds, sorts and checks an object for each sample and then
-// prints it, which for thousands of series costs most of a scrape.
+// renderer is a collector that writes itself as text. Prometheus's way builds, sorts and checks an object for each
+// sample and then prints it, which for thousands of series costs most of a scrape.
 type renderer interface {
 	prometheus.Collector
 	// render adds the samples to the page's families; constant are rendered labels that all of them get.
@@ -116,7 +116,8 @@ func openMetricsFloat(s string) string {
 
 // foreign adds what Prometheus's collectors gathered.
 func (p *page) foreign(reg prometheus.Gatherer, format expfmt.Format) {
-	mfs, _ := reg.Gather() // a collector that fails does not hide the others: what was gathered is there beside the error
+	// a collector that fails does not hide the others: what was gathered is there beside the error
+	mfs, _ := reg.Gather()
 	for _, mf := range mfs {
 		p.scratch.Reset()
 		if err := expfmt.NewEncoder(&p.scratch, format).Encode(mf); err != nil {
@@ -177,11 +178,12 @@ func escapeHelp(s string, openMetrics bool) string {
 
 var zippers = sync.Pool{New: func() any { w, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed); return w }}
 
-// Handler answers scrapes: in Prometheus's text format and OpenMetrics, compressed when asked, and in protobuf, which carries the
-// native histograms. A collector that fails or panics does not hide the others; the error of one that panicked is the sample
-// metrics_collector_failures.
+// Handler answers scrapes: in Prometheus's text format and OpenMetrics, compressed when asked, and in protobuf, which
+// carries the native histograms. A collector that fails or panics does not hide the others; the error of one that
+// panicked is the sample metrics_collector_failures.
 func (m *Metrics) Handler() http.Handler {
-	full := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
+	full := promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError,
+		EnableOpenMetrics: true})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		format := expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...)
 		switch format.FormatType() {
@@ -203,7 +205,8 @@ func (m *Metrics) Handler() http.Handler {
 			}
 		}
 		if failures > 0 {
-			p.named(m.name("metrics_collector_failures"), "Collectors that panicked in this scrape", gauge).sample("", float64(failures))
+			p.named(m.name("metrics_collector_failures"), "Collectors that panicked in this scrape", gauge).sample("",
+				float64(failures))
 		}
 		p.foreign(m.foreign, format)
 		body := p.finish()
@@ -246,8 +249,8 @@ type labelled struct {
 
 func (l *labelled) render(p *page, constant string) { l.inner.render(p, join(constant, l.text)) }
 
-// WithLabels adds constant labels to everything a collector yields, so that several instances of one kind (two edges, four
-// pools) can be told apart under the same names.
+// WithLabels adds constant labels to everything a collector yields, so that several instances of one kind (two edges,
+// four pools) can be told apart under the same names.
 func WithLabels(labels map[string]string, c prometheus.Collector) prometheus.Collector {
 	wrapped := prometheus.WrapCollectorWith(labels, c)
 	r, ok := c.(renderer)
@@ -265,8 +268,8 @@ func WithLabels(labels map[string]string, c prometheus.Collector) prometheus.Col
 	return &labelled{wrapped, r, renderLabels(names, values)}
 }
 
-// Register adds collectors: those that Collect makes, or any other of Prometheus. It returns an error that wraps Prometheus's when
-// a series exists already with another meaning.
+// Register adds collectors: those that Collect makes, or any other of Prometheus. It returns an error that wraps
+// Prometheus's when a series exists already with another meaning.
 func (m *Metrics) Register(cs ...prometheus.Collector) error {
 	for _, c := range cs {
 		if err := m.registry.Register(c); err != nil {

@@ -28,11 +28,14 @@ const openMetricsAccept = "application/openmetrics-text;version=1.0.0"
 func everything(t *testing.T) *Metrics {
 	m := New(Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, strings.Repeat("x", 5000)) })
+	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, strings.Repeat("x", 5000))
+	})
 	mux.HandleFunc("POST /items/", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	h := m.HTTP(HTTPOptions{Server: `we"b\1`}).Wrap(mux)
 	for i := range 50 {
-		r := httptest.NewRequest([]string{"GET", "POST", "BREW"}[i%3], "/items/7", strings.NewReader(strings.Repeat("b", i*i)))
+		r := httptest.NewRequest([]string{"GET", "POST", "BREW"}[i%3], "/items/7",
+			strings.NewReader(strings.Repeat("b", i*i)))
 		if i%7 == 0 {
 			r.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 		}
@@ -59,13 +62,18 @@ func everything(t *testing.T) *Metrics {
 		Backends []backend
 	}
 	for _, node := range []string{"a\nb", "ü"} {
-		require.NoError(t, m.Register(WithLabels(map[string]string{"node": node, "zone": "eu"}, Collect("shop_lb", func() stats {
-			return stats{Requests: 1 << 50, Odd: 3, Idle: &backend{"idle", math.Inf(1), true}, Backends: []backend{{"x", 0.125, true}, {"y", 1e-9, false}, {"z", 1e21, true}}}
-		}))))
+		require.NoError(t, m.Register(WithLabels(map[string]string{"node": node, "zone": "eu"},
+			Collect("shop_lb", func() stats {
+				return stats{Requests: 1 << 50, Odd: 3, Idle: &backend{"idle", math.Inf(1), true},
+					Backends: []backend{{"x", 0.125, true}, {"y", 1e-9, false}, {"z", 1e21, true}}}
+			}))))
 	}
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "shop_foreign", Help: "Of Prometheus's own"}, []string{"k"})
 	g.WithLabelValues("v").Set(math.Inf(-1))
-	require.NoError(t, m.Register(g, WithLabels(map[string]string{"node": "c"}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shop_func", Help: "f"}, func() float64 { return 7 }))))
+	require.NoError(t, m.Register(g, WithLabels(map[string]string{"node": "c"},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "shop_func", Help: "f"}, func() float64 {
+			return 7
+		}))))
 	return m
 }
 

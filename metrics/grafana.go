@@ -25,9 +25,9 @@ type grafanaSource struct {
 	UID  string `json:"uid"`
 }
 
-// Grafana returns a dashboard for Grafana's import, with a variable for its Prometheus data source: the panels of the live page that
-// have a PromQL expression, the SLOs, and one for each series that is registered now, a row for each tier. An error can only come
-// from a collector.
+// Grafana returns a dashboard for Grafana's import, with a variable for its Prometheus data source: the panels of the
+// live page that have a PromQL expression, the SLOs, and one for each series that is registered now, a row for each
+// tier. An error can only come from a collector.
 func (m *Metrics) Grafana(title string, panels ...Panel) ([]byte, error) {
 	var out []grafanaPanel
 	y, x := 0, 0
@@ -36,14 +36,17 @@ func (m *Metrics) Grafana(title string, panels ...Panel) ([]byte, error) {
 		if x > 0 {
 			x, y = 0, y+8
 		}
-		out = append(out, grafanaPanel{ID: len(out) + 1, Type: "row", Title: name, GridPos: map[string]int{"x": 0, "y": y, "w": 24, "h": 1}})
+		out = append(out, grafanaPanel{ID: len(out) + 1, Type: "row", Title: name,
+			GridPos: map[string]int{"x": 0, "y": y, "w": 24, "h": 1}})
 		y++
 	}
 	add := func(title, help, unit string, exprs ...string) {
 		p := grafanaPanel{ID: len(out) + 1, Type: "timeseries", Title: title, Description: help, Datasource: source,
-			GridPos: map[string]int{"x": x, "y": y, "w": 8, "h": 8}, FieldConfig: map[string]any{"defaults": map[string]any{"unit": grafanaUnit(unit)}, "overrides": []any{}}}
+			GridPos:     map[string]int{"x": x, "y": y, "w": 8, "h": 8},
+			FieldConfig: map[string]any{"defaults": map[string]any{"unit": grafanaUnit(unit)}, "overrides": []any{}}}
 		for i, e := range exprs {
-			p.Targets = append(p.Targets, map[string]any{"refId": string(rune('A' + i)), "expr": e, "datasource": source})
+			p.Targets = append(p.Targets, map[string]any{"refId": string(rune('A' + i)), "expr": e,
+				"datasource": source})
 		}
 		out = append(out, p)
 		if x += 8; x == 24 {
@@ -65,7 +68,8 @@ func (m *Metrics) Grafana(title string, panels ...Panel) ([]byte, error) {
 	last := ""
 	for _, f := range families {
 		name := f.GetName()
-		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") || strings.HasPrefix(name, m.name("slo_")) {
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") ||
+			strings.HasPrefix(name, m.name("slo_")) {
 			continue
 		}
 		if tier := m.tier(name); tier != last {
@@ -91,9 +95,11 @@ func (m *Metrics) Grafana(title string, panels ...Panel) ([]byte, error) {
 		}
 	}
 	b, jsonErr := json.MarshalIndent(map[string]any{
-		"title": title, "schemaVersion": 39, "editable": true, "refresh": "10s", "time": map[string]string{"from": "now-1h", "to": "now"},
-		"templating": map[string]any{"list": []any{map[string]any{"name": "datasource", "type": "datasource", "query": "prometheus"}}},
-		"panels":     out,
+		"title": title, "schemaVersion": 39, "editable": true, "refresh": "10s",
+		"time": map[string]string{"from": "now-1h", "to": "now"},
+		"templating": map[string]any{"list": []any{
+			map[string]any{"name": "datasource", "type": "datasource", "query": "prometheus"}}},
+		"panels": out,
 	}, "", " ")
 	if err == nil {
 		err = jsonErr

@@ -14,7 +14,8 @@ import (
 type HealthOptions struct {
 	// Timeout bounds one check. Zero means 1 s.
 	Timeout time.Duration
-	// Cache answers from the last result for this long, so that probes of many balancers cost one check. Zero means 1 s.
+	// Cache answers from the last result for this long, so that probes of many balancers cost one check. Zero means 1
+	// s.
 	Cache time.Duration
 }
 
@@ -71,8 +72,8 @@ func (h *Health) Startup() http.Handler {
 	})
 }
 
-// Ready answers 200 when it has started, is not draining and all checks pass; else 503. The body names the failed checks
-// but not their errors, which may hold secrets; Failures returns those.
+// Ready answers 200 when it has started, is not draining and all checks pass; else 503. The body names the failed
+// checks but not their errors, which may hold secrets; Failures returns those.
 func (h *Health) Ready() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -7,7 +7,8 @@ import (
 )
 
 // Durations are counted in buckets whose bounds grow by 2^(1/8), which are those of a Prometheus native histogram with
-// schema 3: bucket i holds (2^((i-1)/8), 2^(i/8)] seconds. The quantiles read from it are within 4.5 % of the true ones.
+// schema 3: bucket i holds (2^((i-1)/8), 2^(i/8)] seconds. The quantiles read from it are within 4.5 % of the true
+// ones.
 const (
 	schema     = 3
 	firstIndex = -23 * 8 // 2^-23 s = 119 ns
@@ -16,7 +17,8 @@ const (
 )
 
 // mantissa[i] is 2^(i/8), the bounds within one power of two.
-var mantissa = [8]float64{1, 1.0905077326652577, 1.189207115002721, 1.2968395546510096, 1.4142135623730951, 1.5422108254079407, 1.681792830507429, 1.8340080864093424}
+var mantissa = [8]float64{1, 1.0905077326652577, 1.189207115002721, 1.2968395546510096, 1.4142135623730951,
+	1.5422108254079407, 1.681792830507429, 1.8340080864093424}
 
 // Histogram counts durations. The zero value is ready; all methods are safe for concurrent use, and Observe takes no
 // lock and allocates nothing. The sum of the buckets is always the count.
@@ -65,8 +67,8 @@ func upper(i int) float64 {
 	return math.Ldexp(mantissa[i&7], i>>3)
 }
 
-// HistogramSnapshot is a histogram at one moment, as far as concurrent writers allow: each observation is either in it or
-// not.
+// HistogramSnapshot is a histogram at one moment, as far as concurrent writers allow: each observation is either in it
+// or not.
 type HistogramSnapshot struct {
 	Count  uint64
 	Sum    time.Duration

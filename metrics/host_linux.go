@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// hostReader keeps the files of /proc open: reading one again costs half of opening it first. They stay open as long as the
-// process lives.
+// hostReader keeps the files of /proc open: reading one again costs half of opening it first. They stay open as long as
+// the process lives.
 type hostReader struct {
 	mu                              sync.Mutex // guards the files' buffers
 	load, stat, meminfo, disks, net procFile
@@ -58,8 +58,10 @@ func (p *procFile) read() []byte {
 
 var hostFiles = sync.OnceValue(func() *hostReader {
 	r := &hostReader{whole: map[string]bool{}}
-	for path, p := range map[string]*procFile{"/proc/loadavg": &r.load, "/proc/stat": &r.stat, "/proc/meminfo": &r.meminfo, "/proc/diskstats": &r.disks,
-		"/proc/net/dev": &r.net, "/proc/pressure/cpu": &r.pressure[0], "/proc/pressure/io": &r.pressure[1], "/proc/pressure/memory": &r.pressure[2]} {
+	for path, p := range map[string]*procFile{"/proc/loadavg": &r.load, "/proc/stat": &r.stat,
+		"/proc/meminfo": &r.meminfo, "/proc/diskstats": &r.disks,
+		"/proc/net/dev": &r.net, "/proc/pressure/cpu": &r.pressure[0], "/proc/pressure/io": &r.pressure[1],
+		"/proc/pressure/memory": &r.pressure[2]} {
 		p.path = path
 	}
 	own, _ := os.ReadFile("/proc/self/cgroup")
@@ -74,7 +76,8 @@ var hostFiles = sync.OnceValue(func() *hostReader {
 	}
 	r.cpuStat.path = filepath.Join(dir, "cpu.stat")
 	for d := dir; strings.HasPrefix(d, root); d = filepath.Dir(d) {
-		r.groups = append(r.groups, cgroup{procFile{path: d + "/cpu.max"}, procFile{path: d + "/memory.max"}, procFile{path: d + "/memory.current"}})
+		r.groups = append(r.groups, cgroup{procFile{path: d + "/cpu.max"}, procFile{path: d + "/memory.max"},
+			procFile{path: d + "/memory.current"}})
 	}
 	return r
 })
@@ -94,7 +97,8 @@ func readHost() HostStats {
 	s.memory(r.meminfo.read())
 	s.disks(r.disks.read(), r.wholeDisk)
 	s.network(r.net.read())
-	s.PressureCPU, s.PressureIO, s.PressureMemory = pressure(r.pressure[0].read()), pressure(r.pressure[1].read()), pressure(r.pressure[2].read())
+	s.PressureCPU, s.PressureIO, s.PressureMemory = pressure(r.pressure[0].read()), pressure(r.pressure[1].read()),
+		pressure(r.pressure[2].read())
 	s.throttled(r.cpuStat.read())
 	for i := range r.groups {
 		g := &r.groups[i]

@@ -82,13 +82,16 @@ func TestHostBelievesTheCgroup(t *testing.T) {
 	s.cgroup(nil, nil, nil)
 	require.Equal(t, 8.0, s.CPULimit)
 	require.EqualValues(t, 1<<34, s.MemoryTotal)
-	require.Equal(t, 1234567*time.Microsecond, pressure([]byte("some avg10=0.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 total=1\n")))
+	require.Equal(t, 1234567*time.Microsecond,
+		pressure([]byte("some avg10=0.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 total=1\n")))
 	require.Zero(t, pressure(nil))
 }
 
 func TestHostDisks(t *testing.T) {
 	var s HostStats
-	s.disks([]byte("   8       0 sda 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n   8       1 sda1 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n"), func(n []byte) bool { return string(n) == "sda" })
+	s.disks([]byte("   8       0 sda 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n   8       1 sda1 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n"), func(n []byte) bool {
+		return string(n) == "sda"
+	})
 	require.EqualValues(t, 2000*512, s.DiskRead)
 	require.EqualValues(t, 4000*512, s.DiskWritten)
 	require.Equal(t, 70*time.Millisecond, s.DiskBusy)

@@ -58,8 +58,8 @@ func methodIndex(m string) int {
 	return len(methods) - 1
 }
 
-// route counts the requests of one pattern and method. It is striped by lane, because counters that two processors write cost ten
-// times those of one.
+// route counts the requests of one pattern and method. It is striped by lane, because counters that two processors
+// write cost ten times those of one.
 type route struct {
 	labels    string // as in the text format, without braces
 	values    []string
@@ -101,11 +101,12 @@ func (m *Metrics) HTTP(o HTTPOptions) *HTTP {
 	return h
 }
 
-// Wrap observes next. Put it directly around the ServeMux: a middleware in between that replaces the request (WithContext)
-// would hide its pattern. It is transparent for flushing, hijacking, sendfile, deadlines and 1xx responses, costs no
-// allocation, and counts a panic as a 500 before it passes it on.
+// Wrap observes next. Put it directly around the ServeMux: a middleware in between that replaces the request
+// (WithContext) would hide its pattern. It is transparent for flushing, hijacking, sendfile, deadlines and 1xx
+// responses, costs no allocation, and counts a panic as a 500 before it passes it on.
 //
-// A request whose traceparent header says that its trace is sampled leaves its trace id as an exemplar of the histogram's bucket.
+// A request whose traceparent header says that its trace is sampled leaves its trace id as an exemplar of the
+// histogram's bucket.
 func (h *HTTP) Wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()

@@ -30,7 +30,8 @@ func (rt *route) exemplify(traceparent string, took time.Duration) {
 
 // classicBounds are a subset of the native bounds, so that one set of counts serves both kinds of histogram: powers of
 // two from about 0.5 ms to 16 s.
-var classicBounds = [...]int{-11 * 8, -9 * 8, -8 * 8, -7 * 8, -6 * 8, -5 * 8, -4 * 8, -3 * 8, -2 * 8, -8, 0, 8, 2 * 8, 4 * 8}
+var classicBounds = [...]int{-11 * 8, -9 * 8, -8 * 8, -7 * 8, -6 * 8, -5 * 8, -4 * 8, -3 * 8, -2 * 8, -8, 0, 8, 2 * 8,
+	4 * 8}
 
 // classicBucket is the first classic bound that a duration does not exceed; len(classicBounds) is +Inf.
 func classicBucket(d time.Duration) int {
@@ -91,7 +92,8 @@ func (m *Metrics) addHTTP(add func(*httpCollector)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.http == nil {
-		m.http = &httpCollector{m: m, server: newHTTPSeries(m.name("http"), "", serverLabels), client: newHTTPSeries(m.name("http_client"), " to others", clientLabels)}
+		m.http = &httpCollector{m: m, server: newHTTPSeries(m.name("http"), "", serverLabels),
+			client: newHTTPSeries(m.name("http_client"), " to others", clientLabels)}
 		m.own = append(m.own, m.http)
 		m.registry.MustRegister(m.http)
 	}
@@ -113,7 +115,8 @@ func (c *httpCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 // each visits every route of every wrapper and client, and then their requests in flight.
-func (c *httpCollector) each(visit func(*httpSeries, *route, *routeTotals), flight func(s *httpSeries, name string, n int64)) {
+func (c *httpCollector) each(visit func(*httpSeries, *route, *routeTotals),
+	flight func(s *httpSeries, name string, n int64)) {
 	servers, clients := c.all()
 	var t routeTotals
 	for _, h := range servers {
@@ -163,10 +166,12 @@ func (c *httpCollector) Collect(ch chan<- prometheus.Metric) {
 	c.each(func(s *httpSeries, rt *route, t *routeTotals) {
 		for class, n := range t.classes {
 			if n > 0 {
-				ch <- prometheus.MustNewConstMetric(s.requests.desc, prometheus.CounterValue, float64(n), append(rt.values[:len(rt.values):len(rt.values)], classNames[class])...)
+				ch <- prometheus.MustNewConstMetric(s.requests.desc, prometheus.CounterValue, float64(n),
+					append(rt.values[:len(rt.values):len(rt.values)], classNames[class])...)
 			}
 		}
-		ch <- &durationMetric{desc: s.duration.desc, labels: s.duration.labels, values: rt.values, took: t.took, exemplars: &rt.exemplars}
+		ch <- &durationMetric{desc: s.duration.desc, labels: s.duration.labels, values: rt.values, took: t.took,
+			exemplars: &rt.exemplars}
 		for _, x := range []struct {
 			s *series
 			t *sizesSnapshot
@@ -203,22 +208,26 @@ func (m *durationMetric) Write(out *dto.Metric) error {
 			continue
 		}
 		if i == len(classicBounds) {
-			out.Histogram.Bucket = append(out.Histogram.Bucket, &dto.Bucket{CumulativeCount: proto.Uint64(m.took.Count), UpperBound: proto.Float64(inf)})
+			out.Histogram.Bucket = append(out.Histogram.Bucket,
+				&dto.Bucket{CumulativeCount: proto.Uint64(m.took.Count), UpperBound: proto.Float64(inf)})
 		}
-		out.Histogram.Bucket[i].Exemplar = &dto.Exemplar{Value: proto.Float64(e.value), Timestamp: timestamppb.New(e.at),
-			Label: []*dto.LabelPair{{Name: proto.String("trace_id"), Value: proto.String(e.trace)}}}
+		out.Histogram.Bucket[i].Exemplar = &dto.Exemplar{Value: proto.Float64(e.value),
+			Timestamp: timestamppb.New(e.at),
+			Label:     []*dto.LabelPair{{Name: proto.String("trace_id"), Value: proto.String(e.trace)}}}
 	}
 	return nil
 }
 
-// proto returns the classic buckets and, for scrapes in protobuf, the native ones (Prometheus's sparse histograms, schema 3). What
-// is shorter than the first bound is in the zero bucket.
+// proto returns the classic buckets and, for scrapes in protobuf, the native ones (Prometheus's sparse histograms,
+// schema 3). What is shorter than the first bound is in the zero bucket.
 func (s *HistogramSnapshot) proto() *dto.Histogram {
-	h := &dto.Histogram{SampleCount: proto.Uint64(s.Count), SampleSum: proto.Float64(s.Sum.Seconds()), Schema: proto.Int32(schema),
+	h := &dto.Histogram{SampleCount: proto.Uint64(s.Count), SampleSum: proto.Float64(s.Sum.Seconds()),
+		Schema:        proto.Int32(schema),
 		ZeroThreshold: proto.Float64(upper(0)), ZeroCount: proto.Uint64(s.counts[0])}
 	at := s.classic()
 	for i, b := range classicBounds {
-		h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: proto.Uint64(at[i]), UpperBound: proto.Float64(upper(b - firstIndex))})
+		h.Bucket = append(h.Bucket, &dto.Bucket{CumulativeCount: proto.Uint64(at[i]),
+			UpperBound: proto.Float64(upper(b - firstIndex))})
 	}
 	next, before := int32(0), int64(0) // the index after the last span, the count before
 	for i := 1; i < buckets; i++ {
@@ -228,7 +237,8 @@ func (s *HistogramSnapshot) proto() *dto.Histogram {
 		}
 		index := int32(i + firstIndex)
 		if len(h.PositiveSpan) == 0 || index != next {
-			h.PositiveSpan = append(h.PositiveSpan, &dto.BucketSpan{Offset: proto.Int32(index - next), Length: proto.Uint32(0)})
+			h.PositiveSpan = append(h.PositiveSpan,
+				&dto.BucketSpan{Offset: proto.Int32(index - next), Length: proto.Uint32(0)})
 		}
 		span := h.PositiveSpan[len(h.PositiveSpan)-1]
 		*span.Length++
@@ -265,7 +275,8 @@ var (
 	sizeLE = newLE(sizeBounds[:])
 )
 
-func (p *page) durations(f *family, labels string, s *HistogramSnapshot, ex *[len(classicBounds) + 1]atomic.Pointer[exemplar]) {
+func (p *page) durations(f *family, labels string, s *HistogramSnapshot,
+	ex *[len(classicBounds) + 1]atomic.Pointer[exemplar]) {
 	le := p.le(&durationLE)
 	for i, n := range s.classic() {
 		f.open("_bucket", labels)

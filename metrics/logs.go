@@ -14,14 +14,14 @@ import (
 
 // LogOptions configure a log handler. The zero value adds ids and redacts.
 type LogOptions struct {
-	// Redact lists keys whose values are replaced, wherever they stand. Nil means password, token, secret, authorization
-	// and cookie. Keys are compared without case.
+	// Redact lists keys whose values are replaced, wherever they stand. Nil means password, token, secret,
+	// authorization and cookie. Keys are compared without case.
 	Redact []string
-	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The records of one
-	// trace or request are kept or dropped together.
+	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The
+	// records of one trace or request are kept or dropped together.
 	Sample float64
-	// Level is the lowest level that is handled, on top of what the wrapped handler wants. It can be changed at any time. Nil makes
-	// one of level Info, or of Debug when the wrapped handler wants that.
+	// Level is the lowest level that is handled, on top of what the wrapped handler wants. It can be changed at any
+	// time. Nil makes one of level Info, or of Debug when the wrapped handler wants that.
 	Level *slog.LevelVar
 	// Server names this process in kept and shipped records. Empty means the host's name.
 	Server string
@@ -35,9 +35,9 @@ type LogOptions struct {
 	Attrs func(context.Context) []slog.Attr
 }
 
-// LogHandler is a slog.Handler that adds what the context knows (request, trace, user and session ids), redacts, samples,
-// groups errors, keeps the latest records for the dashboard, ships them, and hands them to another handler. All methods are safe
-// for concurrent use.
+// LogHandler is a slog.Handler that adds what the context knows (request, trace, user and session ids), redacts,
+// samples, groups errors, keeps the latest records for the dashboard, ships them, and hands them to another handler.
+// All methods are safe for concurrent use.
 type LogHandler struct {
 	next slog.Handler
 	s    *logState
@@ -69,7 +69,8 @@ func NewLogHandler(next slog.Handler, o LogOptions) *LogHandler {
 			o.Level.Set(slog.LevelDebug)
 		}
 	}
-	s := &logState{o: o, redact: map[string]bool{}, store: NewLogStore(LogStoreOptions{Records: o.Keep, Groups: o.Groups})}
+	s := &logState{o: o, redact: map[string]bool{},
+		store: NewLogStore(LogStoreOptions{Records: o.Keep, Groups: o.Groups})}
 	for _, k := range o.Redact {
 		s.redact[strings.ToLower(k)] = true
 	}
@@ -84,8 +85,8 @@ func (h *LogHandler) Enabled(ctx context.Context, l slog.Level) bool {
 // Level is the lowest level that is handled; set it to see more or less while the program runs.
 func (h *LogHandler) Level() *slog.LevelVar { return h.s.o.Level }
 
-// ServeLevel answers GET with the level and sets it with PUT or POST, from the parameter "level" ("debug", "warn", "error+2"). Mount
-// it behind an authorisation; the dashboard does.
+// ServeLevel answers GET with the level and sets it with PUT or POST, from the parameter "level" ("debug", "warn",
+// "error+2"). Mount it behind an authorisation; the dashboard does.
 func (h *LogHandler) ServeLevel(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPut || r.Method == http.MethodPost {
 		var l slog.Level
@@ -157,9 +158,11 @@ func (s *logState) clean(a slog.Attr) slog.Attr {
 	return a
 }
 
-// record is the kept form: attributes as text, groups as prefixes; what the context knew has none, so that it is found by one name.
+// record is the kept form: attributes as text, groups as prefixes; what the context knew has none, so that it is found
+// by one name.
 func (h *LogHandler) record(r slog.Record, known []slog.Attr) LogRecord {
-	rec := LogRecord{At: r.Time, Level: r.Level.String(), Message: r.Message, Server: h.s.o.Server, Attrs: make(map[string]string, r.NumAttrs()+len(h.attrs))}
+	rec := LogRecord{At: r.Time, Level: r.Level.String(), Message: r.Message, Server: h.s.o.Server,
+		Attrs: make(map[string]string, r.NumAttrs()+len(h.attrs))}
 	var flatten func(prefix string, a slog.Attr)
 	flatten = func(prefix string, a slog.Attr) {
 		if a.Value.Kind() == slog.KindGroup {

@@ -19,7 +19,8 @@ func TestLogsCarryIdsAndHideSecrets(t *testing.T) {
 	srv := AccessLog(log, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		SetUser(r.Context(), "ada")
 		SetSession(r.Context(), "s1")
-		log.With("Token", "abc").WithGroup("form").InfoContext(r.Context(), "login", "password", "hunter2", slog.Group("inner", "secret", "x", "name", "y"))
+		log.With("Token", "abc").WithGroup("form").InfoContext(r.Context(), "login", "password", "hunter2",
+			slog.Group("inner", "secret", "x", "name", "y"))
 		w.WriteHeader(500)
 	}))
 	req := httptest.NewRequest("GET", "/login", nil)
@@ -40,7 +41,8 @@ func TestLogsCarryIdsAndHideSecrets(t *testing.T) {
 	require.Equal(t, "req-1", recent[0].Attrs["request_id"], "whatever group it was logged in")
 	last := recent[1]
 	require.Equal(t, "ERROR", last.Level)
-	for k, v := range map[string]string{"request_id": "req-1", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "user_id": "ada", "session_id": "s1", "path": "/login", "status": "500"} {
+	for k, v := range map[string]string{"request_id": "req-1", "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+		"user_id": "ada", "session_id": "s1", "path": "/login", "status": "500"} {
 		require.Equal(t, v, last.Attrs[k], k)
 	}
 	for line := range strings.Lines(buf.String()) {
@@ -82,7 +84,8 @@ func TestTraceparent(t *testing.T) {
 	require.NotEqual(t, parent, span)
 	_, _, _, ok = ParseTraceparent("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later")
 	require.True(t, ok, "a later version may have more")
-	for _, bad := range []string{"", "00", good + "-x", strings.ToUpper(good), strings.Replace(good, "4bf92f3577b34da6a3ce929d0e0e4736", strings.Repeat("0", 32), 1),
+	for _, bad := range []string{"", "00", good + "-x", strings.ToUpper(good),
+		strings.Replace(good, "4bf92f3577b34da6a3ce929d0e0e4736", strings.Repeat("0", 32), 1),
 		strings.Replace(good, "00f067aa0ba902b7", strings.Repeat("0", 16), 1), "ff" + good[2:]} {
 		_, _, _, ok := ParseTraceparent(bad)
 		require.False(t, ok, bad)

@@ -52,8 +52,8 @@ type LogStoreOptions struct {
 	MaxBody int64
 }
 
-// LogStore keeps the latest records of one process, or, as the http.Handler that Shippers send to, those of all. All methods are
-// safe for concurrent use.
+// LogStore keeps the latest records of one process, or, as the http.Handler that Shippers send to, those of all. All
+// methods are safe for concurrent use.
 type LogStore struct {
 	o LogStoreOptions
 
@@ -116,8 +116,8 @@ func (s *LogStore) add(r LogRecord) {
 	}
 }
 
-// withoutNumbers makes one key of "user 7 not found" and "user 12 not found": each run of digits, and of hexadecimal digits that
-// begins with one, becomes "#".
+// withoutNumbers makes one key of "user 7 not found" and "user 12 not found": each run of digits, and of hexadecimal
+// digits that begins with one, becomes "#".
 func withoutNumbers(s string) string {
 	if !strings.ContainsAny(s, "0123456789") {
 		return s
@@ -169,10 +169,12 @@ func (s *LogStore) Search(q LogQuery) []LogRecord {
 	}
 	text := strings.ToLower(q.Text)
 	match := func(r *LogRecord) bool {
-		if !q.From.IsZero() && r.At.Before(q.From) || !q.To.IsZero() && r.At.After(q.To) || q.Server != "" && r.Server != q.Server || levelOf(r.Level) < lowest {
+		if !q.From.IsZero() && r.At.Before(q.From) || !q.To.IsZero() && r.At.After(q.To) || q.Server != "" &&
+			r.Server != q.Server || levelOf(r.Level) < lowest {
 			return false
 		}
-		if q.ID != "" && r.Attrs["request_id"] != q.ID && r.Attrs["trace_id"] != q.ID && r.Attrs["user_id"] != q.ID && r.Attrs["session_id"] != q.ID {
+		if q.ID != "" && r.Attrs["request_id"] != q.ID && r.Attrs["trace_id"] != q.ID && r.Attrs["user_id"] != q.ID &&
+			r.Attrs["session_id"] != q.ID {
 			return false
 		}
 		if text == "" || strings.Contains(strings.ToLower(r.Message), text) {
@@ -232,12 +234,14 @@ func (s *LogStore) Errors() []ErrorGroup {
 	for _, g := range s.groups {
 		out = append(out, *g)
 	}
-	slices.SortFunc(out, func(a, b ErrorGroup) int { return cmp.Or(b.Count-a.Count, cmp.Compare(a.Message, b.Message)) })
+	slices.SortFunc(out, func(a, b ErrorGroup) int {
+		return cmp.Or(b.Count-a.Count, cmp.Compare(a.Message, b.Message))
+	})
 	return out
 }
 
-// ServeHTTP takes the shipments of a Shipper: POST, one JSON record a line, compressed or not. A malformed line refuses the
-// whole shipment with 400 and its number.
+// ServeHTTP takes the shipments of a Shipper: POST, one JSON record a line, compressed or not. A malformed line refuses
+// the whole shipment with 400 and its number.
 func (s *LogStore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	have, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.o.Token))

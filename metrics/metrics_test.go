@@ -191,7 +191,9 @@ func TestHTTPDoesNotAllocate(t *testing.T) {
 		return // counted in the build without the detector
 	}
 	m := New(Options{NoHost: true, NoRuntime: true})
-	srv := m.HTTP(HTTPOptions{}).Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+	srv := m.HTTP(HTTPOptions{}).Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(204)
+	}))
 	w, r := &nullWriter{http.Header{}}, httptest.NewRequest("GET", "/", nil)
 	require.Zero(t, testing.AllocsPerRun(1000, func() { srv.ServeHTTP(w, r) }))
 }
@@ -347,5 +349,6 @@ func TestHealthIsNotHeldUp(t *testing.T) {
 	h.Check("deaf", func(context.Context) error { <-hung; return nil })
 	h.Check("broken", func(context.Context) error { panic("nil map") })
 	h.Check("fine", func(context.Context) error { return nil })
-	require.Equal(t, map[string]string{"deaf": "no answer in time", "broken": "panic: nil map"}, h.Failures(t.Context()))
+	require.Equal(t, map[string]string{"deaf": "no answer in time", "broken": "panic: nil map"},
+		h.Failures(t.Context()))
 }

@@ -34,7 +34,8 @@ func (m *Metrics) httpPanels() []Panel {
 			Read: each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Requests-b.Requests) / dt })},
 		{Title: "HTTP errors (5xx)", Unit: "/s", PromQL: `sum by (server) (rate(` + requests + `{class="5xx"}[1m]))`,
 			Read: each(func(n, b HTTPStats, dt float64) float64 { return float64(n.Errors-b.Errors) / dt })},
-		{Title: "HTTP latency p99", Unit: "ms", PromQL: "1000 * histogram_quantile(0.99, sum by (server, le) (rate(" + took + "_bucket[1m])))",
+		{Title: "HTTP latency p99", Unit: "ms", PromQL: "1000 * histogram_quantile(0.99, sum by (server, le) (rate(" +
+			took + "_bucket[1m])))",
 			Read: each(func(n, b HTTPStats, _ float64) float64 {
 				s := n.Took.Sub(b.Took)
 				return float64(s.Quantile(.99).Microseconds()) / 1000
@@ -45,7 +46,8 @@ func (m *Metrics) httpPanels() []Panel {
 func (m *Metrics) processorPanel() Panel {
 	var busy float64
 	at := time.Now()
-	return Panel{Title: "Processor", Unit: "%", PromQL: "100 * rate(" + m.name("host_cpu_busy_seconds_total") + "[1m]) / " + m.name("host_cpus"), Read: func() []Value {
+	return Panel{Title: "Processor", Unit: "%", PromQL: "100 * rate(" + m.name("host_cpu_busy_seconds_total") +
+		"[1m]) / " + m.name("host_cpus"), Read: func() []Value {
 		s := readHost()
 		dt := max(time.Since(at).Seconds(), 1e-3)
 		v := (s.CPUBusySeconds - busy) / dt / max(float64(s.CPUs), 1) * 100
@@ -58,7 +60,8 @@ func (m *Metrics) processorPanel() Panel {
 }
 
 func (m *Metrics) memoryPanel() Panel {
-	return Panel{Title: "Memory", Unit: "%", PromQL: "100 * (1 - " + m.name("host_memory_available_bytes") + " / " + m.name("host_memory_bytes") + ")", Read: func() []Value {
+	return Panel{Title: "Memory", Unit: "%", PromQL: "100 * (1 - " + m.name("host_memory_available_bytes") + " / " +
+		m.name("host_memory_bytes") + ")", Read: func() []Value {
 		s := readHost()
 		return []Value{{"used", 100 * (1 - float64(s.MemoryFree)/max(float64(s.MemoryTotal), 1))}}
 	}}

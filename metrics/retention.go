@@ -21,8 +21,9 @@ type RetentionOptions struct {
 	Location *time.Location
 }
 
-// Retention tells how many of those who joined in one period came back in each later one. It is exact in what it counts, and
-// estimates the numbers (see Sketch); no user is stored. Sketches of many nodes merge. All methods are safe for concurrent use.
+// Retention tells how many of those who joined in one period came back in each later one. It is exact in what it
+// counts, and estimates the numbers (see Sketch); no user is stored. Sketches of many nodes merge. All methods are safe
+// for concurrent use.
 type Retention struct {
 	o RetentionOptions
 
@@ -99,8 +100,8 @@ func (r *Retention) forget(now int) {
 // Cohort is those who joined in one period.
 type Cohort struct {
 	Start time.Time `json:"start"`
-	// Active are the users of the cohort that were seen in its first period, the next, and so on; nothing for periods that have not
-	// begun at the time asked for.
+	// Active are the users of the cohort that were seen in its first period, the next, and so on; nothing for periods
+	// that have not begun at the time asked for.
 	Active []uint64 `json:"active"`
 }
 

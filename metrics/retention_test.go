@@ -53,7 +53,8 @@ func TestRetention(t *testing.T) {
 	require.NoError(t, again.Import(r.Export()))
 	require.Equal(t, table, again.Cohorts(now))
 	require.ErrorIs(t, again.Import(map[string][]byte{"x": nil}), ErrSketch)
-	require.ErrorIs(t, again.Import(map[string][]byte{"1+99": r.Export()[fmt.Sprintf("%d+0", r.period(now))]}), ErrSketch)
+	require.ErrorIs(t, again.Import(map[string][]byte{"1+99": r.Export()[fmt.Sprintf("%d+0", r.period(now))]}),
+		ErrSketch)
 	for name, o := range map[string]RetentionOptions{"Days": {Days: 1000}, "Keep": {Keep: -1}} {
 		_, err := NewRetention(o)
 		require.ErrorContains(t, err, "RetentionOptions."+name)

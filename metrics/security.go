@@ -25,7 +25,8 @@ const (
 )
 
 // said are the kinds of packages session and token that have another name here.
-var said = map[string]string{"login_failed": FailedLogin, "bad_cookie": BadSignature, "swapped_record": BadSignature, "bad_record": BadSignature,
+var said = map[string]string{"login_failed": FailedLogin, "bad_cookie": BadSignature, "swapped_record": BadSignature,
+	"bad_record":    BadSignature,
 	"revoked_token": RevokedUse, "csrf": CrossOrigin}
 
 // ordinary are kinds that they report of every user: counted only when asked for.
@@ -65,8 +66,10 @@ func (m *Metrics) Security(o SecurityOptions) *Security {
 	if o.Keep <= 0 {
 		o.Keep = 200
 	}
-	s := &Security{o: o, events: newSeries(m.name("security_events_total"), "Security events by kind", counter, "kind"), counts: map[string]*atomic.Uint64{}}
-	for _, k := range append([]string{FailedLogin, RefreshReuse, BadSignature, RateLimited, AdminRefused, RevokedUse, CrossOrigin, "other"}, o.Kinds...) {
+	s := &Security{o: o, events: newSeries(m.name("security_events_total"), "Security events by kind", counter, "kind"),
+		counts: map[string]*atomic.Uint64{}}
+	for _, k := range append([]string{FailedLogin, RefreshReuse, BadSignature, RateLimited, AdminRefused, RevokedUse,
+		CrossOrigin, "other"}, o.Kinds...) {
 		s.counts[k] = new(atomic.Uint64)
 	}
 	m.must(s)
@@ -76,9 +79,9 @@ func (m *Metrics) Security(o SecurityOptions) *Security {
 	return s
 }
 
-// Report counts an event, keeps it and logs it. It has the form of the Event hooks of packages session and token and knows their
-// kinds ("login-failed" is failed_login); what they report of every user ("login", "logout", "revoked", "unknown-session") counts if
-// it is among SecurityOptions.Kinds. A nil Security does nothing.
+// Report counts an event, keeps it and logs it. It has the form of the Event hooks of packages session and token and
+// knows their kinds ("login-failed" is failed_login); what they report of every user ("login", "logout", "revoked",
+// "unknown-session") counts if it is among SecurityOptions.Kinds. A nil Security does nothing.
 func (s *Security) Report(ctx context.Context, kind, user string) {
 	s.ReportDetail(ctx, kind, user, "")
 }
@@ -110,7 +113,8 @@ func (s *Security) ReportDetail(ctx context.Context, kind, user, detail string) 
 	s.n++
 	s.mu.Unlock()
 	if s.o.Log != nil {
-		s.o.Log.LogAttrs(ctx, slog.LevelWarn, "security event", slog.String("kind", kind), slog.String("user", user), slog.String("detail", detail))
+		s.o.Log.LogAttrs(ctx, slog.LevelWarn, "security event", slog.String("kind", kind), slog.String("user", user),
+			slog.String("detail", detail))
 	}
 }
 
@@ -137,7 +141,8 @@ func (s *Security) Counts() map[string]uint64 {
 // Describe implements prometheus.Collector.
 func (s *Security) Describe(ch chan<- *prometheus.Desc) { ch <- s.events.desc }
 
-// Collect implements prometheus.Collector. Kinds without an event are there too: a rate needs a counter that starts at 0.
+// Collect implements prometheus.Collector. Kinds without an event are there too: a rate needs a counter that starts at
+// 0.
 func (s *Security) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.counts {
 		ch <- s.events.metric(float64(n.Load()), k)

@@ -12,7 +12,8 @@ import (
 func TestSecurityEvents(t *testing.T) {
 	var buf bytes.Buffer
 	m := New(Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
-	s := m.Security(SecurityOptions{Kinds: []string{"coupon_guessing"}, Keep: 3, Log: slog.New(slog.NewTextHandler(&buf, nil))})
+	s := m.Security(SecurityOptions{Kinds: []string{"coupon_guessing"}, Keep: 3,
+		Log: slog.New(slog.NewTextHandler(&buf, nil))})
 	out := scrape(t, m)
 	require.Contains(t, out, `shop_security_events_total{kind="failed_login"} 0`, "a rate needs a start")
 	s.Report(t.Context(), FailedLogin, "ada")
@@ -23,7 +24,8 @@ func TestSecurityEvents(t *testing.T) {
 		s.Report(t.Context(), "made\nup by somebody", "eve")
 	}
 	out = scrape(t, m)
-	for _, line := range []string{`{kind="failed_login"} 1`, `{kind="bad_signature"} 1`, `{kind="coupon_guessing"} 1`, `{kind="other"} 100`} {
+	for _, line := range []string{`{kind="failed_login"} 1`, `{kind="bad_signature"} 1`, `{kind="coupon_guessing"} 1`,
+		`{kind="other"} 100`} {
 		require.Contains(t, out, "shop_security_events_total"+line)
 	}
 	require.Len(t, s.Recent(), 3)

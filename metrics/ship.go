@@ -23,8 +23,8 @@ type ShipperOptions struct {
 	URL, Token string
 	// Client sends. Nil is a client with a timeout of 10 s.
 	Client *http.Client
-	// Buffer is how many records wait at most; the oldest go when it is full: a collector that is down must not take the
-	// service with it. Zero means 10,000.
+	// Buffer is how many records wait at most; the oldest go when it is full: a collector that is down must not take
+	// the service with it. Zero means 10,000.
 	Buffer int
 	// Batch is how many records go at once. Zero means 500.
 	Batch int
@@ -32,8 +32,8 @@ type ShipperOptions struct {
 	Interval time.Duration
 }
 
-// Shipper sends log records to a collector, in the background and in batches. A batch is sent until it arrives, so none is lost
-// while the buffer has room, and the collector keeps each once. All methods are safe for concurrent use.
+// Shipper sends log records to a collector, in the background and in batches. A batch is sent until it arrives, so none
+// is lost while the buffer has room, and the collector keeps each once. All methods are safe for concurrent use.
 type Shipper struct {
 	o    ShipperOptions
 	name string // of this process, for the collector's memory
@@ -91,7 +91,8 @@ func (s *Shipper) Add(r LogRecord) {
 		return
 	}
 	if len(s.waiting) >= s.o.Buffer {
-		s.waiting = append(s.waiting[:0], s.waiting[1+s.o.Buffer/10:]...) // a tenth at once, so that a full buffer costs little
+		// a tenth at once, so that a full buffer costs little
+		s.waiting = append(s.waiting[:0], s.waiting[1+s.o.Buffer/10:]...)
 		s.stats.Dropped += uint64(1 + s.o.Buffer/10)
 	}
 	s.waiting = append(s.waiting, r)

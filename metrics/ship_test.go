@@ -43,9 +43,11 @@ func TestShippedOnceEach(t *testing.T) {
 	store, url := collector(t, func(n int64) (bool, bool) { return n%3 == 1, n%3 == 2 })
 	const servers, each = 3, 500
 	for i := range servers {
-		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Batch: 100, Interval: 10 * time.Millisecond, Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Batch: 100, Interval: 10 * time.Millisecond,
+			Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 		require.NoError(t, err)
-		kept := slog.New(NewLogHandler(slog.NewTextHandler(io.Discard, nil), LogOptions{Server: fmt.Sprintf("web-%d", i), Ship: s}))
+		kept := slog.New(NewLogHandler(slog.NewTextHandler(io.Discard, nil),
+			LogOptions{Server: fmt.Sprintf("web-%d", i), Ship: s}))
 		for k := range each {
 			ctx := WithIDs(t.Context(), &IDs{Request: fmt.Sprintf("r-%d-%d", i, k)})
 			if k%100 == 0 {
@@ -94,7 +96,8 @@ func TestShippedOnceEach(t *testing.T) {
 
 func TestShipperGivesUpOnlyRecords(t *testing.T) {
 	_, url := collector(t, func(int64) (bool, bool) { return true, false })
-	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Buffer: 100, Batch: 10, Interval: time.Hour, Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Buffer: 100, Batch: 10, Interval: time.Hour,
+		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	require.NoError(t, err)
 	for i := range 1000 {
 		s.Add(LogRecord{Message: fmt.Sprint(i)}) // never blocks
@@ -146,8 +149,9 @@ func TestLogStoreRefuses(t *testing.T) {
 
 func TestWithoutNumbers(t *testing.T) {
 	for in, want := range map[string]string{
-		"disk full": "disk full", "user 7 not found": "user # not found", "order 4bf92f3577b34da6 of 12": "order # of #",
-		"10.0.0.7:5432 refused": "#.#.#.#:# refused", "face it": "face it", "": "",
+		"disk full": "disk full", "user 7 not found": "user # not found",
+		"order 4bf92f3577b34da6 of 12": "order # of #",
+		"10.0.0.7:5432 refused":        "#.#.#.#:# refused", "face it": "face it", "": "",
 	} {
 		require.Equal(t, want, withoutNumbers(in))
 	}

@@ -5,8 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// sizes counts bytes in buckets that grow fourfold, from 64 B to 64 MiB. Sizes of 0 are not counted here: they are what is missing
-// to the number of requests, which saves every GET an addition.
+// sizes counts bytes in buckets that grow fourfold, from 64 B to 64 MiB. Sizes of 0 are not counted here: they are what
+// is missing to the number of requests, which saves every GET an addition.
 type sizes struct {
 	counts [sizeBuckets]atomic.Uint64
 	sum    atomic.Uint64

@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// SLO is a service level objective: the share of events that must be good. Its burn rate says how many times faster than allowed
-// the error budget is being spent; alerts fire when two windows, a long and a short one, burn too fast at the same time (The Site
-// Reliability Workbook, chapter 5, "Multiwindow, multi-burn-rate alerts").
+// SLO is a service level objective: the share of events that must be good. Its burn rate says how many times faster
+// than allowed the error budget is being spent; alerts fire when two windows, a long and a short one, burn too fast at
+// the same time (The Site Reliability Workbook, chapter 5, "Multiwindow, multi-burn-rate alerts").
 type SLO struct {
 	// Name labels the series: lower-case letters, digits, "-" and "_".
 	Name string
@@ -19,8 +19,8 @@ type SLO struct {
 	Objective float64
 	// Window is what the error budget is for. Zero means 30 days; at least an hour.
 	Window time.Duration
-	// Read returns how many events were good and how many there were, both growing: HTTP.Availability, HTTP.Latency, or the
-	// application's own.
+	// Read returns how many events were good and how many there were, both growing: HTTP.Availability, HTTP.Latency, or
+	// the application's own.
 	Read func() (good, total uint64)
 }
 
@@ -32,8 +32,8 @@ func (h *HTTP) Availability() func() (good, total uint64) {
 	}
 }
 
-// Latency counts answers within the threshold as good. It is rounded up to the next bound of the histogram, which is at most 9 %
-// more; what a client broke off or the server failed counts by its time as well.
+// Latency counts answers within the threshold as good. It is rounded up to the next bound of the histogram, which is at
+// most 9 % more; what a client broke off or the server failed counts by its time as well.
 func (h *HTTP) Latency(threshold time.Duration) func() (good, total uint64) {
 	last := bucket(threshold)
 	return func() (good, total uint64) {
@@ -45,8 +45,8 @@ func (h *HTTP) Latency(threshold time.Duration) func() (good, total uint64) {
 	}
 }
 
-// Objective measures an SLO from the moment it was added. It looks at its counters whenever it is read, by a scrape or the
-// dashboard, and starts no goroutine. All methods are safe for concurrent use.
+// Objective measures an SLO from the moment it was added. It looks at its counters whenever it is read, by a scrape or
+// the dashboard, and starts no goroutine. All methods are safe for concurrent use.
 type Objective struct {
 	slo SLO
 
@@ -105,7 +105,8 @@ func (m *Metrics) SLO(s SLO) (*Objective, error) {
 	case !sloName.MatchString(s.Name):
 		return nil, fmt.Errorf("metrics: SLO.Name %q: want lower-case letters, digits, - and _", s.Name)
 	case !(s.Objective > 0 && s.Objective < 1):
-		return nil, fmt.Errorf("metrics: SLO.Objective of %s is %v: want more than 0 and less than 1", s.Name, s.Objective)
+		return nil, fmt.Errorf("metrics: SLO.Objective of %s is %v: want more than 0 and less than 1", s.Name,
+			s.Objective)
 	case s.Window != 0 && s.Window < time.Hour:
 		return nil, fmt.Errorf("metrics: SLO.Window of %s is %v: want at least 1h", s.Name, s.Window)
 	case s.Read == nil:
@@ -229,7 +230,8 @@ func (o *Objective) status(t time.Time) (SLOStatus, sloSample) {
 	o.mu.Lock()
 	first := o.coarse.before(t.Add(-o.slo.Window))
 	o.mu.Unlock()
-	s := SLOStatus{Name: o.slo.Name, Objective: o.slo.Objective, Good: 1 - bad, Events: now.total - min(first.total, now.total),
+	s := SLOStatus{Name: o.slo.Name, Objective: o.slo.Objective, Good: 1 - bad,
+		Events:     now.total - min(first.total, now.total),
 		BudgetLeft: 1 - bad/(1-o.slo.Objective), Burn1h: o.burn(now, time.Hour), Burn6h: o.burn(now, 6*time.Hour)}
 	for _, a := range o.slo.alerts() {
 		limit := a.threshold(o.slo.Window)
@@ -252,8 +254,10 @@ func newSLOCollector(m *Metrics) *sloCollector {
 		good:      newSeries(m.name("slo_good_events_total"), "Events that met their objective", counter, "slo"),
 		events:    newSeries(m.name("slo_events_total"), "Events that have an objective", counter, "slo"),
 		objective: newSeries(m.name("slo_objective_ratio"), "Share of good events to reach", gauge, "slo"),
-		budget:    newSeries(m.name("slo_error_budget_remaining_ratio"), "Share of the error budget that is left, as this process has seen it", gauge, "slo"),
-		burn:      newSeries(m.name("slo_burn_rate"), "How many times too fast the budget is spent, as this process has seen it", gauge, "slo", "window"),
+		budget: newSeries(m.name("slo_error_budget_remaining_ratio"),
+			"Share of the error budget that is left, as this process has seen it", gauge, "slo"),
+		burn: newSeries(m.name("slo_burn_rate"),
+			"How many times too fast the budget is spent, as this process has seen it", gauge, "slo", "window"),
 	}
 }
 

@@ -23,9 +23,12 @@ func TestBurnRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := New(Options{NoHost: true, NoRuntime: true})
 		var good, total atomic.Uint64
-		o, err := m.SLO(SLO{Name: "checkout", Objective: 0.99, Read: func() (uint64, uint64) { return good.Load(), total.Load() }})
+		o, err := m.SLO(SLO{Name: "checkout", Objective: 0.99, Read: func() (uint64, uint64) {
+			return good.Load(), total.Load()
+		}})
 		require.NoError(t, err)
-		require.Equal(t, SLOStatus{Name: "checkout", Objective: 0.99, Good: 1, BudgetLeft: 1}, o.Status(), "nothing has happened yet")
+		require.Equal(t, SLOStatus{Name: "checkout", Objective: 0.99, Good: 1, BudgetLeft: 1}, o.Status(),
+			"nothing has happened yet")
 		live := func(d time.Duration, bad int) { // of 100 events
 			for i := range int(d / time.Second) {
 				time.Sleep(time.Second)
@@ -102,11 +105,14 @@ func TestRulesAndDashboardSatisfyPromtool(t *testing.T) {
 	m.Security(SecurityOptions{})
 	_, err := m.SLO(SLO{Name: "available", Objective: 0.999, Read: func() (uint64, uint64) { return 0, 0 }})
 	require.NoError(t, err)
-	_, err = m.SLO(SLO{Name: "short", Objective: 0.9, Window: 24 * time.Hour, Read: func() (uint64, uint64) { return 0, 0 }})
+	_, err = m.SLO(SLO{Name: "short", Objective: 0.9, Window: 24 * time.Hour, Read: func() (uint64, uint64) {
+		return 0, 0
+	}})
 	require.NoError(t, err)
 	m.o.NoHost = false // its rules too
 	rules := m.Rules()
-	require.Equal(t, 4+2, strings.Count(string(rules), `alert: "ErrorBudgetBurn"`), "windows of a day and more do not fit into a day")
+	require.Equal(t, 4+2, strings.Count(string(rules), `alert: "ErrorBudgetBurn"`),
+		"windows of a day and more do not fit into a day")
 
 	b, err := m.Grafana("Shop", Panel{Title: "Own", Unit: "ms", PromQL: "shop_foreign"})
 	require.NoError(t, err)
@@ -118,7 +124,8 @@ func TestRulesAndDashboardSatisfyPromtool(t *testing.T) {
 	asRules.WriteString("groups:\n  - name: panels\n    rules:\n")
 	slices.Sort(exprs)
 	for _, e := range slices.Compact(exprs) {
-		asRules.WriteString("      - record: x\n        expr: " + quoteYAML(e) + "\n        labels: {n: " + quoteYAML(e) + "}\n")
+		asRules.WriteString("      - record: x\n        expr: " + quoteYAML(e) + "\n        labels: {n: " +
+			quoteYAML(e) + "}\n")
 	}
 	promtool := testserver.Binary(t, "promtool")
 	for name, text := range map[string]string{"rules.yaml": string(rules), "panels.yaml": asRules.String()} {

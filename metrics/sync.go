@@ -22,12 +22,12 @@ type Sketches interface {
 	Import(map[string][]byte) error
 }
 
-// Sync merges the sketches with those that a store has under the prefix, and stores what is new: after all nodes have called it, and
-// each once more, all have the same, and so has a node that starts again. Call it at the start, every minute, and before the
-// process ends.
+// Sync merges the sketches with those that a store has under the prefix, and stores what is new: after all nodes have
+// called it, and each once more, all have the same, and so has a node that starts again. Call it at the start, every
+// minute, and before the process ends.
 //
-// Two nodes that write at the same moment may overwrite one another; since each brings all it knows every time, the next call mends
-// that. A value that is not a sketch is an error, and is not overwritten.
+// Two nodes that write at the same moment may overwrite one another; since each brings all it knows every time, the
+// next call mends that. A value that is not a sketch is an error, and is not overwritten.
 func Sync(ctx context.Context, kv KV, prefix string, s Sketches) error {
 	stored := map[string][]byte{}
 	for _, name := range s.Names(time.Now()) {

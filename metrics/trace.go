@@ -98,8 +98,8 @@ func randomHex(n int) string {
 	return hex.EncodeToString(b)
 }
 
-// AccessLog gives every request its ids (an incoming traceparent is continued, an X-Request-Id of up to 64 characters of
-// [A-Za-z0-9_-] kept) and logs it when it ends: at level Error for 5xx, Warn for 4xx but 404, Info else.
+// AccessLog gives every request its ids (an incoming traceparent is continued, an X-Request-Id of up to 64 characters
+// of [A-Za-z0-9_-] kept) and logs it when it ends: at level Error for 5xx, Warn for 4xx but 404, Info else.
 func AccessLog(log *slog.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ids := newIDs(r.Header.Get("X-Request-Id"), r.Header.Get("Traceparent"))
@@ -148,8 +148,8 @@ func InjectTrace(ctx context.Context, set func(key, value string)) {
 	}
 }
 
-// ExtractTrace continues what InjectTrace set: the records of a worker carry the ids of the request that caused its job. Malformed
-// values start a new trace.
+// ExtractTrace continues what InjectTrace set: the records of a worker carry the ids of the request that caused its
+// job. Malformed values start a new trace.
 func ExtractTrace(ctx context.Context, get func(key string) string) context.Context {
 	return WithIDs(ctx, newIDs(get("x-request-id"), get("traceparent")))
 }
@@ -157,7 +157,8 @@ func ExtractTrace(ctx context.Context, get func(key string) string) context.Cont
 // newIDs accepts a request id of up to 64 characters of [A-Za-z0-9_-] and a traceparent, and makes what is missing.
 func newIDs(request, traceparent string) *IDs {
 	ids := &IDs{Request: request}
-	if request == "" || len(request) > 64 || strings.Trim(request, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
+	if request == "" || len(request) > 64 || strings.Trim(request,
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
 		ids.Request = randomHex(8)
 	}
 	var ok bool

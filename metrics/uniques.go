@@ -13,8 +13,8 @@ import (
 )
 
 // Sketch estimates how many different values were added (HyperLogLog with 2^14 registers, Flajolet et al. 2007, and the
-// estimator of Ertl, "New cardinality estimation algorithms for HyperLogLog sketches", 2017): 16 KiB whatever the number, standard
-// error 0.81 %. The zero value is empty and ready. It is not safe for concurrent use.
+// estimator of Ertl, "New cardinality estimation algorithms for HyperLogLog sketches", 2017): 16 KiB whatever the
+// number, standard error 0.81 %. The zero value is empty and ready. It is not safe for concurrent use.
 type Sketch struct {
 	reg []uint8
 }
@@ -126,8 +126,8 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// Uniques counts unique users per day, week (from Monday) and month. Sketches of many nodes merge, so that a user who was
-// served by two of them counts once. All methods are safe for concurrent use.
+// Uniques counts unique users per day, week (from Monday) and month. Sketches of many nodes merge, so that a user who
+// was served by two of them counts once. All methods are safe for concurrent use.
 type Uniques struct {
 	loc *time.Location
 

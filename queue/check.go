@@ -12,13 +12,14 @@ import (
 type Report struct {
 	Segments int
 	Bytes    int64
-	// Messages are those that some group has not settled, or that wait for a first group; Dead of them are dead letters.
+	// Messages are those that some group has not settled, or that wait for a first group; Dead of them are dead
+	// letters.
 	Messages int
 	Dead     int
 	// Groups as they would be after an Open: nothing is in flight.
 	Groups []GroupStats
-	// Damage lists every range of bytes that fails its checksum. Torn is how many bytes of the last batch do, because a crash cut its write
-	// off: it was never acknowledged, and the next Open drops it.
+	// Damage lists every range of bytes that fails its checksum. Torn is how many bytes of the last batch do, because a
+	// crash cut its write off: it was never acknowledged, and the next Open drops it.
 	Damage []Damage
 	Torn   int64
 }
@@ -30,8 +31,9 @@ type Damage struct {
 	What           string
 }
 
-// Check reads the whole log of a directory that nobody has open, verifies every checksum and that messages and settlements fit together, and changes
-// nothing. Errors: ErrLocked; what the file system says. Damage is not an error, but in the report.
+// Check reads the whole log of a directory that nobody has open, verifies every checksum and that messages and
+// settlements fit together, and changes nothing. Errors: ErrLocked; what the file system says. Damage is not an error,
+// but in the report.
 func Check(dir string) (Report, error) {
 	var rep Report
 	if _, err := os.Stat(dir); err != nil {
@@ -42,7 +44,8 @@ func Check(dir string) (Report, error) {
 		return rep, err
 	}
 	defer lock.Close()
-	e := &engine{dir: dir, start: time.Now(), files: readOnly{diskfile.Dir(dir)}, topics: map[string]*topicState{}, segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
+	e := &engine{dir: dir, start: time.Now(), files: readOnly{diskfile.Dir(dir)}, topics: map[string]*topicState{},
+		segments: map[uint32]*segment{}, moved: map[uint64]ref{}}
 	e.topicMap.Store(&map[string]*topicState{})
 	e.o.Hooks = &Hooks{Corrupt: func(file string, offset, length int64, err error) {
 		rep.Damage = append(rep.Damage, Damage{file, offset, length, err.Error()})
@@ -51,7 +54,8 @@ func Check(dir string) (Report, error) {
 	if err != nil {
 		return rep, fmt.Errorf("queue: check: %w", err)
 	}
-	r := &recovery{e: e, now: time.Now().UnixNano(), groups: map[uint32]*recovered{}, copies: map[uint64]copyOf{}, next: 1, readOnly: true}
+	r := &recovery{e: e, now: time.Now().UnixNano(), groups: map[uint32]*recovered{}, copies: map[uint64]copyOf{},
+		next: 1, readOnly: true}
 	defer func() {
 		for _, s := range r.segments {
 			s.file.Close()
@@ -73,7 +77,8 @@ func Check(dir string) (Report, error) {
 		if g != nil {
 			rep.Dead += len(g.dead)
 			l := e.lag(g)
-			rep.Groups = append(rep.Groups, GroupStats{Topic: g.topic.name, Group: g.name, Ready: int64(l.Ready), Delayed: int64(l.Delayed), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
+			rep.Groups = append(rep.Groups, GroupStats{Topic: g.topic.name, Group: g.name, Ready: int64(l.Ready),
+				Delayed: int64(l.Delayed), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
 		}
 	}
 	return rep, nil

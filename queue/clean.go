@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// cleans gives back segments whose messages are all settled, oldest first. Everything that is recorded about a message stands behind it in the log, so that the
-// oldest segment can go without losing anything but what is settled; a few messages that live on in it are copied to the end of the log first, so that
-// one old message does not pin the disk.
+// cleans gives back segments whose messages are all settled, oldest first. Everything that is recorded about a message
+// stands behind it in the log, so that the oldest segment can go without losing anything but what is settled; a few
+// messages that live on in it are copied to the end of the log first, so that one old message does not pin the disk.
 func (e *engine) cleans() {
 	defer e.tasks.Done()
 	for {
@@ -55,7 +55,8 @@ func (e *engine) cleanOldest() bool {
 	e.state.Unlock()
 	if !empty {
 		// Copy when the log is more than twice what lives in it; the slack keeps small queues from copying at all.
-		if int64(count)*e.o.SegmentBytes <= 2*total+3*e.o.SegmentBytes || live > e.o.SegmentBytes/2 && int64(count)*e.o.SegmentBytes <= 4*total {
+		if int64(count)*e.o.SegmentBytes <= 2*total+3*e.o.SegmentBytes || live > e.o.SegmentBytes/2 &&
+			int64(count)*e.o.SegmentBytes <= 4*total {
 			return false
 		}
 		if !e.copyLive(seg) {
@@ -95,8 +96,8 @@ func (e *engine) cleanOldest() bool {
 	return true
 }
 
-// carryIDs writes the message IDs that are still to be remembered, and whose records are about to go, again. It returns when they, and with them
-// every settlement made before, are on disk.
+// carryIDs writes the message IDs that are still to be remembered, and whose records are about to go, again. It returns
+// when they, and with them every settlement made before, are on disk.
 func (e *engine) carryIDs(limit uint64) bool {
 	for {
 		e.mu.Lock()
@@ -138,7 +139,8 @@ func (e *engine) carryIDs(limit uint64) bool {
 	}
 }
 
-// copyLive copies every live message of a segment to the end of the log, and returns when the copies are durable and in use.
+// copyLive copies every live message of a segment to the end of the log, and returns when the copies are durable and in
+// use.
 func (e *engine) copyLive(seg *segment) bool {
 	ok := true
 	s := &scanner{seg: seg, expected: seg.base, damaged: func(damage, bool) {}}
@@ -304,7 +306,8 @@ func (g *groupState) find(seq uint64, v *copied) {
 	v.until = g.later[seq]
 }
 
-// wants reports whether a group of the topic is not done with the message, or a topic without groups keeps it for the first; engine.state is held.
+// wants reports whether a group of the topic is not done with the message, or a topic without groups keeps it for the
+// first; engine.state is held.
 func (t *topicState) wants(seq uint64) bool {
 	for _, g := range t.groups {
 		if g.live.has(seq) {

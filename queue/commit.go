@@ -37,7 +37,8 @@ type waiter struct {
 	home *sync.Pool
 }
 
-// waiter takes one from the queue's own pool: a channel must not come from another queue, which may live in a bubble of testing/synctest.
+// waiter takes one from the queue's own pool: a channel must not come from another queue, which may live in a bubble of
+// testing/synctest.
 func (e *engine) waiter() *waiter {
 	if w, ok := e.waiters.Get().(*waiter); ok {
 		return w
@@ -103,8 +104,9 @@ func (e *engine) commits() {
 	}
 }
 
-// gather waits for the producers that the last commit released: they are about to come back, and half a batch now would mean that the
-// other half waits for the next one. It waits no longer than a quarter of a commit, and not at all for a single producer.
+// gather waits for the producers that the last commit released: they are about to come back, and half a batch now would
+// mean that the other half waits for the next one. It waits no longer than a quarter of a commit, and not at all for a
+// single producer.
 func (e *engine) gather(people int, last time.Duration) {
 	if people < 2 {
 		return
@@ -131,8 +133,8 @@ func (b *batch) reset() {
 	*b = batch{buf: b.buf[:frameHeader], arrived: b.arrived[:0], copies: b.copies[:0], waiters: b.waiters[:0]}
 }
 
-// reserve gives the batch its place in the log; e.mu is held. Admission has seen to it that there is room. When that begins a new segment, full
-// is the one before it.
+// reserve gives the batch its place in the log; e.mu is held. Admission has seen to it that there is room. When that
+// begins a new segment, full is the one before it.
 func (e *engine) reserve(b *batch) (full *segment, err error) {
 	if e.failed != nil {
 		return nil, e.failed
@@ -180,7 +182,8 @@ func (e *engine) write(b *batch, base uint64, full *segment) error {
 	return nil
 }
 
-// enter makes seg the segment in use: it begins with a frame that says which groups exist, so that older ones can be freed.
+// enter makes seg the segment in use: it begins with a frame that says which groups exist, so that older ones can be
+// freed.
 func (e *engine) enter(seg, full *segment, base uint64) error {
 	e.state.Lock()
 	e.segments[seg.id] = seg
@@ -203,7 +206,8 @@ func (e *engine) enter(seg, full *segment, base uint64) error {
 	if _, err := seg.file.WriteAt(buf, segmentHeader); err != nil {
 		return fmt.Errorf("write %s: %w", seg.name(), err)
 	}
-	// The full segment may hold writes that nobody waited for; sync it, so that the log has no hole, before the cleaner may have it.
+	// The full segment may hold writes that nobody waited for; sync it, so that the log has no hole, before the cleaner
+	// may have it.
 	if err := full.file.Datasync(); err != nil {
 		return fmt.Errorf("fdatasync %s: %w", full.name(), err)
 	}
@@ -213,8 +217,8 @@ func (e *engine) enter(seg, full *segment, base uint64) error {
 	return nil
 }
 
-// fail stops the log for good; e.mu is held. After a failed write or fsync nobody knows what the disk holds, and a second
-// fsync would report success for pages that the kernel has dropped.
+// fail stops the log for good; e.mu is held. After a failed write or fsync nobody knows what the disk holds, and a
+// second fsync would report success for pages that the kernel has dropped.
 func (e *engine) fail(cause error) {
 	if e.failed == nil {
 		e.failed = fmt.Errorf("%w: %w", ErrFailed, cause)
@@ -235,7 +239,8 @@ func (e *engine) index(b *batch) {
 	seg := e.active
 	for i := range b.arrived {
 		a := &b.arrived[i]
-		r := ref{seq: a.seq, segment: seg.id, offset: uint32(e.batchAt) + a.offset, length: a.length, priority: a.priority}
+		r := ref{seq: a.seq, segment: seg.id, offset: uint32(e.batchAt) + a.offset, length: a.length,
+			priority: a.priority}
 		seg.live++
 		seg.liveBytes += int64(a.length)
 		if len(a.topic.groups) == 0 {
@@ -243,7 +248,8 @@ func (e *engine) index(b *batch) {
 			continue
 		}
 		for _, g := range a.topic.groups {
-			if a.seq >= g.since { // else it was on its way to the disk when the group was made, and a recovery would not give it either
+			// else it was on its way to the disk when the group was made, and a recovery would not give it either
+			if a.seq >= g.since {
 				g.arrive(r, a.key, a.notBefore, now)
 			}
 		}

@@ -37,7 +37,8 @@ func (e *engine) Group(ctx context.Context, topic, name string, o GroupOptions) 
 		e.state.Unlock()
 		return nil, fmt.Errorf("queue: more than %d groups", maxGroups)
 	}
-	// Under both locks the group's first message is exact: what is in the log so far is not for it, unless it is the topic's first group.
+	// Under both locks the group's first message is exact: what is in the log so far is not for it, unless it is the
+	// topic's first group.
 	e.mu.Lock()
 	since := e.nextSeq
 	e.mu.Unlock()

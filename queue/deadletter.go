@@ -19,7 +19,8 @@ func (d *logGroup) Dead(ctx context.Context, max int) ([]DeadLetter, error) {
 	e.state.Unlock()
 	letters := make([]DeadLetter, n)
 	e.readPinned(at, func(i int, m Message, published time.Time, intact bool) {
-		letters[i] = DeadLetter{Message: m, Published: published, Seq: at[i].seq, Attempts: int(dead[i].r.attempts), Reason: dead[i].reason, Died: time.Unix(0, dead[i].at)}
+		letters[i] = DeadLetter{Message: m, Published: published, Seq: at[i].seq, Attempts: int(dead[i].r.attempts),
+			Reason: dead[i].reason, Died: time.Unix(0, dead[i].at)}
 		if !intact {
 			letters[i].Reason += damagedOnDisk
 		}
@@ -108,9 +109,11 @@ func (e *engine) publishedAt(r ref) int64 {
 
 func (e *engine) Stats() Stats {
 	s := &e.stats
-	out := Stats{Published: s.published.Load(), Duplicates: s.duplicates.Load(), Rejected: s.rejected.Load(), Delivered: s.delivered.Load(),
-		Acked: s.acked.Load(), Retried: s.retried.Load(), LeaseExpired: s.expired.Load(), DeadLettered: s.dead.Load(),
-		TTLExpired: s.ttl.Load(), Quarantined: s.quarantined.Load(), Commits: s.commits.Load()}
+	out := Stats{Published: s.published.Load(), Duplicates: s.duplicates.Load(), Rejected: s.rejected.Load(),
+		Delivered: s.delivered.Load(),
+		Acked:     s.acked.Load(), Retried: s.retried.Load(), LeaseExpired: s.expired.Load(),
+		DeadLettered: s.dead.Load(),
+		TTLExpired:   s.ttl.Load(), Quarantined: s.quarantined.Load(), Commits: s.commits.Load()}
 	e.mu.Lock()
 	files := 1 + len(e.sealed) + len(e.free)
 	if e.next != nil {
@@ -125,7 +128,8 @@ func (e *engine) Stats() Stats {
 			continue
 		}
 		l := e.lag(g)
-		out.Groups = append(out.Groups, GroupStats{Topic: g.topic.name, Group: g.name, Ready: int64(l.Ready), Delayed: int64(l.Delayed),
+		out.Groups = append(out.Groups, GroupStats{Topic: g.topic.name, Group: g.name, Ready: int64(l.Ready),
+			Delayed:  int64(l.Delayed),
 			InFlight: int64(l.InFlight), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
 	}
 	return out

@@ -40,8 +40,9 @@ func (e *engine) read(g *groupState, refs []ref, token uint64, deadline int64) [
 				early = append(early, r)
 				notBefore = append(notBefore, unixNano(m.NotBefore))
 			default:
-				ds = append(ds, &Delivery{Message: m, Seq: r.seq, Attempt: int(r.attempts), Published: time.Unix(0, published),
-					Deadline: until, Token: token + uint64(k)})
+				ds = append(ds, &Delivery{Message: m, Seq: r.seq, Attempt: int(r.attempts),
+					Published: time.Unix(0, published),
+					Deadline:  until, Token: token + uint64(k)})
 			}
 		}
 		i = j

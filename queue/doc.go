@@ -1,9 +1,9 @@
-// Package queue takes slow work out of requests without losing any of it: a durable queue that lives in one directory of
-// the process, or behind the same API in NATS JetStream (queue/jetstream).
+// Package queue takes slow work out of requests without losing any of it: a durable queue that lives in one directory
+// of the process, or behind the same API in NATS JetStream (queue/jetstream).
 //
 // [Queue.Publish] returns when the message is on disk. A consumer group hands each message out under a lease; a message
-// that is not acknowledged before its lease ends is delivered again (at-least-once), a stale holder's acknowledgement is
-// refused ([ErrLeaseLost]), and a message that fails too often moves to the group's dead letters in one atomic step.
+// that is not acknowledged before its lease ends is delivered again (at-least-once), a stale holder's acknowledgement
+// is refused ([ErrLeaseLost]), and a message that fails too often moves to the group's dead letters in one atomic step.
 //
 //	type Resize struct{ Photo string }
 //

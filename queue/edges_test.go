@@ -85,7 +85,8 @@ func TestBatchAboveTheLimits(t *testing.T) {
 		for _, o.Block = range []bool{false, true} {
 			q := open(t, t.TempDir(), o)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-			_, err := q.PublishBatch(ctx, []queue.Message{{Body: make([]byte, 100)}, {Body: make([]byte, 100)}, {Body: make([]byte, 100)}})
+			_, err := q.PublishBatch(ctx, []queue.Message{{Body: make([]byte, 100)}, {Body: make([]byte, 100)},
+				{Body: make([]byte, 100)}})
 			cancel()
 			require.ErrorIs(t, err, queue.ErrTooLarge)
 			_, err = q.PublishBatch(t.Context(), []queue.Message{{}, {}})
@@ -102,11 +103,12 @@ func TestBatchWaitIsShorterThanTheLease(t *testing.T) {
 		g := group(t, q, queue.GroupOptions{Lease: time.Second})
 		m := queue.NewMux()
 		var calls, jobs atomic.Int64
-		queue.HandleBatch(m, "k", queue.BatchOptions{Wait: 10 * time.Second}, func(ctx context.Context, js []*queue.Job[job]) error {
-			calls.Add(1)
-			jobs.Add(int64(len(js)))
-			return nil
-		})
+		queue.HandleBatch(m, "k", queue.BatchOptions{Wait: 10 * time.Second},
+			func(ctx context.Context, js []*queue.Job[job]) error {
+				calls.Add(1)
+				jobs.Add(int64(len(js)))
+				return nil
+			})
 		p := pool(t, g, m, queue.PoolOptions{})
 		defer p.Close()
 		for i := range 3 {

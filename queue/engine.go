@@ -14,8 +14,8 @@ import (
 
 // engine is the embedded [Driver]: a log in one directory and an index of it in memory.
 //
-// Three goroutines write: commits (batches), prepares (segments ahead of their use), cleans (frees segments). Locks: state before mu;
-// neither is held during I/O.
+// Three goroutines write: commits (batches), prepares (segments ahead of their use), cleans (frees segments). Locks:
+// state before mu; neither is held during I/O.
 type engine struct {
 	dir   string
 	o     Options
@@ -98,8 +98,10 @@ func (e *engine) Publish(ctx context.Context, msgs []Message, receipts []Receipt
 	if len(msgs) > 1 && size > e.maxBatch() {
 		return fmt.Errorf("%w: batch of %d bytes, the limit is %d", ErrTooLarge, size, e.maxBatch())
 	}
-	if e.o.MaxDepth > 0 && len(msgs) > e.o.MaxDepth || e.o.MaxBytes > 0 && int64(size) > e.o.MaxBytes { // waiting would not help
-		return fmt.Errorf("%w: %d messages of %d bytes, Options.MaxDepth is %d and MaxBytes %d", ErrTooLarge, len(msgs), size, e.o.MaxDepth, e.o.MaxBytes)
+	// waiting would not help
+	if e.o.MaxDepth > 0 && len(msgs) > e.o.MaxDepth || e.o.MaxBytes > 0 && int64(size) > e.o.MaxBytes {
+		return fmt.Errorf("%w: %d messages of %d bytes, Options.MaxDepth is %d and MaxBytes %d", ErrTooLarge, len(msgs),
+			size, e.o.MaxDepth, e.o.MaxBytes)
 	}
 	var one [1]dedupeKey
 	keys := one[:]
@@ -207,7 +209,8 @@ func (e *engine) add(msgs []Message, keys []dedupeKey, receipts []Receipt) *wait
 		last = start
 		receipts[i] = Receipt{Seq: e.nextSeq}
 		b.arrived = append(b.arrived, arrival{topic: e.topic(m.Topic), seq: e.nextSeq, offset: uint32(start),
-			length: uint32(len(b.buf) - start), priority: m.Priority, key: hashKey(m.Key), notBefore: unixNano(m.NotBefore)})
+			length: uint32(len(b.buf) - start), priority: m.Priority, key: hashKey(m.Key),
+			notBefore: unixNano(m.NotBefore)})
 		e.nextSeq++
 		b.count++
 		added++
@@ -237,8 +240,8 @@ func (e *engine) add(msgs []Message, keys []dedupeKey, receipts []Receipt) *wait
 	return w
 }
 
-// note appends a record that nobody has to make room for: settlements, which must go through also when publishers must not. With wait it
-// returns a waiter. e.state may be held.
+// note appends a record that nobody has to make room for: settlements, which must go through also when publishers must
+// not. With wait it returns a waiter. e.state may be held.
 func (e *engine) note(k kind, wait bool, payload func([]byte) []byte) (*waiter, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -304,7 +307,8 @@ func keyOf(topic, id string) dedupeKey {
 	return dedupeKey(sum[:16])
 }
 
-// dedupe remembers IDs for a window. Entries stand in the order of their place in the log, which is where they are freed.
+// dedupe remembers IDs for a window. Entries stand in the order of their place in the log, which is where they are
+// freed.
 type dedupe struct {
 	window int64
 	max    int
@@ -361,7 +365,8 @@ func (d *dedupe) drop(h dedupeHome) {
 	}
 }
 
-// carry takes out up to max IDs whose record has a number below limit and which are still needed, for writing them again.
+// carry takes out up to max IDs whose record has a number below limit and which are still needed, for writing them
+// again.
 func (d *dedupe) carry(limit uint64, now int64, max int) (keys []dedupeKey, at []seenAt) {
 	for d.head < len(d.order) && len(keys) < max {
 		h := d.order[d.head]

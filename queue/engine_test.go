@@ -116,7 +116,8 @@ func TestDirectoryIsLocked(t *testing.T) {
 
 func TestOptionsNameTheField(t *testing.T) {
 	for name, o := range map[string]queue.Options{
-		"SegmentBytes": {SegmentBytes: 5}, "DedupeMax": {DedupeMax: -1}, "MaxBytes": {MaxBytes: -1}, "MaxDepth": {MaxDepth: -1},
+		"SegmentBytes": {SegmentBytes: 5}, "DedupeMax": {DedupeMax: -1}, "MaxBytes": {MaxBytes: -1},
+		"MaxDepth": {MaxDepth: -1},
 	} {
 		_, err := queue.Open(t.TempDir(), o)
 		require.ErrorContains(t, err, name)

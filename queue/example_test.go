@@ -140,10 +140,11 @@ func ExampleHandleBatch() {
 	g, _ := q.Group(ctx, "views", "counter", queue.GroupOptions{})
 	counted := make(chan int)
 	mux := queue.NewMux()
-	queue.HandleBatch(mux, "view", queue.BatchOptions{Max: 100}, func(ctx context.Context, jobs []*queue.Job[view]) error {
-		counted <- len(jobs)
-		return nil
-	})
+	queue.HandleBatch(mux, "view", queue.BatchOptions{Max: 100},
+		func(ctx context.Context, jobs []*queue.Job[view]) error {
+			counted <- len(jobs)
+			return nil
+		})
 	pool, err := queue.NewPool(g, mux, queue.PoolOptions{})
 	if err != nil {
 		log.Fatal(err)

@@ -90,7 +90,8 @@ func openFaulty(t *testing.T, dir string) (*Queue, *engine, *faulty) {
 	return q, e, fs
 }
 
-// A failed fsync or write fails every publisher of its batch and after, for good, and what was acknowledged before is all there after reopening.
+// A failed fsync or write fails every publisher of its batch and after, for good, and what was acknowledged before is
+// all there after reopening.
 func TestFailedDiskIsFinal(t *testing.T) {
 	for name, breakIt := range map[string]func(*faulty){
 		"fsync": func(f *faulty) { f.syncFails.Store(true) },
@@ -148,7 +149,8 @@ func TestFailedDiskIsFinal(t *testing.T) {
 	}
 }
 
-// A full disk refuses publishers with ENOSPC, takes acks from its reserve, and goes on when these have made room. Nothing acknowledged is lost.
+// A full disk refuses publishers with ENOSPC, takes acks from its reserve, and goes on when these have made room.
+// Nothing acknowledged is lost.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
 	q, _, fs := openFaulty(t, dir)
@@ -252,7 +254,8 @@ func FuzzScan(f *testing.F) {
 	require.NoError(f, err)
 	q := New(e)
 	for i := range 5 {
-		_, err := q.Publish(context.Background(), Message{Topic: "t", ID: fmt.Sprint(i), Key: "k", Header: map[string]string{"a": "b"}, Body: []byte("body")})
+		_, err := q.Publish(context.Background(),
+			Message{Topic: "t", ID: fmt.Sprint(i), Key: "k", Header: map[string]string{"a": "b"}, Body: []byte("body")})
 		require.NoError(f, err)
 	}
 	buf := make([]byte, 2048)
@@ -335,7 +338,8 @@ func openHeld(t *testing.T, dir string) (*Queue, *engine, *held) {
 	return q, e, fs
 }
 
-// A message that is settled while its copy is on the way to the disk does not keep a segment for ever, whatever waits in other topics.
+// A message that is settled while its copy is on the way to the disk does not keep a segment for ever, whatever waits
+// in other topics.
 func TestSettledWhileItIsCopied(t *testing.T) {
 	q, e, fs := openHeld(t, t.TempDir())
 	_, err := q.Publish(t.Context(), Message{Topic: "nobody reads this"})
@@ -350,7 +354,9 @@ func TestSettledWhileItIsCopied(t *testing.T) {
 	var once sync.Once
 	atDisk := func() {
 		e.mu.Lock()
-		copies := e.inflight != nil && slices.ContainsFunc(e.inflight.copies, func(c copying) bool { return c.old.seq == old[0].Seq })
+		copies := e.inflight != nil && slices.ContainsFunc(e.inflight.copies, func(c copying) bool {
+			return c.old.seq == old[0].Seq
+		})
 		e.mu.Unlock()
 		if copies {
 			once.Do(func() {
@@ -392,7 +398,8 @@ func isSettled(e *engine, g *groupState, seq uint64) bool {
 	return !g.live.has(seq)
 }
 
-// A group that could not be written down is not there: the next attempt makes it, and it gets what was published before.
+// A group that could not be written down is not there: the next attempt makes it, and it gets what was published
+// before.
 func TestFirstGroupOnAFullDisk(t *testing.T) {
 	q, _, fs := openFaulty(t, t.TempDir())
 	_, err := q.Publish(t.Context(), Message{Topic: "t", Body: []byte("early")})
@@ -461,7 +468,8 @@ func TestGroupMadeDuringACommit(t *testing.T) {
 	require.Zero(t, after.Ready)
 }
 
-// A backup, and the carrying of message IDs, that a full disk has refused leave nothing behind that keeps segments or forgets IDs.
+// A backup, and the carrying of message IDs, that a full disk has refused leave nothing behind that keeps segments or
+// forgets IDs.
 func TestRefusedByAFullDisk(t *testing.T) {
 	q, e, fs := openFaulty(t, t.TempDir())
 	ids := 0

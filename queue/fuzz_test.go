@@ -98,8 +98,8 @@ func (d *memData) Datasync() error { return nil }
 func (d *memData) Sync() error     { return nil }
 func (d *memData) Close() error    { return nil }
 
-// FuzzRecovery damages a log with messages in all states anywhere, and opens it, twice: it never panics, and never delivers what was not
-// published, or something twice.
+// FuzzRecovery damages a log with messages in all states anywhere, and opens it, twice: it never panics, and never
+// delivers what was not published, or something twice.
 func FuzzRecovery(f *testing.F) {
 	ctx := context.Background()
 	base := &memFiles{m: map[string]*memData{}}
@@ -111,7 +111,8 @@ func FuzzRecovery(f *testing.F) {
 	require.NoError(f, err)
 	const n = 60
 	for i := range n {
-		_, err := q.Publish(ctx, Message{Topic: "t", ID: fmt.Sprint(i), Key: []string{"", "a", "b"}[i%3], Body: fmt.Append(nil, "body of ", i)})
+		_, err := q.Publish(ctx, Message{Topic: "t", ID: fmt.Sprint(i), Key: []string{"", "a", "b"}[i%3],
+			Body: fmt.Append(nil, "body of ", i)})
 		require.NoError(f, err)
 	}
 	for range n / 3 {

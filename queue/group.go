@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Group hands out the messages of one topic, each to one consumer at a time. It is safe for concurrent use and needs no closing.
+// Group hands out the messages of one topic, each to one consumer at a time. It is safe for concurrent use and needs no
+// closing.
 type Group struct {
 	driver  GroupDriver
 	queue   *Queue
@@ -39,7 +40,8 @@ func (g *Group) Name() string  { return g.name }
 // Lease is how long a fetched message belongs to its consumer.
 func (g *Group) Lease() time.Duration { return g.options.Lease }
 
-// Fetch waits for at least one message and returns up to max, without waiting for more. Errors: the context's, ErrClosed.
+// Fetch waits for at least one message and returns up to max, without waiting for more. Errors: the context's,
+// ErrClosed.
 func (g *Group) Fetch(ctx context.Context, max int) ([]*Delivery, error) {
 	if max < 1 {
 		return nil, fmt.Errorf("queue: Fetch of %d messages", max)
@@ -51,8 +53,8 @@ func (g *Group) Fetch(ctx context.Context, max int) ([]*Delivery, error) {
 	return ds, err
 }
 
-// Ack settles many deliveries with one write, and returns when that is durable. ErrLeaseLost means that some (at least one)
-// were not held any more; the others are settled.
+// Ack settles many deliveries with one write, and returns when that is durable. ErrLeaseLost means that some (at least
+// one) were not held any more; the others are settled.
 func (g *Group) Ack(ctx context.Context, ds ...*Delivery) error {
 	return g.settle(ctx, ds, Settlement{Verdict: Ack, Wait: true})
 }
@@ -88,11 +90,12 @@ func (g *Group) settle(ctx context.Context, ds []*Delivery, s Settlement) error 
 // Lag says how far the group is behind.
 func (g *Group) Lag(ctx context.Context) (Lag, error) { return g.driver.Lag(ctx) }
 
-// Peek shows up to max messages that are not settled and not dead, without taking them: first those that can be delivered now, in
-// their order, then the others.
+// Peek shows up to max messages that are not settled and not dead, without taking them: first those that can be
+// delivered now, in their order, then the others.
 func (g *Group) Peek(ctx context.Context, max int) ([]Waiting, error) { return g.driver.Peek(ctx, max) }
 
-// Purge settles everything that is neither in flight nor dead, without delivering it, and returns how many messages that were.
+// Purge settles everything that is neither in flight nor dead, without delivering it, and returns how many messages
+// that were.
 func (g *Group) Purge(ctx context.Context) (int, error) { return g.driver.Purge(ctx) }
 
 // Dead lists up to max dead letters, oldest first.

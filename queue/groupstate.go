@@ -16,8 +16,8 @@ import (
 //	behind  -> ready | delayed (the one before it is gone or dead)
 //	dead    -> ready | behind (redrive) | gone (purge)
 //
-// Of each key one message is the head: the oldest that is not dead, or the one in flight. When an older one comes back (redrive) while the head
-// is in flight, it becomes the head as soon as that is over.
+// Of each key one message is the head: the oldest that is not dead, or the one in flight. When an older one comes back
+// (redrive) while the head is in flight, it becomes the head as soon as that is over.
 type groupState struct {
 	id    uint32
 	topic *topicState
@@ -66,7 +66,8 @@ type topicState struct {
 func newGroupState(id uint32, t *topicState, name string, since uint64) *groupState {
 	o, _ := GroupOptions{}.withDefaults()
 	return &groupState{id: id, topic: t, name: name, since: since, o: o, leases: map[uint64]*lease{},
-		heads: map[uint64]uint64{}, behind: map[uint64]*refQueue{}, later: map[uint64]int64{}, wake: make(chan struct{}, 1)}
+		heads: map[uint64]uint64{}, behind: map[uint64]*refQueue{}, later: map[uint64]int64{},
+		wake: make(chan struct{}, 1)}
 }
 
 // arrive takes in a message: new, recovered, or waiting for its first group.

@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// Job is a delivery with its body decoded. A handler may settle it itself (Ack, Nack, Term, Release); what it does not settle is settled by what the handler
-// returns: nil acknowledges, an error retries with the group's backoff, [ErrDrop] gives up.
+// Job is a delivery with its body decoded. A handler may settle it itself (Ack, Nack, Term, Release); what it does not
+// settle is settled by what the handler returns: nil acknowledges, an error retries with the group's backoff, [ErrDrop]
+// gives up.
 type Job[T any] struct {
 	*Delivery
 	Data T
@@ -37,8 +38,8 @@ func (m *Mux) Use(middleware ...func(HandlerFunc) HandlerFunc) {
 	m.around = append(m.around, middleware...)
 }
 
-// Handle registers a typed handler for a kind. Bodies are JSON. A body that does not decode becomes a dead letter at once.
-// It panics when the kind has a handler already, as http.ServeMux does.
+// Handle registers a typed handler for a kind. Bodies are JSON. A body that does not decode becomes a dead letter at
+// once. It panics when the kind has a handler already, as http.ServeMux does.
 func Handle[T any](m *Mux, kind string, h func(ctx context.Context, job *Job[T]) error) {
 	m.add(kind, route{max: 1, handle: func(ctx context.Context, ds []*Delivery) error {
 		jobs := decode[T](ctx, ds)
@@ -53,12 +54,14 @@ func Handle[T any](m *Mux, kind string, h func(ctx context.Context, job *Job[T])
 type BatchOptions struct {
 	// Max jobs in one call. Default 100.
 	Max int
-	// Wait is how long the pool waits for more when fewer than Max are there, a third of the lease at most. Default 0: it takes what is there.
+	// Wait is how long the pool waits for more when fewer than Max are there, a third of the lease at most. Default 0:
+	// it takes what is there.
 	Wait time.Duration
 }
 
-// HandleBatch registers a handler that gets many jobs at once, for instance to apply all of them in one database transaction:
-// nil acknowledges all of them together, after the call; an error retries all that the handler has not settled itself.
+// HandleBatch registers a handler that gets many jobs at once, for instance to apply all of them in one database
+// transaction: nil acknowledges all of them together, after the call; an error retries all that the handler has not
+// settled itself.
 func HandleBatch[T any](m *Mux, kind string, o BatchOptions, h func(ctx context.Context, jobs []*Job[T]) error) {
 	if o.Max <= 0 {
 		o.Max = 100

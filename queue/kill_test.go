@@ -17,8 +17,9 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// TestKilledProcess kills a process that publishes and consumes, with kill -9, at random points, again and again on one directory. What it told us was
-// acknowledged must be true: every published message is delivered or was acknowledged, none comes back after its ack.
+// TestKilledProcess kills a process that publishes and consumes, with kill -9, at random points, again and again on one
+// directory. What it told us was acknowledged must be true: every published message is delivered or was acknowledged,
+// none comes back after its ack.
 func TestKilledProcess(t *testing.T) {
 	if dir := os.Getenv("TIERKIT_QUEUE_CHILD"); dir != "" {
 		child(dir)
@@ -39,7 +40,8 @@ func TestKilledProcess(t *testing.T) {
 			if !working && len(published) > 20*round+20 && len(acked) > 5*round+5 {
 				working = true
 				timer.Stop()
-				timer = time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, kill) // any moment of its work will do
+				// any moment of its work will do
+				timer = time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, kill)
 			}
 			what, id, ok := strings.Cut(lines.Text(), " ")
 			if !ok || !strings.HasSuffix(id, ";") {
@@ -69,8 +71,8 @@ func TestKilledProcess(t *testing.T) {
 	t.Logf("%d published, %d acknowledged, %d left", len(published), len(acked), left)
 }
 
-// judge holds a queue after a crash against what was acknowledged before: every message is there, or its consumer was about to settle it; none comes
-// twice or after its ack. It returns how many are left.
+// judge holds a queue after a crash against what was acknowledged before: every message is there, or its consumer was
+// about to settle it; none comes twice or after its ack. It returns how many are left.
 func judge(t *testing.T, q *queue.Queue, published, acking, acked map[string]bool) int {
 	g := group(t, q, queue.GroupOptions{MaxDeliveries: -1})
 	l, err := g.Lag(t.Context())
@@ -106,7 +108,8 @@ func child(dir string) {
 		go func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("%s-%d-%d", os.Getenv("TIERKIT_QUEUE_ROUND"), p, i)
-				if _, err := q.Publish(ctx, queue.Message{Topic: "t", ID: id, Body: []byte(id + " " + strings.Repeat("x", rand.IntN(2000)))}); err != nil {
+				if _, err := q.Publish(ctx, queue.Message{Topic: "t", ID: id,
+					Body: []byte(id + " " + strings.Repeat("x", rand.IntN(2000)))}); err != nil {
 					say("error %v", err)
 				}
 				say("published %s", id)

@@ -10,9 +10,10 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// Limits bound what one customer, tenant or other key may take of a pool, so that a key with a million messages does not keep the others
-// waiting. What is over a limit goes back to the queue for a while, without using up an attempt, and messages of other keys are handled
-// meanwhile. The limits are this pool's: N processes with a pool each allow N times as much.
+// Limits bound what one customer, tenant or other key may take of a pool, so that a key with a million messages does
+// not keep the others waiting. What is over a limit goes back to the queue for a while, without using up an attempt,
+// and messages of other keys are handled meanwhile. The limits are this pool's: N processes with a pool each allow N
+// times as much.
 type Limits struct {
 	// Key says whose a message is; "" is not limited. Nil is Message.Key.
 	Key func(*Delivery) string
@@ -43,7 +44,8 @@ type limiter struct {
 // limited is one key.
 type limited struct {
 	running int
-	// conforms is when the next may begin (the theoretical arrival time of the generic cell rate algorithm, ITU-T I.371).
+	// conforms is when the next may begin (the theoretical arrival time of the generic cell rate algorithm, ITU-T
+	// I.371).
 	conforms time.Time
 	turned   uint // away since the last one that was let in
 }
@@ -114,7 +116,8 @@ func (l *limiter) done(key string) {
 	}
 }
 
-// within returns what the limits let in now, and gives the rest back. done must be called with the keys when it is handled.
+// within returns what the limits let in now, and gives the rest back. done must be called with the keys when it is
+// handled.
 func (p *Pool) within(ds []*Delivery) (in []*Delivery, keys []string) {
 	if p.limits == nil {
 		return ds, nil

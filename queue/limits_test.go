@@ -13,13 +13,15 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// One tenant has 400 messages before another's 20: with a limit the other is served at once, and no tenant has more than two at a time.
+// One tenant has 400 messages before another's 20: with a limit the other is served at once, and no tenant has more
+// than two at a time.
 func TestLimitsAreFair(t *testing.T) {
 	q := open(t, t.TempDir(), queue.Options{})
 	g := group(t, q, queue.GroupOptions{MaxDeliveries: 2})
 	send := func(tenant string, n int) {
 		for i := range n {
-			_, err := q.Publish(t.Context(), queue.Message{Topic: "t", Header: map[string]string{"tenant": tenant}, Body: fmt.Append(nil, i)})
+			_, err := q.Publish(t.Context(), queue.Message{Topic: "t", Header: map[string]string{"tenant": tenant},
+				Body: fmt.Append(nil, i)})
 			require.NoError(t, err)
 		}
 	}
@@ -56,10 +58,17 @@ func TestLimitsAreFair(t *testing.T) {
 		}
 		return nil
 	})
-	p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 8, Limits: queue.Limits{Concurrency: 2, Key: func(d *queue.Delivery) string { return d.Header["tenant"] }}})
+	p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 8,
+		Limits: queue.Limits{Concurrency: 2, Key: func(d *queue.Delivery) string {
+			return d.Header["tenant"]
+		}}})
 	require.NoError(t, err)
 	defer p.Close()
-	require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return done["heavy"] == 400 && done["light"] == 20 }, 60*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return done["heavy"] == 400 && done["light"] == 20
+	}, 60*time.Second, 5*time.Millisecond)
 	require.Less(t, heavyBeforeLight, 300, "the light tenant did not wait for the heavy one")
 	require.NotZero(t, p.Stats().Limited)
 	require.EqualValues(t, 0, q.Stats().DeadLettered, "being limited is not an attempt")
@@ -72,7 +81,8 @@ func TestLimitsRate(t *testing.T) {
 		q := open(t, t.TempDir(), queue.Options{})
 		g := group(t, q, queue.GroupOptions{})
 		for i := range 30 {
-			_, err := q.Publish(t.Context(), queue.Message{Topic: "t", Header: map[string]string{"tenant": fmt.Sprint(i % 2)}, Body: fmt.Append(nil, i)})
+			_, err := q.Publish(t.Context(), queue.Message{Topic: "t",
+				Header: map[string]string{"tenant": fmt.Sprint(i % 2)}, Body: fmt.Append(nil, i)})
 			require.NoError(t, err)
 		}
 		var mu sync.Mutex
@@ -85,7 +95,10 @@ func TestLimitsRate(t *testing.T) {
 			begun[tenant] = append(begun[tenant], time.Now())
 			return nil
 		})
-		p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 4, Limits: queue.Limits{Rate: 50, Burst: 5, Key: func(d *queue.Delivery) string { return d.Header["tenant"] }}})
+		p, err := queue.NewPool(g, m, queue.PoolOptions{Workers: 4,
+			Limits: queue.Limits{Rate: 50, Burst: 5, Key: func(d *queue.Delivery) string {
+				return d.Header["tenant"]
+			}}})
 		require.NoError(t, err)
 		defer q.Close()
 		defer p.Close()

@@ -47,8 +47,8 @@ type Message struct {
 	Priority uint8
 	// NotBefore delays the first delivery; the zero time does not.
 	NotBefore time.Time
-	// TTL drops the message when it was not delivered in time, counted from publishing; 0 keeps it for ever. One that was delivered in time, or is redriven,
-	// is not dropped any more.
+	// TTL drops the message when it was not delivered in time, counted from publishing; 0 keeps it for ever. One that
+	// was delivered in time, or is redriven, is not dropped any more.
 	TTL time.Duration
 	// Header travels with the message: trace context, content type.
 	Header map[string]string
@@ -64,8 +64,8 @@ type Receipt struct {
 	Duplicate bool
 }
 
-// Delivery is one message handed out under a lease. It belongs to the receiver until the lease ends. Its methods may be called from
-// any goroutine.
+// Delivery is one message handed out under a lease. It belongs to the receiver until the lease ends. Its methods may be
+// called from any goroutine.
 type Delivery struct {
 	Message
 	// Seq is the number that Publish returned.
@@ -90,8 +90,8 @@ func (d *Delivery) Ack(ctx context.Context) error {
 	return d.group.settleOne(ctx, d, Settlement{Verdict: Ack, Wait: true})
 }
 
-// Nack gives the message back, to be delivered again after delay; a negative delay takes the group's backoff for this attempt. When
-// the attempts are used up the message becomes a dead letter.
+// Nack gives the message back, to be delivered again after delay; a negative delay takes the group's backoff for this
+// attempt. When the attempts are used up the message becomes a dead letter.
 func (d *Delivery) Nack(ctx context.Context, delay time.Duration) error {
 	return d.group.settleOne(ctx, d, Settlement{Verdict: Nack, Delay: delay})
 }
@@ -116,7 +116,8 @@ type Waiting struct {
 	Message
 	Seq      uint64
 	Attempts int // deliveries so far
-	// State is "ready", "delayed", "behind" (another of its key) or "in flight", and ends in " (damaged on disk)" if the message could not be read.
+	// State is "ready", "delayed", "behind" (another of its key) or "in flight", and ends in " (damaged on disk)" if
+	// the message could not be read.
 	State string
 	// Until is when a delayed one is due, and when the lease of one in flight ends; else the zero time.
 	Until     time.Time
@@ -128,7 +129,8 @@ type DeadLetter struct {
 	Message
 	Seq      uint64
 	Attempts int
-	// Reason is the text of Term, "max deliveries", or the last handler's error. It ends in " (damaged on disk)" if the message could not be read.
+	// Reason is the text of Term, "max deliveries", or the last handler's error. It ends in " (damaged on disk)" if the
+	// message could not be read.
 	Reason    string
 	Published time.Time
 	Died      time.Time

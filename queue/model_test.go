@@ -81,7 +81,8 @@ func TestModel(t *testing.T) {
 				var msgs []queue.Message
 				for range rapid.IntRange(1, 3).Draw(rt, "count") {
 					id := fmt.Sprint("m", rapid.IntRange(0, 40).Draw(rt, "id"))
-					m := queue.Message{Topic: "t", ID: id, Key: rapid.SampledFrom([]string{"", "", "a", "b"}).Draw(rt, "key"),
+					m := queue.Message{Topic: "t", ID: id,
+						Key:      rapid.SampledFrom([]string{"", "", "a", "b"}).Draw(rt, "key"),
 						Priority: uint8(rapid.IntRange(0, 2).Draw(rt, "priority")), Body: []byte(id)}
 					msgs = append(msgs, m)
 				}

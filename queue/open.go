@@ -12,19 +12,21 @@ import (
 
 // Options configure the embedded engine. The zero value is good.
 type Options struct {
-	// SegmentBytes is the size of one log file. Default 64 MiB, minimum 256 KiB, maximum 1 GiB. The largest message is a quarter of it.
+	// SegmentBytes is the size of one log file. Default 64 MiB, minimum 256 KiB, maximum 1 GiB. The largest message is
+	// a quarter of it.
 	SegmentBytes int64
 	// DedupeWindow is how long a Message.ID is remembered. Default 5 min, negative: not at all.
 	DedupeWindow time.Duration
 	// DedupeMax bounds how many IDs are remembered; the oldest go first. Default 1,000,000.
 	DedupeMax int
-	// MaxBytes and MaxDepth bound the messages that are not yet settled. Default 0: no bound but the disk. What can never fit is ErrTooLarge.
+	// MaxBytes and MaxDepth bound the messages that are not yet settled. Default 0: no bound but the disk. What can
+	// never fit is ErrTooLarge.
 	MaxBytes int64
 	MaxDepth int
 	// Block makes Publish wait for room at a bound, until its context ends, instead of answering ErrFull.
 	Block bool
-	// UnsafeNoSync acknowledges without fdatasync: a crash of the machine (not of the process) loses what was acknowledged in the last
-	// seconds. For measurements and for data that can be lost.
+	// UnsafeNoSync acknowledges without fdatasync: a crash of the machine (not of the process) loses what was
+	// acknowledged in the last seconds. For measurements and for data that can be lost.
 	UnsafeNoSync bool
 	// Hooks observe the engine.
 	Hooks *Hooks
@@ -64,9 +66,9 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Open opens or creates a queue in a directory, which must belong to it alone. Files are 0600. What a crash cut off is dropped; damage
-// inside the log is reported to Hooks.Corrupt and counted, and everything else is served.
-// Errors: ErrLocked when another process has it open; what the file system says.
+// Open opens or creates a queue in a directory, which must belong to it alone. Files are 0600. What a crash cut off is
+// dropped; damage inside the log is reported to Hooks.Corrupt and counted, and everything else is served. Errors:
+// ErrLocked when another process has it open; what the file system says.
 func Open(dir string, o Options) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("queue: %w", err)

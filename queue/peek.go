@@ -25,7 +25,8 @@ func (d *logGroup) Peek(ctx context.Context, max int) ([]Waiting, error) {
 	e.state.Unlock()
 	out := make([]Waiting, len(looks))
 	e.readPinned(refs, func(i int, m Message, published time.Time, intact bool) {
-		out[i] = Waiting{Message: m, Published: published, Seq: refs[i].seq, Attempts: int(refs[i].attempts), State: looks[i].state, Until: looks[i].until}
+		out[i] = Waiting{Message: m, Published: published, Seq: refs[i].seq, Attempts: int(refs[i].attempts),
+			State: looks[i].state, Until: looks[i].until}
 		if !intact {
 			out[i].State += damagedOnDisk
 		}
@@ -35,7 +36,8 @@ func (d *logGroup) Peek(ctx context.Context, max int) ([]Waiting, error) {
 
 const damagedOnDisk = " (damaged on disk)"
 
-// pin makes the refs say where their messages are now, and keeps these segments; e.state is held. readPinned lets them go.
+// pin makes the refs say where their messages are now, and keeps these segments; e.state is held. readPinned lets them
+// go.
 func (e *engine) pin(refs []ref) {
 	for i := range refs {
 		refs[i] = e.where(refs[i])

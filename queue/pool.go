@@ -18,8 +18,8 @@ type PoolOptions struct {
 	Workers int
 	// Timeout ends a handler's context. Default: none; the lease is extended for as long as the handler runs.
 	Timeout time.Duration
-	// StuckAfter stops extending the lease of a handler that has run so long, so that another worker gets the message. Default 10 leases
-	// (or Timeout plus one lease, when Timeout is set).
+	// StuckAfter stops extending the lease of a handler that has run so long, so that another worker gets the message.
+	// Default 10 leases (or Timeout plus one lease, when Timeout is set).
 	StuckAfter time.Duration
 	// Limits bound what each key may take of the pool. The zero value sets none.
 	Limits Limits
@@ -35,7 +35,8 @@ type PoolHooks struct {
 	Panicked func(kind string, value any, stack []byte)
 }
 
-// Pool runs handlers on the messages of a group. Its size may change at any time: [Pool.SetWorkers] is what an autoscaler turns. It is safe for concurrent use.
+// Pool runs handlers on the messages of a group. Its size may change at any time: [Pool.SetWorkers] is what an
+// autoscaler turns. It is safe for concurrent use.
 type Pool struct {
 	group  *Group
 	mux    *Mux
@@ -141,9 +142,10 @@ func (p *Pool) adjust() {
 // Lag says how far the pool's group is behind.
 func (p *Pool) Lag(ctx context.Context) (Lag, error) { return p.group.Lag(ctx) }
 
-// Kill abandons up to n workers as if their machine had died: their handlers' contexts end, nothing that they hold is acknowledged or given
-// back, also not by a handler that goes on, and their messages are delivered again when the leases end. Workers that hold messages go first. It
-// returns how many of these there were. The pool starts new workers in their place; to shrink as well, call SetWorkers. For failure drills.
+// Kill abandons up to n workers as if their machine had died: their handlers' contexts end, nothing that they hold is
+// acknowledged or given back, also not by a handler that goes on, and their messages are delivered again when the
+// leases end. Workers that hold messages go first. It returns how many of these there were. The pool starts new workers
+// in their place; to shrink as well, call SetWorkers. For failure drills.
 func (p *Pool) Kill(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,8 +172,9 @@ func (p *Pool) Kill(n int) int {
 	return atWork
 }
 
-// Shutdown stops fetching, gives unstarted messages back without using up an attempt, and waits for running handlers. When ctx ends first,
-// the handlers' contexts end, and what they hold is given back when they return; Shutdown does not wait for that.
+// Shutdown stops fetching, gives unstarted messages back without using up an attempt, and waits for running handlers.
+// When ctx ends first, the handlers' contexts end, and what they hold is given back when they return; Shutdown does not
+// wait for that.
 func (p *Pool) Shutdown(ctx context.Context) error {
 	p.end(false)
 	done := make(chan struct{})
@@ -211,7 +214,8 @@ func (p *Pool) end(abort bool) {
 // Stats is cheap and safe at any time.
 func (p *Pool) Stats() PoolStats {
 	s := &p.stats
-	return PoolStats{Workers: int64(p.Workers()), Busy: s.busy.Load(), Succeeded: s.succeeded.Load(), Failed: s.failed.Load(),
+	return PoolStats{Workers: int64(p.Workers()), Busy: s.busy.Load(), Succeeded: s.succeeded.Load(),
+		Failed:   s.failed.Load(),
 		Panicked: s.panicked.Load(), Unhandled: s.unhandled.Load(), LeaseLost: s.lost.Load(), Limited: s.limited.Load()}
 }
 

@@ -115,19 +115,20 @@ func TestBatchHandlerAcksAllTogether(t *testing.T) {
 	m := queue.NewMux()
 	var mu sync.Mutex
 	seen, calls, failed := map[int]int{}, 0, false
-	queue.HandleBatch(m, "view", queue.BatchOptions{Max: 50, Wait: 20 * time.Millisecond}, func(ctx context.Context, jobs []*queue.Job[job]) error {
-		mu.Lock()
-		defer mu.Unlock()
-		calls++
-		if calls == 2 {
-			failed = true
-			return errors.New("transaction rolled back")
-		}
-		for _, j := range jobs {
-			seen[j.Data.N]++
-		}
-		return nil
-	})
+	queue.HandleBatch(m, "view", queue.BatchOptions{Max: 50, Wait: 20 * time.Millisecond},
+		func(ctx context.Context, jobs []*queue.Job[job]) error {
+			mu.Lock()
+			defer mu.Unlock()
+			calls++
+			if calls == 2 {
+				failed = true
+				return errors.New("transaction rolled back")
+			}
+			for _, j := range jobs {
+				seen[j.Data.N]++
+			}
+			return nil
+		})
 	for i := range 300 {
 		send(t, q, "view", i)
 	}

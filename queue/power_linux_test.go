@@ -19,8 +19,9 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// TestPowerCut cuts the power of a file system: the queue lives on a loop-mounted ext4, and what would be on the disk at a random moment, without
-// what the kernel has not written yet, is the copy of its image. The queue that is found there must have all that was acknowledged before.
+// TestPowerCut cuts the power of a file system: the queue lives on a loop-mounted ext4, and what would be on the disk
+// at a random moment, without what the kernel has not written yet, is the copy of its image. The queue that is found
+// there must have all that was acknowledged before.
 func TestPowerCut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounts file systems, which only root may")
@@ -63,7 +64,8 @@ func TestPowerCut(t *testing.T) {
 	for round := range 6 {
 		at := mount(image)
 		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledProcess$")
-		cmd.Env = append(os.Environ(), "TIERKIT_QUEUE_CHILD="+filepath.Join(at, "queue"), "TIERKIT_QUEUE_ROUND="+strconv.Itoa(round))
+		cmd.Env = append(os.Environ(), "TIERKIT_QUEUE_CHILD="+filepath.Join(at, "queue"), "TIERKIT_QUEUE_ROUND="+
+			strconv.Itoa(round))
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
@@ -92,7 +94,11 @@ func TestPowerCut(t *testing.T) {
 				mu.Unlock()
 			}
 		}()
-		require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return heard > 100 }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return heard > 100
+		}, 30*time.Second, time.Millisecond)
 		time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond) // the cut comes at any moment
 		// The process stands still while the image is copied, and what it has said by then is what it has acknowledged.
 		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
@@ -114,8 +120,9 @@ func TestPowerCut(t *testing.T) {
 	t.Logf("%d published, %d acknowledged, %d left after 6 cuts", len(published), len(acked), left)
 }
 
-// copyImage copies the disk as it was at one moment, though the kernel may go on writing to it: to its journal first, and then to where that says. A copy is
-// good if the one after it is the same: then nothing has changed between the end of the first and the beginning of the second.
+// copyImage copies the disk as it was at one moment, though the kernel may go on writing to it: to its journal first,
+// and then to where that says. A copy is good if the one after it is the same: then nothing has changed between the end
+// of the first and the beginning of the second.
 func copyImage(t *testing.T, from, to string) {
 	last := [sha256.Size]byte{}
 	for range 100 {

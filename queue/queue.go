@@ -28,8 +28,9 @@ func New(d Driver) *Queue {
 	return q
 }
 
-// Publish stores one message and returns when it is durable. An error means that the outcome is unknown unless it is one of
-// ErrFull, ErrTooLarge, ErrUnsupported, ErrClosed or ErrFailed at the time of the call: repeat with the same ID to be safe.
+// Publish stores one message and returns when it is durable. An error means that the outcome is unknown unless it is
+// one of ErrFull, ErrTooLarge, ErrUnsupported, ErrClosed or ErrFailed at the time of the call: repeat with the same ID
+// to be safe.
 func (q *Queue) Publish(ctx context.Context, m Message) (Receipt, error) {
 	s := q.one.Get().(*single)
 	s.msg[0] = m
@@ -40,8 +41,8 @@ func (q *Queue) Publish(ctx context.Context, m Message) (Receipt, error) {
 	return r, err
 }
 
-// PublishBatch stores all messages, in order, and returns when all are durable; in the embedded engine they become visible together
-// and survive a crash together.
+// PublishBatch stores all messages, in order, and returns when all are durable; in the embedded engine they become
+// visible together and survive a crash together.
 func (q *Queue) PublishBatch(ctx context.Context, msgs []Message) ([]Receipt, error) {
 	receipts := make([]Receipt, len(msgs))
 	if len(msgs) == 0 {
@@ -66,8 +67,8 @@ func (q *Queue) publish(ctx context.Context, msgs []Message, receipts []Receipt)
 	return q.driver.Publish(ctx, msgs, receipts)
 }
 
-// Group opens a consumer group of a topic, creating it when new. The first group of a topic gets everything published to the topic,
-// also before; later ones what is published from then on. Many Group values may stand for the same group.
+// Group opens a consumer group of a topic, creating it when new. The first group of a topic gets everything published
+// to the topic, also before; later ones what is published from then on. Many Group values may stand for the same group.
 func (q *Queue) Group(ctx context.Context, topic, name string, o GroupOptions) (*Group, error) {
 	if q.closed.Load() {
 		return nil, fmt.Errorf("group: %w", ErrClosed)

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// recovery rebuilds the index from the log. It reads every segment twice: first what happened to messages, then the messages
-// themselves, so that only those still to be delivered ever take memory.
+// recovery rebuilds the index from the log. It reads every segment twice: first what happened to messages, then the
+// messages themselves, so that only those still to be delivered ever take memory.
 type recovery struct {
 	e        *engine
 	segments []*segment
@@ -26,7 +26,8 @@ func (e *engine) recover() error {
 	if err != nil {
 		return err
 	}
-	r := &recovery{e: e, now: time.Now().UnixNano(), groups: map[uint32]*recovered{}, copies: map[uint64]copyOf{}, next: 1}
+	r := &recovery{e: e, now: time.Now().UnixNano(), groups: map[uint32]*recovered{}, copies: map[uint64]copyOf{},
+		next: 1}
 	if err := r.open(names); err != nil {
 		for _, s := range r.segments {
 			s.file.Close()
@@ -151,8 +152,8 @@ func (r *recovery) scan() error {
 	return r.mend(end, held, pending, pendingIn)
 }
 
-// mend ends the log behind its last intact record. What is pending there was cut off by a crash: it was never acknowledged and is not worth a
-// report, but it must not come back either, now that producers may publish it again.
+// mend ends the log behind its last intact record. What is pending there was cut off by a crash: it was never
+// acknowledged and is not worth a report, but it must not come back either, now that producers may publish it again.
 func (r *recovery) mend(s *scanner, held []entry, pending []damage, in *segment) error {
 	seg := s.seg
 	cut := seg.end

@@ -19,8 +19,9 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// copyDir copies a queue's directory, as a crash at this moment would leave it to the next process. Of a queue at work it takes a copy during which no
-// file came, went or was renamed: what is appended meanwhile is then the end of one file, as after a crash.
+// copyDir copies a queue's directory, as a crash at this moment would leave it to the next process. Of a queue at work
+// it takes a copy during which no file came, went or was renamed: what is appended meanwhile is then the end of one
+// file, as after a crash.
 func copyDir(t testing.TB, from string) string {
 	names := func() (ns []string) {
 		es, err := os.ReadDir(from)
@@ -84,8 +85,8 @@ func watch(rs *[]report) *queue.Hooks {
 	}}
 }
 
-// The last frame is cut, zeroed, flipped and overwritten at each of its bytes: everything before it is delivered, no damaged body ever, and a
-// second opening finds what the first one did.
+// The last frame is cut, zeroed, flipped and overwritten at each of its bytes: everything before it is delivered, no
+// damaged body ever, and a second opening finds what the first one did.
 func TestTornTail(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir, queue.Options{})
@@ -94,7 +95,8 @@ func TestTornTail(t *testing.T) {
 		publish(t, q, queue.Message{Topic: "t", Body: fmt.Append(nil, "keep", i)})
 	}
 	before := snapshot(t, dir)
-	_, err := q.PublishBatch(t.Context(), []queue.Message{{Topic: "t", Body: []byte("tail-0")}, {Topic: "t", Body: []byte("tail-1")}})
+	_, err := q.PublishBatch(t.Context(), []queue.Message{{Topic: "t", Body: []byte("tail-0")},
+		{Topic: "t", Body: []byte("tail-1")}})
 	require.NoError(t, err)
 	after := snapshot(t, dir)
 	_ = g
@@ -270,7 +272,8 @@ func TestCrashAtAnyMoment(t *testing.T) {
 				default:
 				}
 				id := fmt.Sprintf("%d-%d", p, i)
-				if _, err := q.Publish(t.Context(), queue.Message{Topic: "t", ID: id, Body: append([]byte(id), make([]byte, 500)...)}); err == nil {
+				if _, err := q.Publish(t.Context(),
+					queue.Message{Topic: "t", ID: id, Body: append([]byte(id), make([]byte, 500)...)}); err == nil {
 					mu.Lock()
 					published[id] = true
 					mu.Unlock()
@@ -343,7 +346,8 @@ func TestCheck(t *testing.T) {
 	q := open(t, dir, queue.Options{})
 	g := group(t, q, queue.GroupOptions{})
 	for i := range 300 {
-		publish(t, q, queue.Message{Topic: "t", Body: append(fmt.Append(nil, "message ", i, " "), make([]byte, 2000)...)})
+		publish(t, q, queue.Message{Topic: "t",
+			Body: append(fmt.Append(nil, "message ", i, " "), make([]byte, 2000)...)})
 	}
 	ds := fetchN(t, g, 10)
 	require.NoError(t, g.Ack(t.Context(), ds[:5]...))
@@ -391,7 +395,8 @@ func fingerprint(t testing.TB, dir string) map[string]string {
 	return m
 }
 
-// A damaged header at the beginning of a later segment costs nothing: the records behind it are numbered on from the segment before.
+// A damaged header at the beginning of a later segment costs nothing: the records behind it are numbered on from the
+// segment before.
 func TestDamagedHeaderOfALaterSegment(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir, queue.Options{})
@@ -402,7 +407,8 @@ func TestDamagedHeaderOfALaterSegment(t *testing.T) {
 	ds := fetchN(t, g, 300)
 	require.NoError(t, g.Ack(t.Context(), ds[290:]...))
 	require.NoError(t, q.Close())
-	for _, header := range []int64{64, 64 + 48 + 24} { // of the frame with the list of groups, and somewhere in the one behind it
+	// of the frame with the list of groups, and somewhere in the one behind it
+	for _, header := range []int64{64, 64 + 48 + 24} {
 		name := logFiles(t, dir)[1]
 		f, err := os.OpenFile(name, os.O_RDWR, 0)
 		require.NoError(t, err)

@@ -58,8 +58,8 @@ func (q *refQueue) pop() (ref, bool) {
 	return r, true
 }
 
-// insert puts a ref at its place by number, in a queue that is in that order. It moves the others: it is for what comes back, not for
-// what comes.
+// insert puts a ref at its place by number, in a queue that is in that order. It moves the others: it is for what comes
+// back, not for what comes.
 func (q *refQueue) insert(r ref) {
 	all := make([]ref, 0, q.n+1)
 	q.each(func(o *ref) {

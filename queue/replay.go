@@ -102,7 +102,8 @@ func (r *recovery) apply(seg *segment, en entry) error {
 			break
 		}
 		x := p.routing()
-		r.copies[seq] = copyOf{ref{seq: seq, segment: seg.id, offset: en.offset, length: en.length, priority: x.priority}, orphan, cs}
+		r.copies[seq] = copyOf{ref{seq: seq, segment: seg.id, offset: en.offset, length: en.length,
+			priority: x.priority}, orphan, cs}
 		for _, c := range cs {
 			if g := r.groups[c.group]; g != nil {
 				*g.of(seq) = fate{c.attempts, c.redriven, c.until, c.dead, c.diedAt, c.reason}
@@ -165,7 +166,8 @@ func (r *recovery) messages() error {
 			}
 			p := reads(en.payload)
 			if x := p.routing(); !p.Bad {
-				r.place(ref{seq: en.seq, segment: seg.id, offset: en.offset, length: en.length, priority: x.priority}, x, nil)
+				r.place(ref{seq: en.seq, segment: seg.id, offset: en.offset, length: en.length, priority: x.priority},
+					x, nil)
 			}
 			return nil
 		}}

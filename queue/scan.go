@@ -22,7 +22,8 @@ type damage struct {
 	base           uint64 // number of the first record that may have been there
 }
 
-// scanner reads a segment from front to back and takes every record that passes its checksum, whatever is broken around it.
+// scanner reads a segment from front to back and takes every record that passes its checksum, whatever is broken around
+// it.
 type scanner struct {
 	seg      *segment
 	expected uint64 // number of the next record
@@ -136,7 +137,8 @@ func (s *scanner) release() error {
 	return nil
 }
 
-// records visits the records of one frame. One that fails its checksum costs only itself when the record after it, found by its length, is intact.
+// records visits the records of one frame. One that fails its checksum costs only itself when the record after it,
+// found by its length, is intact.
 func (s *scanner) records(pos int64, f frame) error {
 	body, err := s.at(pos+frameHeader, int(f.length))
 	if err != nil {

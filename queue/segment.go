@@ -55,8 +55,8 @@ func (e *engine) wantSegment() {
 	}
 }
 
-// prepares has a segment ready before it is needed: zero-filled, because writing into a file that has all its blocks makes fdatasync about
-// twice as fast as growing it, or recycled, which costs nothing.
+// prepares has a segment ready before it is needed: zero-filled, because writing into a file that has all its blocks
+// makes fdatasync about twice as fast as growing it, or recycled, which costs nothing.
 func (e *engine) prepares() {
 	defer e.tasks.Done()
 	var lastFailure time.Time

@@ -104,7 +104,8 @@ func (e *engine) settle(g *groupState, held []ref, s Settlement) (w *waiter, err
 	return w, nil
 }
 
-// noteUntil writes down until when a message is delayed; e.state is held. Without it a crash would only shorten the delay.
+// noteUntil writes down until when a message is delayed; e.state is held. Without it a crash would only shorten the
+// delay.
 func (e *engine) noteUntil(g *groupState, seq uint64, until int64) {
 	_, _ = e.note(kindNack, false, func(b []byte) []byte {
 		b = binary.AppendUvarint(b, uint64(g.id))

@@ -29,9 +29,10 @@ type manifestEntry struct {
 
 const manifestName = "queue.json"
 
-// Snapshot writes the queue as it is at one moment, while it goes on, as a tar archive: everything that was acknowledged before the call is in it,
-// and what comes after the call's first write is not. What is in flight is waiting again after a Restore. Nothing is deleted from the log until it
-// returns. Engines on a server answer ErrUnsupported: those have backups of their own.
+// Snapshot writes the queue as it is at one moment, while it goes on, as a tar archive: everything that was
+// acknowledged before the call is in it, and what comes after the call's first write is not. What is in flight is
+// waiting again after a Restore. Nothing is deleted from the log until it returns. Engines on a server answer
+// ErrUnsupported: those have backups of their own.
 func (q *Queue) Snapshot(ctx context.Context, w io.Writer) error {
 	s, ok := q.driver.(interface {
 		snapshot(context.Context, io.Writer) error
@@ -52,7 +53,8 @@ func (e *engine) snapshot(ctx context.Context, w io.Writer) (err error) {
 	var parts []part
 	e.state.Lock()
 	done, err := e.note(kindNothing, true, func(b []byte) []byte {
-		e.cur.after = append(e.cur.after, func() { parts = e.point() }) // after a commit and before the next: the log has no loose end then
+		// after a commit and before the next: the log has no loose end then
+		e.cur.after = append(e.cur.after, func() { parts = e.point() })
 		return b
 	})
 	e.state.Unlock()
@@ -73,14 +75,16 @@ func (e *engine) snapshot(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	t := tar.NewWriter(w)
-	if err := t.WriteHeader(&tar.Header{Name: manifestName, Mode: 0o600, Size: int64(len(head)), ModTime: m.Taken}); err != nil {
+	if err := t.WriteHeader(&tar.Header{Name: manifestName, Mode: 0o600, Size: int64(len(head)),
+		ModTime: m.Taken}); err != nil {
 		return fmt.Errorf("queue: snapshot: %w", err)
 	}
 	if _, err := t.Write(head); err != nil {
 		return fmt.Errorf("queue: snapshot: %w", err)
 	}
 	for _, p := range parts {
-		if err := t.WriteHeader(&tar.Header{Name: p.seg.name(), Mode: 0o600, Size: p.end, ModTime: m.Taken}); err != nil {
+		if err := t.WriteHeader(&tar.Header{Name: p.seg.name(), Mode: 0o600, Size: p.end,
+			ModTime: m.Taken}); err != nil {
 			return fmt.Errorf("queue: snapshot: %w", err)
 		}
 		if _, err := io.Copy(t, &contextReader{ctx, io.NewSectionReader(p.seg.file, 0, p.end)}); err != nil {
@@ -136,8 +140,9 @@ func (c *contextReader) Read(p []byte) (int, error) {
 // maxManifest bounds what is read of a snapshot before anything is known of it.
 const maxManifest = 16 << 20
 
-// Restore makes a queue's directory of a snapshot. The directory must be missing or empty, and is so again after an error. All checksums are
-// verified: ErrCorrupt when a byte is wrong, io.ErrUnexpectedEOF when the snapshot is not whole.
+// Restore makes a queue's directory of a snapshot. The directory must be missing or empty, and is so again after an
+// error. All checksums are verified: ErrCorrupt when a byte is wrong, io.ErrUnexpectedEOF when the snapshot is not
+// whole.
 func Restore(r io.Reader, dir string) (err error) {
 	defer func() {
 		if err != nil {

@@ -17,8 +17,8 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// A snapshot of a queue that is being published to, consumed and cleaned: what was acknowledged before it is in it, what was settled
-// before it does not come back.
+// A snapshot of a queue that is being published to, consumed and cleaned: what was acknowledged before it is in it,
+// what was settled before it does not come back.
 func TestSnapshotOfALiveQueue(t *testing.T) {
 	o := queue.Options{SegmentBytes: small}
 	q := open(t, t.TempDir(), o)
@@ -31,7 +31,9 @@ func TestSnapshotOfALiveQueue(t *testing.T) {
 		wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
 				id := fmt.Sprintf("%d-%d", p, i)
-				if _, err := q.Publish(context.Background(), queue.Message{Topic: "t", ID: id, Key: []string{"", "a", "b"}[i%3], Body: make([]byte, 500)}); err != nil {
+				if _, err := q.Publish(context.Background(),
+					queue.Message{Topic: "t", ID: id, Key: []string{"", "a", "b"}[i%3],
+						Body: make([]byte, 500)}); err != nil {
 					t.Error(err)
 				}
 				mu.Lock()
@@ -63,7 +65,11 @@ func TestSnapshotOfALiveQueue(t *testing.T) {
 		mu.Lock()
 		goal := len(published) + 400
 		mu.Unlock()
-		require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(published) > goal }, 30*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(published) > goal
+		}, 30*time.Second, time.Millisecond)
 		must, never := map[string]bool{}, map[string]bool{}
 		mu.Lock()
 		for id := range published {

@@ -89,7 +89,8 @@ func (w *worker) fill(ds []*Delivery) []*Delivery {
 	return ds
 }
 
-// handle runs the handlers of everything that was fetched, kind by kind in the order of arrival, and keeps the leases alive meanwhile.
+// handle runs the handlers of everything that was fetched, kind by kind in the order of arrival, and keeps the leases
+// alive meanwhile.
 func (w *worker) handle(ds []*Delivery, keys []string) {
 	defer func() {
 		for _, k := range keys {

@@ -11,8 +11,8 @@ import (
 
 var errEjected = errors.New("replica: node was ejected")
 
-// life is a context that ends when the node is ejected, so that what hangs on a frozen host is let go. The next time the
-// node is up it gets a new one; until then whatever comes late finds the one that has ended.
+// life is a context that ends when the node is ejected, so that what hangs on a frozen host is let go. The next time
+// the node is up it gets a new one; until then whatever comes late finds the one that has ended.
 type life struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -74,8 +74,9 @@ type lifeCtx struct {
 func (l *lifeCtx) Value(key any) any                { return l.values.Value(key) }
 func (l *lifeCtx) Deadline() (t time.Time, ok bool) { return l.values.Deadline() }
 
-// flight is the context of a statement whose own context can end: it ends with that one, when the node is ejected, or with the use. Most of it is made when
-// the driver first asks for Done, which not every driver does: a context that ends costs more than the rest of a statement's way through this package.
+// flight is the context of a statement whose own context can end: it ends with that one, when the node is ejected, or
+// with the use. Most of it is made when the driver first asks for Done, which not every driver does: a context that
+// ends costs more than the rest of a statement's way through this package.
 type flight struct {
 	context.Context // the statement's: its deadline and its values
 	node            *node

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The context of a statement ends with the caller's, with the node and with the use, whether somebody asked for Done before or only then.
+// The context of a statement ends with the caller's, with the node and with the use, whether somebody asked for Done
+// before or only then.
 func TestFlight(t *testing.T) {
 	type key struct{}
 	for name, end := range map[string]func(n *conn, nd *node, cancel context.CancelFunc){

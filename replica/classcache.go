@@ -9,10 +9,11 @@ import (
 )
 
 // classCache remembers the class of query texts. It is a two-way set-associative table of immutable entries: bounded by
-// construction, lock-free, and a lookup is one hash and one comparison (of pointers, for the string constants that most queries are).
+// construction, lock-free, and a lookup is one hash and one comparison (of pointers, for the string constants that most
+// queries are).
 //
-// In front of it stands a table by the address of the text, for the constants: an entry keeps its text alive, so the same address
-// and length are the same text.
+// In front of it stands a table by the address of the text, for the constants: an entry keeps its text alive, so the
+// same address and length are the same text.
 type classCache struct {
 	byAddress [1024]atomic.Pointer[classEntry]
 	sets      []classSet
@@ -42,7 +43,8 @@ func (e *classEntry) current(version uint64) bool { return e.version == version 
 
 func (c *classCache) get(query string, version uint64) *classEntry {
 	near := c.slot(query)
-	if e := near.Load(); e != nil && len(e.query) == len(query) && unsafe.StringData(e.query) == unsafe.StringData(query) && e.current(version) {
+	if e := near.Load(); e != nil && len(e.query) == len(query) &&
+		unsafe.StringData(e.query) == unsafe.StringData(query) && e.current(version) {
 		return e
 	}
 	s := &c.sets[xxhash.Sum64String(query)&c.mask]

@@ -5,7 +5,8 @@ type grammar struct {
 	syntax syntax
 	// sequences: what reads a sequence need not look like a call (MariaDB).
 	sequences bool
-	// volatile reports whether a call of this function (lower case, last part of a qualified name) must run on the primary.
+	// volatile reports whether a call of this function (lower case, last part of a qualified name) must run on the
+	// primary.
 	volatile func(name []byte) bool
 	// session reports whether a call of this function changes or reads state of the session.
 	session func(name []byte) bool
@@ -28,8 +29,10 @@ func (g *grammar) classify(query string) Verdict {
 	}
 	switch v := string(lower(&buf, t.text)); v {
 	case "select", "values", "table", "with":
-	case "set", "reset", "discard", "listen", "unlisten", "lock", "unlock", "prepare", "deallocate", "declare", "fetch", "close", "move", "begin", "start",
-		"savepoint", "release", "rollback", "commit", "end", "abort", "use", "handler", "attach", "detach", "pragma", "load", "xa":
+	case "set", "reset", "discard", "listen", "unlisten", "lock", "unlock", "prepare", "deallocate", "declare", "fetch",
+		"close", "move", "begin", "start",
+		"savepoint", "release", "rollback", "commit", "end", "abort", "use", "handler", "attach", "detach", "pragma",
+		"load", "xa":
 		return Verdict{ClassSession, "session state: " + v}
 	case "create":
 		for range 3 { // create [or replace] [global|local] temp[orary]
@@ -45,7 +48,8 @@ func (g *grammar) classify(query string) Verdict {
 	default:
 		return Verdict{ClassWrite, "not a known read: " + shorten(t.text)}
 	}
-	// From here on one unquoted word can make it a write, wherever it stands. A column of that name costs a trip to the primary.
+	// From here on one unquoted word can make it a write, wherever it stands. A column of that name costs a trip to the
+	// primary.
 	var prev token // the name before a parenthesis
 	for {
 		t = l.next()
@@ -81,7 +85,8 @@ func (g *grammar) classify(query string) Verdict {
 		case tokWord:
 			prev = t
 			switch w := lower(&buf, t.text); string(w) {
-			case "insert", "update", "delete", "merge", "into", "truncate", "call", "upsert", "returning", "sql_calc_found_rows":
+			case "insert", "update", "delete", "merge", "into", "truncate", "call", "upsert", "returning",
+				"sql_calc_found_rows":
 				return Verdict{ClassWrite, "contains " + string(w)}
 			case "lock":
 				return Verdict{ClassWrite, "row lock"}

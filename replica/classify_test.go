@@ -80,7 +80,8 @@ func TestClassify(t *testing.T) {
 
 // FuzzClassify: the lexer ends, never panics, and no comment or layout turns a write into a read.
 func FuzzClassify(f *testing.F) {
-	for _, s := range []string{"select 1", "select $a$ b $a$", "/*", "select E'\\'", "with x as (delete from t) select 1", "select '", "select 1; drop table t"} {
+	for _, s := range []string{"select 1", "select $a$ b $a$", "/*", "select E'\\'",
+		"with x as (delete from t) select 1", "select '", "select 1; drop table t"} {
 		f.Add(s)
 	}
 	ds := []Dialect{Postgres(), MariaDB(), MySQL(), Plain(PlainHooks{})}
@@ -92,7 +93,8 @@ func FuzzClassify(f *testing.F) {
 			}
 			if v.Class == ClassRead {
 				first := strings.ToLower(q)
-				if !strings.Contains(first, "select") && !strings.Contains(first, "values") && !strings.Contains(first, "table") && !strings.Contains(first, "with") {
+				if !strings.Contains(first, "select") && !strings.Contains(first, "values") &&
+					!strings.Contains(first, "table") && !strings.Contains(first, "with") {
 					t.Fatalf("%s: %q is a read", d.Name(), q)
 				}
 			}
@@ -103,7 +105,8 @@ func FuzzClassify(f *testing.F) {
 // What does not look like a call, and a name that servers cut to the length of another.
 func TestSequencesAndLongNames(t *testing.T) {
 	my, pg := MariaDB(), Postgres()
-	for _, q := range []string{"select next value for s", "select previous value for s", "SELECT 1, NEXT /* c */ VALUE FOR s", "select s.nextval", "select s.currval"} {
+	for _, q := range []string{"select next value for s", "select previous value for s",
+		"SELECT 1, NEXT /* c */ VALUE FOR s", "select s.nextval", "select s.currval"} {
 		require.Equal(t, ClassWrite, my.Classify(q).Class, q)
 	}
 	require.Equal(t, ClassRead, my.Classify("select value from t").Class)

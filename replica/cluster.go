@@ -48,8 +48,9 @@ type Cluster struct {
 	lastPromotion   *PromotionReport
 	forked          Position // where the last promotion left the old primary's history
 	closed          bool
-	surveyed        bool   // all nodes were probed at some time: before, the first who says that he is the primary may be a former one
-	removedReads    uint64 // of nodes that were removed
+	// all nodes were probed at some time: before, the first who says that he is the primary may be a former one
+	surveyed     bool
+	removedReads uint64 // of nodes that were removed
 }
 
 // New starts probing the nodes and returns at once; the first statements wait for the first probes.

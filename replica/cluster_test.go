@@ -270,7 +270,8 @@ func TestTokens(t *testing.T) {
 		require.Equal(t, "r1", node, "a forged token is no token")
 
 		// A foreign system and a position from the future are refused.
-		for _, pos := range []Position{{System: "other", Timeline: 1, Offset: 1}, {System: "w", Timeline: 1, Offset: 1 << 40}} {
+		for _, pos := range []Position{{System: "other", Timeline: 1, Offset: 1},
+			{System: "w", Timeline: 1, Offset: 1 << 40}} {
 			s := NewSession()
 			s.wrotePosition("shop", s.writing("shop"), pos, c.dialect)
 			time.Sleep(5 * time.Second)

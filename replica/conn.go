@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// conn is a logical connection: what database/sql pools. It owns nothing while it is idle. During one use (from taking it out
-// of the pool to IsValid, which database/sql calls whenever it puts a connection back) it holds the physical
+// conn is a logical connection: what database/sql pools. It owns nothing while it is idle. During one use (from taking
+// it out of the pool to IsValid, which database/sql calls whenever it puts a connection back) it holds the physical
 // connections its statements ran on, because rows may still be read from them.
 type conn struct {
 	c    *Cluster
@@ -23,7 +23,8 @@ type conn struct {
 	txWrites bool
 	placed   bool // holds a place under SpillLimit
 	flying   []*flight
-	// pending are the sessions of writes whose rows were still open when they were sent; their position is captured at the end of the use.
+	// pending are the sessions of writes whose rows were still open when they were sent; their position is captured at
+	// the end of the use.
 	pending []pending
 }
 
@@ -81,8 +82,8 @@ func (n *conn) run(ctx context.Context, s *statement) error {
 	return n.write(ctx, s, e.verdict, SessionOf(ctx))
 }
 
-// runPinned: no choice and no retry. The transaction or the session's owner sees every error. Outside a transaction a write commits by itself, and counts
-// like one that is not pinned.
+// runPinned: no choice and no retry. The transaction or the session's owner sees every error. Outside a transaction a
+// write commits by itself, and counts like one that is not pinned.
 func (n *conn) runPinned(ctx context.Context, s *statement, v Verdict) error {
 	p := n.pin
 	var sess *Session

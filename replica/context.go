@@ -32,8 +32,9 @@ func Primary(ctx context.Context) context.Context {
 }
 
 // Replica makes reads under the context run on a replica even if the classifier would send them to the primary, and
-// never on the primary: with no usable replica they fail with ErrNoReplica. Writes still go to the primary when sent through
-// Exec. Use it for what you know better than the lexer, such as a user function declared volatile that only reads.
+// never on the primary: with no usable replica they fail with ErrNoReplica. Writes still go to the primary when sent
+// through Exec. Use it for what you know better than the lexer, such as a user function declared volatile that only
+// reads.
 func Replica(ctx context.Context) context.Context {
 	r := routeOf(ctx)
 	r.primary, r.replica = false, true

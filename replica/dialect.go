@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A Dialect knows one kind of server: how its SQL reads, how to ask it for its role and position, and what its errors mean.
-// All methods are called concurrently. Methods that take a connection own it until they return.
+// A Dialect knows one kind of server: how its SQL reads, how to ask it for its role and position, and what its errors
+// mean. All methods are called concurrently. Methods that take a connection own it until they return.
 type Dialect interface {
 	// Name is short and stable: "postgres", "mysql", "plain".
 	Name() string
@@ -15,7 +15,8 @@ type Dialect interface {
 	Classify(query string) Verdict
 	// Probe asks a node for its role and positions, in one round trip if possible.
 	Probe(ctx context.Context, c driver.Conn) (NodeState, error)
-	// Capture returns a position that covers everything committed on this connection so far. Called on the primary after a commit.
+	// Capture returns a position that covers everything committed on this connection so far. Called on the primary
+	// after a commit.
 	Capture(ctx context.Context, c driver.Conn) (Position, error)
 	// Reached waits up to budget until reads on c see want; false (and no error) when they do not by then.
 	Reached(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error)
@@ -41,13 +42,15 @@ type ErrorKind uint8
 const (
 	// KindOther: the statement's own fault, or unknown. Passed on.
 	KindOther ErrorKind = iota
-	// KindReadOnly: a write was refused because the node is a replica (SQLSTATE 25006, MySQL 1290). Nothing was executed.
+	// KindReadOnly: a write was refused because the node is a replica (SQLSTATE 25006, MySQL 1290). Nothing was
+	// executed.
 	KindReadOnly
 	// KindRefused: the node cannot be reached; nothing was sent.
 	KindRefused
 	// KindLost: the connection broke, and what was sent may have been executed.
 	KindLost
-	// KindConflict: the replica cancelled the read because of replay (SQLSTATE 40001/57014 in recovery); another node may run it.
+	// KindConflict: the replica cancelled the read because of replay (SQLSTATE 40001/57014 in recovery); another node
+	// may run it.
 	KindConflict
 )
 

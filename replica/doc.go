@@ -49,27 +49,31 @@
 // # Freshness
 //
 // A [Session] remembers the position of its last write and of its last read. A read goes to a replica that was seen
-// past that position, else it waits on one for at most Options.WaitBudget, else it goes to the primary. [Tokens] carries
-// the session from request to request in a signed cookie or header.
+// past that position, else it waits on one for at most Options.WaitBudget, else it goes to the primary. [Tokens]
+// carries the session from request to request in a signed cookie or header.
 //
 // # Roles and failover
 //
-// Probes tell roles, and nothing else does. The highest timeline that a primary or a standby reports is the cluster's: a primary on a lower one is a former
-// one and is neither written nor read, a standby that went on replaying its log is fenced too, and with two primaries on one timeline writes
-// are refused ([ErrSplitBrain]). A node that was added or comes back serves reads once it has what the primary had at that moment.
+// Probes tell roles, and nothing else does. The highest timeline that a primary or a standby reports is the cluster's:
+// a primary on a lower one is a former one and is neither written nor read, a standby that went on replaying its log is
+// fenced too, and with two primaries on one timeline writes are refused ([ErrSplitBrain]). A node that was added or
+// comes back serves reads once it has what the primary had at that moment.
 //
-// Promotion is off unless [Options.Promotion] is set. It takes the lease, gives up if a majority of the standbys still hears from the primary
-// (then it is this process that is cut off), cuts replication on all standbys, promotes the one that received most, and points the others to it.
+// Promotion is off unless [Options.Promotion] is set. It takes the lease, gives up if a majority of the standbys still
+// hears from the primary (then it is this process that is cut off), cuts replication on all standbys, promotes the one
+// that received most, and points the others to it.
 //
 // # Servers
 //
-// Tested with PostgreSQL 15 through pgx and lib/pq, MariaDB 10.11 and MySQL 5.6; sqlx, gorm, bun and code in the manner of sqlc run on it unchanged. Later
-// versions of MySQL are asked with wait_for_executed_gtid_set and, from 8.0.23 on, told in the new words of replication, both written from the manual.
+// Tested with PostgreSQL 15 through pgx and lib/pq, MariaDB 10.11 and MySQL 5.6; sqlx, gorm, bun and code in the manner
+// of sqlc run on it unchanged. Later versions of MySQL are asked with wait_for_executed_gtid_set and, from 8.0.23 on,
+// told in the new words of replication, both written from the manual.
 //
 // # What a library cannot do
 //
 // It cannot fence a host: a primary that is cut off from the cluster but not from its clients goes on accepting their
-// writes until somebody stops it. Promotion first cuts replication on the standbys, so with synchronous replication the old
-// primary can no longer acknowledge; with asynchronous replication acknowledged writes can be lost, and [Promotion.MaxLossBytes]
-// says how many bytes you accept. It cannot undo such a loss: [Cluster.RecoveryPlan] prints what to do. Multi-primary is not a goal.
+// writes until somebody stops it. Promotion first cuts replication on the standbys, so with synchronous replication the
+// old primary can no longer acknowledge; with asynchronous replication acknowledged writes can be lost, and
+// [Promotion.MaxLossBytes] says how many bytes you accept. It cannot undo such a loss: [Cluster.RecoveryPlan] prints
+// what to do. Multi-primary is not a goal.
 package replica

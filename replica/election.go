@@ -14,12 +14,14 @@ import (
 const (
 	// hearMargin is for messages that were on their way when the primary was lost.
 	hearMargin = 200 * time.Millisecond
-	// hearWindow is how long a message proves that the primary lives. An idle PostgreSQL primary sends one every ten seconds or so, a busy one all the time.
+	// hearWindow is how long a message proves that the primary lives. An idle PostgreSQL primary sends one every ten
+	// seconds or so, a busy one all the time.
 	hearWindow = 5 * time.Second
 )
 
-// alive refuses a promotion while a majority of the standbys that answer has heard from the primary lately, and after we lost it: then it lives, and it is
-// this process that is cut off. A refused connection is acted on at once: there was no time to hear anything.
+// alive refuses a promotion while a majority of the standbys that answer has heard from the primary lately, and after
+// we lost it: then it lives, and it is this process that is cut off. A refused connection is acted on at once: there
+// was no time to hear anything.
 func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Duration, primary string) error {
 	h, ok := c.dialect.(hearer)
 	if !ok || lost <= hearMargin {
@@ -49,12 +51,14 @@ func (c *Cluster) alive(ctx context.Context, stands []*standby, lost time.Durati
 	}
 	wg.Wait()
 	if 2*heard.Load() > answers.Load() {
-		return fmt.Errorf("%w: %d of %d standbys hear from %s, which this process does not reach", ErrPromotion, heard.Load(), answers.Load(), primary)
+		return fmt.Errorf("%w: %d of %d standbys hear from %s, which this process does not reach", ErrPromotion,
+			heard.Load(), answers.Load(), primary)
 	}
 	return nil
 }
 
-// hearer is a dialect that can ask a standby how long ago it heard from its primary; not ok: it is not connected to one.
+// hearer is a dialect that can ask a standby how long ago it heard from its primary; not ok: it is not connected to
+// one.
 type hearer interface {
 	lastHeard(ctx context.Context, c driver.Conn) (ago time.Duration, ok bool, err error)
 }
@@ -82,7 +86,8 @@ func (c *Cluster) cutAll(ctx context.Context, stands []*standby) {
 }
 
 // elect chooses the standby that received most, and refuses when more may be lost than is allowed.
-func (c *Cluster) elect(stands []*standby, to string, configured int, last Position, synchronous bool, rep *PromotionReport) (best *standby, answered []*standby, err error) {
+func (c *Cluster) elect(stands []*standby, to string, configured int, last Position, synchronous bool,
+	rep *PromotionReport) (best *standby, answered []*standby, err error) {
 	opt := c.opts.Promotion
 	var errs []error
 	var first *standby // the furthest, whether it may be promoted or not
@@ -100,8 +105,10 @@ func (c *Cluster) elect(stands []*standby, to string, configured int, last Posit
 		if s.m.draining {
 			continue
 		}
-		// A node that was already told, and did not answer, may yet become the primary: a second one beside it would be one too many.
-		if best == nil || further(s.state.Received, best.state.Received) || s.m == c.chosen && !further(best.state.Received, s.state.Received) {
+		// A node that was already told, and did not answer, may yet become the primary: a second one beside it would be
+		// one too many.
+		if best == nil || further(s.state.Received, best.state.Received) || s.m == c.chosen &&
+			!further(best.state.Received, s.state.Received) {
 			best = s
 		}
 	}
@@ -131,7 +138,8 @@ func (c *Cluster) elect(stands []*standby, to string, configured int, last Posit
 	if last.Offset > best.state.Received.Offset && last.Timeline >= best.state.Received.Timeline {
 		rep.LossBytes = int64(last.Offset - best.state.Received.Offset)
 	}
-	// What a synchronous primary acknowledged is on a standby; when all of them answered, the best one has it. The rest was never acknowledged.
+	// What a synchronous primary acknowledged is on a standby; when all of them answered, the best one has it. The rest
+	// was never acknowledged.
 	covered := synchronous && len(answered) >= need
 	if rep.LossBytes > opt.MaxLossBytes && !covered {
 		return nil, answered, fmt.Errorf("%w: %s is %d bytes behind the last position seen of %s, more than MaxLossBytes", ErrPromotion, best.m.Name, rep.LossBytes, rep.From)
@@ -147,7 +155,8 @@ func further(a, b Position) bool {
 }
 
 // followAll points the standbys (except one) to a primary.
-func (c *Cluster) followAll(ctx context.Context, stands []*standby, except *standby, primary *node, rep *PromotionReport) {
+func (c *Cluster) followAll(ctx context.Context, stands []*standby, except *standby, primary *node,
+	rep *PromotionReport) {
 	if primary == nil {
 		return
 	}

@@ -9,10 +9,12 @@ var (
 	ErrNoReplica = errors.New("replica: no replica")
 	// ErrSplitBrain: two nodes accept writes on the same timeline; writes are refused until one of them stops.
 	ErrSplitBrain = errors.New("replica: split brain")
-	// ErrCommitUnknown: the connection was lost after a write was sent. It may or may not have happened; it was not retried.
+	// ErrCommitUnknown: the connection was lost after a write was sent. It may or may not have happened; it was not
+	// retried.
 	ErrCommitUnknown = errors.New("replica: commit outcome unknown")
-	// ErrTxLost: the node of a transaction went away, or ceased to be the primary, before the commit was sent. Nothing of the
-	// transaction happened; run it again. The error has SafeToRetry() bool, like those of pgconn, and shard.Tx does so by itself.
+	// ErrTxLost: the node of a transaction went away, or ceased to be the primary, before the commit was sent. Nothing
+	// of the transaction happened; run it again. The error has SafeToRetry() bool, like those of pgconn, and shard.Tx
+	// does so by itself.
 	ErrTxLost = errors.New("replica: transaction lost before its commit")
 	// ErrSpillLimit: no replica is usable and the primary already serves Options.SpillLimit reads in their place.
 	ErrSpillLimit = errors.New("replica: too many reads spilled to the primary")

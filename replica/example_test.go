@@ -23,7 +23,8 @@ func (f sqliteFile) Driver() driver.Driver {
 }
 
 func (f sqliteFile) Connect(context.Context) (driver.Conn, error) {
-	return f.Driver().Open("file:" + string(f) + "?_pragma=busy_timeout(5000)") // one file for both: they wait for each other
+	// one file for both: they wait for each other
+	return f.Driver().Open("file:" + string(f) + "?_pragma=busy_timeout(5000)")
 }
 
 func exampleCluster(o replica.Options) (*replica.Cluster, func()) {
@@ -32,7 +33,8 @@ func exampleCluster(o replica.Options) (*replica.Cluster, func()) {
 		panic(err)
 	}
 	file := sqliteFile(filepath.Join(dir, "data.db"))
-	c, err := replica.New(replica.Plain(replica.PlainHooks{}), []replica.Node{{Name: "primary", Connector: file}, {Name: "replica", Connector: file}}, o)
+	c, err := replica.New(replica.Plain(replica.PlainHooks{}),
+		[]replica.Node{{Name: "primary", Connector: file}, {Name: "replica", Connector: file}}, o)
 	if err != nil {
 		panic(err)
 	}
@@ -60,7 +62,8 @@ func ExampleNew() {
 func ExampleCluster_Explain() {
 	c, done := exampleCluster(replica.Options{})
 	defer done()
-	for _, q := range []string{`select 1 -- delete`, `with x as (delete from t returning *) select * from x`, `select * from t for update`} {
+	for _, q := range []string{`select 1 -- delete`, `with x as (delete from t returning *) select * from x`,
+		`select * from t for update`} {
 		x := c.Explain(q)
 		fmt.Printf("%s %q\n", x.Class, x.Reason)
 	}
@@ -72,7 +75,9 @@ func ExampleCluster_Explain() {
 
 // Overrides go through the context, never through comments in SQL.
 func ExamplePrimary() {
-	c, done := exampleCluster(replica.Options{Hooks: &replica.Hooks{Routed: func(_ context.Context, r replica.Route) { fmt.Println(r.Node, r.Reason) }}})
+	c, done := exampleCluster(replica.Options{Hooks: &replica.Hooks{Routed: func(_ context.Context, r replica.Route) {
+		fmt.Println(r.Node, r.Reason)
+	}}})
 	defer done()
 	var v int
 	c.DB().QueryRowContext(replica.Primary(context.Background()), `select 1`).Scan(&v)

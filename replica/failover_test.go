@@ -17,8 +17,8 @@ import (
 	"github.com/tierkit/tierkit/replica"
 )
 
-// Readers and writers run while a standby is killed, another frozen, and the primary killed: reads never fail, and every
-// acknowledged write is there afterwards.
+// Readers and writers run while a standby is killed, another frozen, and the primary killed: reads never fail, and
+// every acknowledged write is there afterwards.
 func TestPostgresFailover(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
@@ -46,7 +46,8 @@ func TestPostgresFailover(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				var n int
-				if err := c.DB().QueryRowContext(t.Context(), "select count(*) from t where id < 10").Scan(&n); err != nil {
+				if err := c.DB().QueryRowContext(t.Context(),
+					"select count(*) from t where id < 10").Scan(&n); err != nil {
 					readErrs.Add(1)
 					t.Log("read:", err)
 				}
@@ -134,7 +135,8 @@ func TestPostgresFailover(t *testing.T) {
 func TestPostgresFrozenPrimary(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
-	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
+	c := open(t, replica.Postgres(), pgNodes(t, s),
+		replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
 	mustExec(t, c.DB(), "insert into t values (1)")
 	tx, err := c.DB().Begin()
 	require.NoError(t, err)
@@ -152,7 +154,8 @@ func TestPostgresFrozenPrimary(t *testing.T) {
 	waitFor(t, "fenced", func() bool { return c.Status().Nodes[0].Fenced != "" })
 	mustExec(t, c.DB(), "insert into t values (5)")
 	var n int
-	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where id in (2, 5)").Scan(&n))
+	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()),
+		"select count(*) from t where id in (2, 5)").Scan(&n))
 	require.Equal(t, 1, n)
 }
 
@@ -212,7 +215,8 @@ func TestPostgresCutOffProcess(t *testing.T) {
 	}
 	nodes[0].Connector = stdlib.GetConnector(*cfg)
 	refused := make(chan error, 100)
-	c := open(t, replica.Postgres(), nodes, replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}, PrimaryWait: -1,
+	c := open(t, replica.Postgres(), nodes, replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()},
+		PrimaryWait: -1,
 		Hooks: &replica.Hooks{Promoted: func(_ replica.PromotionReport, err error) {
 			select {
 			case refused <- err:

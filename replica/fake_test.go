@@ -74,7 +74,8 @@ func (w *fakeWorld) config() (nodes []Node) {
 func (w *fakeWorld) dialect() Dialect {
 	state := func(c driver.Conn) NodeState {
 		f := c.(*fakeConn).f
-		st := NodeState{Role: RoleReplica, Replayed: Position{System: "w", Timeline: f.timeline.Load(), Offset: f.pos.Load()}}
+		st := NodeState{Role: RoleReplica, Replayed: Position{System: "w", Timeline: f.timeline.Load(),
+			Offset: f.pos.Load()}}
 		if f.primary.Load() {
 			st.Role = RolePrimary
 		}

@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// One user of a *sql.Conn holds one place under SpillLimit, however many reads he makes; and a read that is repeated keeps the place it has.
+// One user of a *sql.Conn holds one place under SpillLimit, however many reads he makes; and a read that is repeated
+// keeps the place it has.
 func TestSpillPlaceIsHeldOnce(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")
@@ -43,7 +44,8 @@ func TestSpillPlaceIsHeldOnce(t *testing.T) {
 	})
 }
 
-// Under Replica nothing runs on the primary, neither what a replica refuses nor a transaction whose session must see more.
+// Under Replica nothing runs on the primary, neither what a replica refuses nor a transaction whose session must see
+// more.
 func TestReplicaMeansReplica(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")

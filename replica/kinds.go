@@ -18,13 +18,15 @@ func netKind(err error) (ErrorKind, bool) {
 		return KindOther, true
 	case errors.Is(err, errProbeTimeout):
 		return KindOther, true
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH),
+		errors.Is(err, syscall.ENETUNREACH):
 		return KindRefused, true
 	case errors.Is(err, driver.ErrBadConn): // by its contract nothing was executed
 		return KindRefused, true
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return KindOther, true
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE),
 		errors.Is(err, net.ErrClosed):
 		return KindLost, true
 	}
@@ -44,7 +46,8 @@ func sqlState(err error) string {
 	return ""
 }
 
-// mysqlNumber is the error number of go-sql-driver/mysql, found by the field's name so that this package need not import the driver.
+// mysqlNumber is the error number of go-sql-driver/mysql, found by the field's name so that this package need not
+// import the driver.
 func mysqlNumber(err error) uint64 {
 	for e := err; e != nil; e = errors.Unwrap(e) {
 		v := reflect.Indirect(reflect.ValueOf(e))

@@ -14,7 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A write chose the primary, which was replaced before the write found a connection to it: the former primary, thawed, must not get it.
+// A write chose the primary, which was replaced before the write found a connection to it: the former primary, thawed,
+// must not get it.
 func TestWriteThatChoseTheFormerPrimary(t *testing.T) {
 	for name, write := range map[string]func(db *sql.DB) error{
 		"statement": func(db *sql.DB) error { _, err := db.Exec("write"); return err },
@@ -157,7 +158,8 @@ func TestPinnedToAFormerPrimary(t *testing.T) {
 	})
 }
 
-// What a pinned connection writes by itself is read by the session that wrote it, and its loss is as unknown as that of any write.
+// What a pinned connection writes by itself is read by the session that wrote it, and its loss is as unknown as that of
+// any write.
 func TestPinnedWriteOfASession(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")

@@ -10,7 +10,8 @@ import (
 // ErrLeaseHeld: somebody else holds the lease.
 var ErrLeaseHeld = errors.New("replica: lease is held by somebody else")
 
-// MemoryLease is a Lease for a single process: right when only this process may promote, and for tests. Several Clusters may share it.
+// MemoryLease is a Lease for a single process: right when only this process may promote, and for tests. Several
+// Clusters may share it.
 func MemoryLease() Lease { return &memoryLease{held: map[string]memoryHold{}} }
 
 type memoryLease struct {

@@ -173,7 +173,8 @@ func wordStart(c byte) bool {
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }
 
-// lower folds an ASCII word into buf and returns it as a string that must not outlive buf; words too long to matter give "".
+// lower folds an ASCII word into buf and returns it as a string that must not outlive buf; words too long to matter
+// give "".
 func lower(buf *[64]byte, w string) []byte {
 	if len(w) > len(buf) {
 		return nil

@@ -9,12 +9,12 @@ import (
 )
 
 // MariaDB is the dialect of MariaDB 10.5 and later with the driver go-sql-driver/mysql. It implements Promoter, through
-// Node.Admin connections with READ_ONLY ADMIN and REPLICATION SLAVE ADMIN. The application's user must not have READ_ONLY ADMIN
-// or SUPER: such users write on replicas unhindered.
+// Node.Admin connections with READ_ONLY ADMIN and REPLICATION SLAVE ADMIN. The application's user must not have
+// READ_ONLY ADMIN or SUPER: such users write on replicas unhindered.
 //
-// A node with read_only=1 is a replica, one without is a primary. MariaDB has no timelines: when a former primary comes back
-// writable, this process knows it is the former one only if it promoted the other itself; else writes are refused (ErrSplitBrain). Start
-// servers with read_only=1 in their configuration.
+// A node with read_only=1 is a replica, one without is a primary. MariaDB has no timelines: when a former primary comes
+// back writable, this process knows it is the former one only if it promoted the other itself; else writes are refused
+// (ErrSplitBrain). Start servers with read_only=1 in their configuration.
 func MariaDB() Dialect { return &mariadb{mysql{grammar: mysqlGrammar()}} }
 
 type mariadb struct{ mysql }
@@ -26,10 +26,12 @@ func (d *mariadb) Probe(ctx context.Context, c driver.Conn) (NodeState, error) {
 	if err != nil {
 		return NodeState{}, err
 	}
-	st := NodeState{Role: RolePrimary, Replayed: Position{System: "mariadb-" + r[2], Offset: mariaOffset(r[1]), GTID: r[1]}}
+	st := NodeState{Role: RolePrimary, Replayed: Position{System: "mariadb-" + r[2], Offset: mariaOffset(r[1]),
+		GTID: r[1]}}
 	if r[0] == "1" {
 		st.Role = RoleReplica
-		if s, err := columnsOf(ctx, c, `show slave status`); err == nil && s != nil { // without the privilege there is no age
+		// without the privilege there is no age
+		if s, err := columnsOf(ctx, c, `show slave status`); err == nil && s != nil {
 			if sec, err := strconv.ParseInt(s["seconds_behind_master"], 10, 64); err == nil {
 				st.ReplayAge = time.Duration(sec) * time.Second
 			}
@@ -95,5 +97,6 @@ func (d *mariadb) Follow(ctx context.Context, c driver.Conn, primary Node) error
 	if err != nil {
 		return err
 	}
-	return tell(ctx, c, `stop slave`, `set global read_only = 1`, a.into(`change master to master_host='%s', master_port=%d, master_user='%s', master_password='%s', master_use_gtid=slave_pos, master_connect_retry=1`), `start slave`)
+	return tell(ctx, c, `stop slave`, `set global read_only = 1`,
+		a.into(`change master to master_host='%s', master_port=%d, master_user='%s', master_password='%s', master_use_gtid=slave_pos, master_connect_retry=1`), `start slave`)
 }

@@ -27,7 +27,8 @@ func TestShadowReads(t *testing.T) {
 	require.Zero(t, c.Stats().ShadowDiffs)
 	conn, err := s.Nodes[1].DB().Conn(t.Context())
 	require.NoError(t, err)
-	for _, q := range []string{"set sql_log_bin = 0", "update t set v = 99 where id = 2"} { // somebody repairs a replica by hand
+	// somebody repairs a replica by hand
+	for _, q := range []string{"set sql_log_bin = 0", "update t set v = 99 where id = 2"} {
 		_, err := conn.ExecContext(t.Context(), q)
 		require.NoError(t, err)
 	}
@@ -35,17 +36,21 @@ func TestShadowReads(t *testing.T) {
 	waitFor(t, "the difference is counted", func() bool { read(); return c.Stats().ShadowDiffs > 0 })
 }
 
-// What these servers do in silence on a replica (locks, temporary tables, the last id) is the worst to send there: nothing fails, and it is wrong.
+// What these servers do in silence on a replica (locks, temporary tables, the last id) is the worst to send there:
+// nothing fails, and it is wrong.
 func TestMariaDBRouting(t *testing.T) {
-	testMySQLRouting(t, testserver.MariaDB, replica.MariaDB(), []string{"create sequence s"}, []string{"values (1)", "with x as (select 1 as n) select * from x"},
-		[]string{"select nextval(s)", "select next value for s", "select previous value for s", "insert into t (v) values (9) returning id"})
+	testMySQLRouting(t, testserver.MariaDB, replica.MariaDB(), []string{"create sequence s"},
+		[]string{"values (1)", "with x as (select 1 as n) select * from x"},
+		[]string{"select nextval(s)", "select next value for s", "select previous value for s",
+			"insert into t (v) values (9) returning id"})
 }
 
 func TestMySQLRouting(t *testing.T) {
 	testMySQLRouting(t, testserver.MySQL, replica.MySQL(), nil, nil, []string{"select uuid_short()"})
 }
 
-func testMySQLRouting(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster, d replica.Dialect, schema, reads, writes []string) {
+func testMySQLRouting(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster,
+	d replica.Dialect, schema, reads, writes []string) {
 	s := start(t, testserver.MySQLOptions{Replicas: 1})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
 	for _, q := range schema {
@@ -70,11 +75,14 @@ func testMySQLRouting(t *testing.T, start func(testing.TB, testserver.MySQLOptio
 		require.NoError(t, rows.Close())
 		return c.Stats().ReadsReplica > before
 	}
-	for _, q := range append(reads, "select * from t", "# a comment\nselect v from t", "-- another\nselect v from t where v > 1", "select 'for update'", "select `v` as `insert` from t") {
+	for _, q := range append(reads, "select * from t", "# a comment\nselect v from t",
+		"-- another\nselect v from t where v > 1", "select 'for update'", "select `v` as `insert` from t") {
 		require.True(t, onReplica(q), q)
 	}
-	for _, q := range append(writes, "select get_lock('a', 0)", "select release_lock('a')", "select last_insert_id()", "select * from t for update", "select * from t lock in share mode",
-		"select found_rows()", "select sql_calc_found_rows * from t limit 1", "show tables", "select @x := 1", "select /*! v */ from t", "select /*! v into @y */ from t limit 1",
+	for _, q := range append(writes, "select get_lock('a', 0)", "select release_lock('a')", "select last_insert_id()",
+		"select * from t for update", "select * from t lock in share mode",
+		"select found_rows()", "select sql_calc_found_rows * from t limit 1", "show tables", "select @x := 1",
+		"select /*! v */ from t", "select /*! v into @y */ from t limit 1",
 		"select is_free_lock('a')") {
 		require.False(t, onReplica(q), q)
 	}

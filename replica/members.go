@@ -31,7 +31,8 @@ func (c *Cluster) add(n Node, joining bool) error {
 		return fmt.Errorf("%w: %s", ErrDuplicateNode, n.Name)
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
-	m := &member{node: newNode(n), machine: health.NewMachine(health.Config{Rise: c.opts.Rise, Fall: c.opts.Fall}), cancel: cancel, done: make(chan struct{})}
+	m := &member{node: newNode(n), machine: health.NewMachine(health.Config{Rise: c.opts.Rise, Fall: c.opts.Fall}),
+		cancel: cancel, done: make(chan struct{})}
 	m.joining, m.overlay = joining, c.overlays[n.Name]
 	c.kicks[m.node] = make(chan struct{}, 1)
 	c.members = append(c.members[:len(c.members):len(c.members)], m)
@@ -68,8 +69,8 @@ func (c *Cluster) Drain(ctx context.Context, name string) error {
 	}
 }
 
-// Remove forgets a node. Connections in use are closed when they are returned. A primary that is up is handed over by Promote before it is removed;
-// else there is none, and the automatic promotion leaves it at that.
+// Remove forgets a node. Connections in use are closed when they are returned. A primary that is up is handed over by
+// Promote before it is removed; else there is none, and the automatic promotion leaves it at that.
 func (c *Cluster) Remove(name string) error {
 	c.mu.Lock()
 	m := c.member(name)

@@ -9,13 +9,15 @@ import (
 	"time"
 )
 
-// MySQL is the dialect of MySQL 5.6 and later with GTID mode on, with the driver go-sql-driver/mysql. It implements Promoter, through
-// Node.Admin connections with SUPER, or from 8.0 on SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN and REPLICATION CLIENT. The
-// application's user must not have SUPER: such users write on replicas unhindered (5.7 and later: unless super_read_only is set).
+// MySQL is the dialect of MySQL 5.6 and later with GTID mode on, with the driver go-sql-driver/mysql. It implements
+// Promoter, through Node.Admin connections with SUPER, or from 8.0 on SYSTEM_VARIABLES_ADMIN, REPLICATION_SLAVE_ADMIN
+// and REPLICATION CLIENT. The application's user must not have SUPER: such users write on replicas unhindered (5.7 and
+// later: unless super_read_only is set).
 //
 // It is tested against MySQL 5.6; the words that replaced "master" and "slave" in 8.0.23 are taken from the manual.
 //
-// Roles and returning primaries are as with MariaDB: read_only tells a replica, and servers should start with read_only=1.
+// Roles and returning primaries are as with MariaDB: read_only tells a replica, and servers should start with
+// read_only=1.
 func MySQL() Dialect { return &mysql{grammar: mysqlGrammar()} }
 
 type mysql struct{ grammar grammar }
@@ -26,7 +28,8 @@ func mysqlGrammar() grammar {
 		syntax:    syntax{backslash: true, hashComments: true, dashNeedsSpace: true, quotesAreString: true},
 		session: func(name []byte) bool {
 			switch string(name) {
-			case "get_lock", "release_lock", "release_all_locks", "is_free_lock", "is_used_lock", "last_insert_id", "found_rows", "row_count",
+			case "get_lock", "release_lock", "release_all_locks", "is_free_lock", "is_used_lock", "last_insert_id",
+				"found_rows", "row_count",
 				"lastval", "connection_id":
 				return true
 			}
@@ -63,7 +66,8 @@ func (d *mysql) Probe(ctx context.Context, c driver.Conn) (NodeState, error) {
 	}
 	st.ReplayAge = s.behind
 	if !mysqlCovers(gtid, s.received) {
-		missing, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subtract('%s', '%s')`, safeGTID(s.received), safeGTID(gtid)))
+		missing, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subtract('%s', '%s')`, safeGTID(s.received),
+			safeGTID(gtid)))
 		if err != nil {
 			return st, err
 		}
@@ -84,10 +88,12 @@ func (d *mysql) Capture(ctx context.Context, c driver.Conn) (Position, error) {
 }
 
 func (d *mysql) Reached(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error) {
-	r, err := ask1(ctx, c, 1, fmt.Sprintf(`select wait_for_executed_gtid_set('%s', %s)`, safeGTID(want.GTID), seconds(budget)))
+	r, err := ask1(ctx, c, 1, fmt.Sprintf(`select wait_for_executed_gtid_set('%s', %s)`, safeGTID(want.GTID),
+		seconds(budget)))
 	if mysqlNumber(err) == 1305 { // there is no such function before 5.7
 		return poll(ctx, budget, func() (bool, error) {
-			r, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subset('%s', @@global.gtid_executed)`, safeGTID(want.GTID)))
+			r, err := ask1(ctx, c, 1, fmt.Sprintf(`select gtid_subset('%s', @@global.gtid_executed)`,
+				safeGTID(want.GTID)))
 			return err == nil && r[0] == "1", err
 		})
 	}
@@ -108,7 +114,8 @@ func (d *mysql) Kind(err error) ErrorKind {
 	default:
 		return KindOther
 	}
-	if err != nil && strings.Contains(err.Error(), "invalid connection") { // mysql.ErrInvalidConn: the answer did not come
+	// mysql.ErrInvalidConn: the answer did not come
+	if err != nil && strings.Contains(err.Error(), "invalid connection") {
 		return KindLost
 	}
 	k, _ := netKind(err)
@@ -140,7 +147,8 @@ func (d *mysql) Cut(ctx context.Context, c driver.Conn) (NodeState, error) {
 			return true, err
 		}
 		r, err := ask1(ctx, c, 1, `select @@global.gtid_executed`)
-		// Before 5.7 the received set names a transaction whose end never came; there one thread applies all, and it says when it is done.
+		// Before 5.7 the received set names a transaction whose end never came; there one thread applies all, and it
+		// says when it is done.
 		return err == nil && (mysqlCovers(strings.ReplaceAll(r[0], "\n", ""), s.received) || w.before57 && s.idle), err
 	})
 	if err != nil {

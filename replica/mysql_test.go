@@ -14,7 +14,8 @@ func TestMariaDB(t *testing.T) { testMySQL(t, testserver.MariaDB, replica.MariaD
 func TestMySQL(t *testing.T)   { testMySQL(t, testserver.MySQL, replica.MySQL()) }
 
 // Tokens, healing and promotion: what the two have in common.
-func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster, d replica.Dialect) {
+func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster,
+	d replica.Dialect) {
 	s := start(t, testserver.MySQLOptions{Replicas: 2})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key auto_increment, v int)")
 	c := open(t, d, mysqlNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
@@ -43,7 +44,8 @@ func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *te
 	mustExec(t, s.Primary().DB(), "create function test.sneaky() returns int deterministic begin insert into test.t (v) values (1); return 1; end")
 	waitFor(t, "the function is on the replica", func() bool {
 		for _, n := range s.Nodes[1:] {
-			if n.DB().QueryRow("select 1 from information_schema.routines where routine_name = 'sneaky'").Scan(new(int)) != nil {
+			if n.DB().QueryRow("select 1 from information_schema.routines where routine_name = 'sneaky'").Scan(
+				new(int)) != nil {
 				return false
 			}
 		}
@@ -52,7 +54,8 @@ func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *te
 	require.EqualValues(t, 1, mustInt(t, c.DB(), "select test.sneaky()"))
 	require.EqualValues(t, 1, c.Stats().Healed)
 
-	waitFor(t, "the replicas have it all", func() bool { // else the old primary would have what the new one never gets, and could not follow it
+	// else the old primary would have what the new one never gets, and could not follow it
+	waitFor(t, "the replicas have it all", func() bool {
 		for _, n := range s.Nodes[1:] {
 			if mustInt(t, n.DB(), "select count(*) from t") != 101 {
 				return false
@@ -69,7 +72,8 @@ func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *te
 	promoted := c.Status().Primary
 	require.Contains(t, []string{"m1", "m2"}, promoted)
 	var n int
-	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()), "select count(*) from t where v = 1000").Scan(&n))
+	require.NoError(t, c.DB().QueryRowContext(replica.Primary(t.Context()),
+		"select count(*) from t where v = 1000").Scan(&n))
 	require.Equal(t, 1, n)
 	// The other replica follows the new primary, and what a session writes is read back from it.
 	waitFor(t, "the other one follows", func() bool {
@@ -91,8 +95,12 @@ func testMySQL(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *te
 			require.NoError(t, s.Primary().Follow(t.Context(), node))
 		}
 	}
-	waitFor(t, "the old primary has everything", func() bool { return mustInt(t, s.Primary().DB(), "select count(*) from t where v >= 2000") == 20 })
-	waitFor(t, "and serves reads", func() bool { return c.Status().Nodes[0].Fenced == "" && c.Status().Nodes[0].State == "up" })
+	waitFor(t, "the old primary has everything", func() bool {
+		return mustInt(t, s.Primary().DB(), "select count(*) from t where v >= 2000") == 20
+	})
+	waitFor(t, "and serves reads", func() bool {
+		return c.Status().Nodes[0].Fenced == "" && c.Status().Nodes[0].State == "up"
+	})
 }
 
 // A replica that is frozen, then killed: reads go on, at first after the probe's timeout, then at once.
@@ -101,10 +109,13 @@ func TestMariaDBReplicaLost(t *testing.T) {
 }
 func TestMySQLReplicaLost(t *testing.T) { testMySQLReplicaLost(t, testserver.MySQL, replica.MySQL()) }
 
-func testMySQLReplicaLost(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster, d replica.Dialect) {
+func testMySQLReplicaLost(t *testing.T, start func(testing.TB, testserver.MySQLOptions) *testserver.MySQLCluster,
+	d replica.Dialect) {
 	s := start(t, testserver.MySQLOptions{Replicas: 1})
 	mustExec(t, s.Primary().DB(), "create table t (v int)")
-	waitFor(t, "replication", func() bool { return s.Nodes[1].DB().QueryRow("select count(*) from t").Scan(new(int)) == nil })
+	waitFor(t, "replication", func() bool {
+		return s.Nodes[1].DB().QueryRow("select count(*) from t").Scan(new(int)) == nil
+	})
 	c := open(t, d, mysqlNodes(t, s), replica.Options{})
 	s.Nodes[1].Freeze()
 	for range 50 {

@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// mysqlWords are the statements of replication, which were renamed in MySQL 8.0.22 and 8.0.23; 8.4 knows only the new ones.
+// mysqlWords are the statements of replication, which were renamed in MySQL 8.0.22 and 8.0.23; 8.4 knows only the new
+// ones.
 type mysqlWords struct {
 	show, start, stop, reset, change string
 	before57                         bool
@@ -20,10 +21,12 @@ func wordsOf(version string) mysqlWords {
 	var major, minor, patch int
 	_, _ = fmt.Sscanf(version, "%d.%d.%d", &major, &minor, &patch)
 	if number := major*10000 + minor*100 + patch; number < 80023 {
-		return mysqlWords{show: "show slave status", start: "start slave", stop: "stop slave", reset: "reset slave all", before57: number < 50700,
-			change: `change master to master_host='%s', master_port=%d, master_user='%s', master_password='%s', master_auto_position=1, master_connect_retry=1`}
+		return mysqlWords{show: "show slave status", start: "start slave", stop: "stop slave", reset: "reset slave all",
+			before57: number < 50700,
+			change:   `change master to master_host='%s', master_port=%d, master_user='%s', master_password='%s', master_auto_position=1, master_connect_retry=1`}
 	}
-	return mysqlWords{show: "show replica status", start: "start replica", stop: "stop replica", reset: "reset replica all",
+	return mysqlWords{show: "show replica status", start: "start replica", stop: "stop replica",
+		reset:  "reset replica all",
 		change: `change replication source to source_host='%s', source_port=%d, source_user='%s', source_password='%s', source_auto_position=1, source_connect_retry=1, get_source_public_key=1`}
 }
 
@@ -46,7 +49,8 @@ func (w mysqlWords) status(ctx context.Context, c driver.Conn) (*mysqlReplicatio
 		return s[b]
 	}
 	r := &mysqlReplication{received: strings.ReplaceAll(s["retrieved_gtid_set"], "\n", ""),
-		idle: strings.Contains(either("replica_sql_running_state", "slave_sql_running_state"), "has read all relay log")}
+		idle: strings.Contains(either("replica_sql_running_state", "slave_sql_running_state"),
+			"has read all relay log")}
 	if sec, err := strconv.ParseInt(either("seconds_behind_source", "seconds_behind_master"), 10, 64); err == nil {
 		r.behind = time.Duration(sec) * time.Second
 	}

@@ -11,8 +11,9 @@ type Node struct {
 	Name string
 	// Connector opens physical connections to this server and no other. Required.
 	Connector driver.Connector
-	// Admin opens connections that may change the server's role. Needed for promotion when the application's user may not
-	// (PostgreSQL: a superuser; MariaDB: READ_ONLY ADMIN and REPLICATION SLAVE ADMIN; MySQL: SUPER). nil: Connector.
+	// Admin opens connections that may change the server's role. Needed for promotion when the application's user may
+	// not (PostgreSQL: a superuser; MariaDB: READ_ONLY ADMIN and REPLICATION SLAVE ADMIN; MySQL: SUPER). nil:
+	// Connector.
 	Admin driver.Connector
 	// Weight is the node's share of reads relative to the other replicas. 0 means 1; negative means no reads.
 	Weight int
@@ -22,7 +23,8 @@ type Node struct {
 	// is the primary. Dialects that can ask ignore it.
 	Role Role
 	// ConnInfo is how another server reaches this one to replicate from it: for PostgreSQL a primary_conninfo string
-	// ("host=10.0.0.1 port=5432 user=replicator"), for MariaDB and MySQL "host:port:user:password". Needed only for repointing after promotion.
+	// ("host=10.0.0.1 port=5432 user=replicator"), for MariaDB and MySQL "host:port:user:password". Needed only for
+	// repointing after promotion.
 	ConnInfo string
 }
 
@@ -65,16 +67,17 @@ func (p Position) IsZero() bool { return p.Timeline == 0 && p.Offset == 0 && p.G
 // NodeState is what one probe of a server found out.
 type NodeState struct {
 	Role Role
-	// Replayed is how far reads on this node have come: everything up to it is visible. On a primary: its flushed position.
+	// Replayed is how far reads on this node have come: everything up to it is visible. On a primary: its flushed
+	// position.
 	Replayed Position
 	// Received is how far the node's own copy of the log reaches; never behind Replayed. The most advanced candidate of
 	// a promotion is the one that received most.
 	Received Position
-	// ReplayAge is the age of the last replayed transaction, or 0 when unknown. It counts as lag only while the node is behind
-	// the primary: an idle primary makes it grow without any lag.
+	// ReplayAge is the age of the last replayed transaction, or 0 when unknown. It counts as lag only while the node is
+	// behind the primary: an idle primary makes it grow without any lag.
 	ReplayAge time.Duration
-	// Synchronous is set on a primary that acknowledges a commit only when a replica has it: what it acknowledged is then on
-	// one of the standbys.
+	// Synchronous is set on a primary that acknowledges a commit only when a replica has it: what it acknowledged is
+	// then on one of the standbys.
 	Synchronous bool
 	// ReadOnly is set on a primary that refuses writes by configuration.
 	ReadOnly bool
@@ -88,7 +91,8 @@ type NodeStatus struct {
 	State string // "up", "down", "unknown"
 	// Draining nodes get no new connections.
 	Draining bool
-	// Fenced says why the node is not used although it is up (a former primary on a lower timeline, a foreign system id), or is empty.
+	// Fenced says why the node is not used although it is up (a former primary on a lower timeline, a foreign system
+	// id), or is empty.
 	Fenced   string
 	Position Position
 	Received Position
@@ -108,7 +112,8 @@ type Status struct {
 	Nodes   []NodeStatus
 	// Epoch counts changes of the primary seen by this process.
 	Epoch uint64
-	// SplitBrain lists the nodes that accept writes on one timeline, when that is more than one. Writes are refused then.
+	// SplitBrain lists the nodes that accept writes on one timeline, when that is more than one. Writes are refused
+	// then.
 	SplitBrain []string
 	// Degraded is how long at least one configured node has been missing; 0 with full redundancy.
 	Degraded time.Duration

@@ -24,7 +24,8 @@ type Options struct {
 
 	// ProbeInterval is the time between probes of each node. 0: 250 ms.
 	ProbeInterval time.Duration
-	// ProbeTimeout is when a probe counts as failed: the detection time of a frozen host. 0: ProbeInterval, at least 100 ms.
+	// ProbeTimeout is when a probe counts as failed: the detection time of a frozen host. 0: ProbeInterval, at least
+	// 100 ms.
 	ProbeTimeout time.Duration
 	// Fall is the number of failed probes that ejects a node. 0: 2. A refused connection ejects at once.
 	Fall int
@@ -38,26 +39,27 @@ type Options struct {
 	// WaitBudget bounds how long a read waits on a replica for its session's position before it goes to the primary.
 	// 0: 20 ms; negative: no waiting.
 	WaitBudget time.Duration
-	// SpillLimit caps the reads that run on the primary at one time because no replica could take them, so that the loss
-	// of the replicas does not topple the primary too. 0: 32; negative: no cap. Over it reads wait, and fail with
+	// SpillLimit caps the reads that run on the primary at one time because no replica could take them, so that the
+	// loss of the replicas does not topple the primary too. 0: 32; negative: no cap. Over it reads wait, and fail with
 	// ErrSpillLimit after SpillWait.
 	SpillLimit int
 	// SpillWait is how long a read waits for room under SpillLimit. 0: 1 s; negative: not at all.
 	SpillWait time.Duration
 
-	// PrimaryWait is how long a write waits for a primary when there is none, before ErrNoPrimary: nothing was sent, so waiting
-	// is safe, and a failover ends sooner. 0: 5 s; negative: not at all.
+	// PrimaryWait is how long a write waits for a primary when there is none, before ErrNoPrimary: nothing was sent, so
+	// waiting is safe, and a failover ends sooner. 0: 5 s; negative: not at all.
 	PrimaryWait time.Duration
 
 	// ClassCache bounds the number of remembered query texts. 0: 4096.
 	ClassCache int
-	// ShadowFraction of the reads on replicas is repeated on the primary and compared, in the background; differences are counted in Stats. 0: none.
+	// ShadowFraction of the reads on replicas is repeated on the primary and compared, in the background; differences
+	// are counted in Stats. 0: none.
 	ShadowFraction float64
 
 	// Promotion turns automatic promotion on. nil: observe only.
 	Promotion *Promotion
-	// Replace is called once, in its own goroutine, when a node has been dead for longer than ReplaceAfter, or was promoted and
-	// so left its place among the replicas empty. The new server is handed over with Cluster.Add.
+	// Replace is called once, in its own goroutine, when a node has been dead for longer than ReplaceAfter, or was
+	// promoted and so left its place among the replicas empty. The new server is handed over with Cluster.Add.
 	Replace func(ctx context.Context, dead NodeStatus)
 	// ReplaceAfter is how long a node must be dead. 0: 1 min.
 	ReplaceAfter time.Duration
@@ -74,13 +76,15 @@ type Promotion struct {
 	LeaseTTL time.Duration
 	// After is how long the primary must be down. 0: at once when the health state says so.
 	After time.Duration
-	// MinStandbys is how many standbys must answer before one is chosen. 0: all configured standbys, so that the one that
-	// holds the last acknowledged write is among them (with "ANY 1" it may be any one). Fewer answer and MaxLossBytes is 0: refused.
+	// MinStandbys is how many standbys must answer before one is chosen. 0: all configured standbys, so that the one
+	// that holds the last acknowledged write is among them (with "ANY 1" it may be any one). Fewer answer and
+	// MaxLossBytes is 0: refused.
 	MinStandbys int
 	// MaxLossBytes accepts a candidate that is up to this many bytes behind the last position seen of the primary, and
 	// accepts missing standbys. 0: no loss is accepted that can be known of.
 	MaxLossBytes int64
-	// Before may veto with an error, after the candidate is known and replication is cut. Fence the old primary here if you can.
+	// Before may veto with an error, after the candidate is known and replication is cut. Fence the old primary here if
+	// you can.
 	Before func(ctx context.Context, candidate NodeStatus, epoch uint64) error
 	// Timeout bounds the whole promotion. 0: 30 s.
 	Timeout time.Duration
@@ -98,9 +102,11 @@ type Lease interface {
 type PromotionReport struct {
 	From, To string
 	Epoch    uint64
-	// LossBytes is the last position seen of the old primary minus the candidate's: an upper bound of what is lost, 0 when nothing is.
+	// LossBytes is the last position seen of the old primary minus the candidate's: an upper bound of what is lost, 0
+	// when nothing is.
 	LossBytes int64
-	// Detected is from the first failed probe to the decision, Took from the decision to the first moment the new primary accepted writes.
+	// Detected is from the first failed probe to the decision, Took from the decision to the first moment the new
+	// primary accepted writes.
 	Detected, Took time.Duration
 	// Repointed lists the standbys that follow the new primary, Failed those that could not be told.
 	Repointed []string

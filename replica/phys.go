@@ -6,11 +6,12 @@ import (
 	"errors"
 )
 
-// maxStmts bounds the prepared statements kept on one physical connection; over it all are closed when it is given back.
+// maxStmts bounds the prepared statements kept on one physical connection; over it all are closed when it is given
+// back.
 const maxStmts = 64
 
-// check converts the arguments as database/sql would have: the statement's checker first, then the connection's, then the default.
-// It happens here because only now is it known which connection will run the statement.
+// check converts the arguments as database/sql would have: the statement's checker first, then the connection's, then
+// the default. It happens here because only now is it known which connection will run the statement.
 func (p *phys) check(st driver.Stmt, args []driver.NamedValue) ([]driver.NamedValue, error) {
 	if len(args) == 0 {
 		return args, nil

@@ -13,7 +13,8 @@ type PlainHooks struct {
 	Name string
 	// Probe asks a node. nil: a ping through driver.Pinger, and roles are those of Node.Role.
 	Probe func(ctx context.Context, c driver.Conn) (NodeState, error)
-	// Capture returns the position of the last commit. nil: no read-your-writes by position; a session that wrote reads from the primary.
+	// Capture returns the position of the last commit. nil: no read-your-writes by position; a session that wrote reads
+	// from the primary.
 	Capture func(ctx context.Context, c driver.Conn) (Position, error)
 	// Reached waits until c shows want. nil: never.
 	Reached func(ctx context.Context, c driver.Conn, want Position, budget time.Duration) (bool, error)
@@ -27,12 +28,13 @@ type PlainHooks struct {
 	Cut     func(ctx context.Context, c driver.Conn) (NodeState, error)
 	Promote func(ctx context.Context, c driver.Conn) (NodeState, error)
 	Follow  func(ctx context.Context, c driver.Conn, primary Node) error
-	// Heard asks a standby how long ago it heard from its primary (false: it is not connected to one). With it, a process that is cut off from a
-	// living primary does not promote.
+	// Heard asks a standby how long ago it heard from its primary (false: it is not connected to one). With it, a
+	// process that is cut off from a living primary does not promote.
 	Heard func(ctx context.Context, c driver.Conn) (ago time.Duration, connected bool, err error)
 }
 
-// Plain is the dialect for drivers whose roles are fixed or come from hooks, such as SQLite nodes with their own log shipping.
+// Plain is the dialect for drivers whose roles are fixed or come from hooks, such as SQLite nodes with their own log
+// shipping.
 func Plain(h PlainHooks) Dialect {
 	d := &plain{h: h, volatile: map[string]struct{}{}}
 	for _, f := range h.Volatile {

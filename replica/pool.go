@@ -23,8 +23,9 @@ type node struct {
 	life     atomic.Pointer[life]
 	tick     atomic.Uint32 // raised by the janitor every quarter of MaxIdleTime
 
-	// hot is one idle connection that changes hands without the lock: with one user at a time, all of them. A waiter raises waiters before
-	// it looks here, and who puts one here looks at waiters and gone afterwards, so that none is overlooked.
+	// hot is one idle connection that changes hands without the lock: with one user at a time, all of them. A waiter
+	// raises waiters before it looks here, and who puts one here looks at waiters and gone afterwards, so that none is
+	// overlooked.
 	hot     atomic.Pointer[phys]
 	waiters atomic.Int32
 	gone    atomic.Bool // removed, for those without the lock

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Connections change hands between the exchange without a lock, the free list and those who wait: none is lost, none is given to two, and
-// nobody waits for one that lies idle, whatever else happens to the node.
+// Connections change hands between the exchange without a lock, the free list and those who wait: none is lost, none is
+// given to two, and nobody waits for one that lies idle, whatever else happens to the node.
 func TestPoolUnderContention(t *testing.T) {
 	for _, idle := range []int{-1, 1, 8} {
 		bubble(t, func(t *testing.T) {

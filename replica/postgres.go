@@ -13,13 +13,14 @@ import (
 	"time"
 )
 
-// Postgres is the dialect of PostgreSQL 12 and later, with the drivers pgx (stdlib) and lib/pq. It implements Promoter. Make one
-// for each cluster.
+// Postgres is the dialect of PostgreSQL 12 and later, with the drivers pgx (stdlib) and lib/pq. It implements Promoter.
+// Make one for each cluster.
 //
-// Its probes learn the volatile functions from pg_proc (again every minute), so that user functions that write are never
-// sent to a replica. The application's user needs no privileges; as a member of pg_monitor it also sees the timeline of
-// standbys, with which a standby that follows a former primary is told apart. Promotion (through Node.Admin) needs a superuser,
-// or the right to ALTER SYSTEM primary_conninfo and primary_slot_name and to execute pg_reload_conf and pg_promote.
+// Its probes learn the volatile functions from pg_proc (again every minute), so that user functions that write are
+// never sent to a replica. The application's user needs no privileges; as a member of pg_monitor it also sees the
+// timeline of standbys, with which a standby that follows a former primary is told apart. Promotion (through
+// Node.Admin) needs a superuser, or the right to ALTER SYSTEM primary_conninfo and primary_slot_name and to execute
+// pg_reload_conf and pg_promote.
 func Postgres() Dialect {
 	d := &postgres{}
 	d.volatile.Store(&pgVolatile)
@@ -31,19 +32,23 @@ func Postgres() Dialect {
 		},
 		session: func(name []byte) bool {
 			s := string(name)
-			return strings.HasPrefix(s, "pg_advisory_") || strings.HasPrefix(s, "pg_try_advisory_") || s == "set_config" || s == "setseed"
+			return strings.HasPrefix(s, "pg_advisory_") || strings.HasPrefix(s, "pg_try_advisory_") ||
+				s == "set_config" || s == "setseed"
 		},
 	}
 	return d
 }
 
 // pgVolatile is used until the first probe has read pg_proc: the ones that do harm in silence or fail on a standby.
-var pgVolatile = set("nextval", "setval", "currval", "lastval", "pg_notify", "txid_current", "pg_current_xact_id", "lo_create", "lo_creat", "lo_put",
-	"lo_unlink", "lo_import", "lo_from_bytea", "pg_cancel_backend", "pg_terminate_backend", "pg_reload_conf", "pg_switch_wal", "pg_create_restore_point",
+var pgVolatile = set("nextval", "setval", "currval", "lastval", "pg_notify", "txid_current", "pg_current_xact_id",
+	"lo_create", "lo_creat", "lo_put",
+	"lo_unlink", "lo_import", "lo_from_bytea", "pg_cancel_backend", "pg_terminate_backend", "pg_reload_conf",
+	"pg_switch_wal", "pg_create_restore_point",
 	"pg_logical_emit_message", "dblink", "dblink_exec", "query_to_xml")
 
 // pgHarmless are volatile by declaration only: they may run anywhere.
-var pgHarmless = set("random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "uuidv4", "uuidv7", "pg_sleep", "pg_sleep_for", "pg_sleep_until")
+var pgHarmless = set("random", "random_normal", "clock_timestamp", "timeofday", "gen_random_uuid", "uuidv4", "uuidv7",
+	"pg_sleep", "pg_sleep_for", "pg_sleep_until")
 
 func set(names ...string) map[string]struct{} {
 	m := make(map[string]struct{}, len(names))
@@ -65,9 +70,9 @@ func (d *postgres) Name() string                  { return "postgres" }
 func (d *postgres) Classify(query string) Verdict { return d.grammar.classify(query) }
 func (d *postgres) classVersion() uint64          { return d.version.Load() }
 
-// pgProbe asks in one round trip. The timeline of a primary comes from the name of its present WAL file: the control file shows
-// it only after the first checkpoint. The age of the last replayed transaction grows on an idle primary, so it counts as
-// lag only while bytes are missing.
+// pgProbe asks in one round trip. The timeline of a primary comes from the name of its present WAL file: the control
+// file shows it only after the first checkpoint. The age of the last replayed transaction grows on an idle primary, so
+// it counts as lag only while bytes are missing.
 const pgProbe = `select pg_is_in_recovery(), (select system_identifier from pg_control_system())::text,
 case when pg_is_in_recovery() then coalesce(pg_last_wal_replay_lsn(), '0/0') else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn,
 case when pg_is_in_recovery() then greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), '0/0') else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn,
@@ -132,8 +137,8 @@ func (d *postgres) learn(ctx context.Context, c driver.Conn) {
 	}
 }
 
-// The flush position, never the insert position: WAL that is inserted but not flushed is not sent, and a token beyond it may wait
-// for ever. Only with synchronous_commit=off is the own commit not flushed yet.
+// The flush position, never the insert position: WAL that is inserted but not flushed is not sent, and a token beyond
+// it may wait for ever. Only with synchronous_commit=off is the own commit not flushed yet.
 func (d *postgres) Capture(ctx context.Context, c driver.Conn) (Position, error) {
 	r, err := ask1(ctx, c, 2, `select case when current_setting('synchronous_commit') = 'off' then pg_current_wal_insert_lsn() else pg_current_wal_flush_lsn() end - '0/0'::pg_lsn,
 ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`)
@@ -158,7 +163,8 @@ func (d *postgres) Reached(ctx context.Context, c driver.Conn, want Position, bu
 
 // Covers: a timeline of 0 is one that the user may not see; the offset decides alone then.
 func (d *postgres) Covers(have, want Position) bool {
-	return (have.System == want.System || want.System == "") && have.Offset >= want.Offset && (have.Timeline >= want.Timeline || have.Timeline == 0)
+	return (have.System == want.System || want.System == "") && have.Offset >= want.Offset &&
+		(have.Timeline >= want.Timeline || have.Timeline == 0)
 }
 
 func (d *postgres) Kind(err error) ErrorKind {
@@ -226,13 +232,15 @@ func (d *postgres) Promote(ctx context.Context, c driver.Conn) (NodeState, error
 	return d.Probe(ctx, c)
 }
 
-// Follow also clears primary_slot_name: a slot of the old primary's does not exist on the new one, and the standby would wait for it.
+// Follow also clears primary_slot_name: a slot of the old primary's does not exist on the new one, and the standby
+// would wait for it.
 func (d *postgres) Follow(ctx context.Context, c driver.Conn, primary Node) error {
 	if primary.ConnInfo == "" {
 		return fmt.Errorf("replica: Node.ConnInfo of %s is empty", primary.Name)
 	}
 	return tell(ctx, c, `alter system set primary_slot_name = ''`,
-		`alter system set primary_conninfo = '`+strings.ReplaceAll(primary.ConnInfo, "'", "''")+`'`, `select pg_reload_conf()`)
+		`alter system set primary_conninfo = '`+strings.ReplaceAll(primary.ConnInfo, "'", "''")+`'`,
+		`select pg_reload_conf()`)
 }
 
 // recoverySteps for the host of the node.
@@ -243,15 +251,18 @@ func (d *postgres) recoverySteps(node, primary Node, diverged Position) []Recove
 			Command: `pg_ctl -D "$PGDATA" -o "-c listen_addresses='' -c unix_socket_directories='$PGDATA' -c default_transaction_read_only=on" -l "$PGDATA/recovery.log" -w start`},
 		{Why: "Export all its rows. Those that the new primary lacks are the ones that were lost; inserts of the others will do nothing.",
 			Command: `pg_dump -h "$PGDATA" -U postgres --data-only --inserts --on-conflict-do-nothing -f diverged-rows.sql postgres`},
-		{Why: "Stop it in an orderly way: pg_rewind needs a clean shutdown.", Command: `pg_ctl -D "$PGDATA" -m fast -w stop`},
-		{Why: "Keep a record of what it wrote after " + lsn + ", where the histories part. It ends with an error at the end of the log.",
+		{Why: "Stop it in an orderly way: pg_rewind needs a clean shutdown.",
+			Command: `pg_ctl -D "$PGDATA" -m fast -w stop`},
+		{Why: "Keep a record of what it wrote after " + lsn +
+			", where the histories part. It ends with an error at the end of the log.",
 			Command: `pg_waldump -p "$PGDATA/pg_wal" -s ` + lsn + ` > diverged-wal.txt || true`},
 		{Why: "Let the new primary's control file name its timeline, else pg_rewind finds nothing to do.",
 			Command: `psql "` + primary.ConnInfo + ` dbname=postgres" -c checkpoint`},
 		{Why: "Rewind to the common point and make it a standby. Needs wal_log_hints or checksums.",
 			Command: `pg_rewind -D "$PGDATA" -R --source-server="` + primary.ConnInfo + ` dbname=postgres"`},
 		{Why: "If pg_rewind refuses, copy everything anew instead.", Fallback: true,
-			Command: `rm -rf "$PGDATA"/* && pg_basebackup -D "$PGDATA" -R -X stream -c fast -d "` + primary.ConnInfo + `"`},
+			Command: `rm -rf "$PGDATA"/* && pg_basebackup -D "$PGDATA" -R -X stream -c fast -d "` + primary.ConnInfo +
+				`"`},
 		{Why: "Start it as a standby.", Command: `pg_ctl -D "$PGDATA" -l "$PGDATA/recovery.log" -w start`},
 		{Why: "Bring the lost rows back, after looking at them: rows that were deleted since come back too.",
 			Command: `psql "` + primary.ConnInfo + ` dbname=postgres" -q -f diverged-rows.sql`},

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// probeLoop asks one node for its state until its context ends. Each node has a loop and a connection of its own, so that
-// one frozen host delays nobody's detection.
+// probeLoop asks one node for its state until its context ends. Each node has a loop and a connection of its own, so
+// that one frozen host delays nobody's detection.
 func (c *Cluster) probeLoop(ctx context.Context, m *member) {
 	defer close(m.done)
 	var conn driver.Conn
@@ -39,7 +39,8 @@ func (c *Cluster) probeLoop(ctx context.Context, m *member) {
 	}
 }
 
-// probeOnce bounds a probe by the timeout even when the driver does not: what hangs is left behind and closed when it returns.
+// probeOnce bounds a probe by the timeout even when the driver does not: what hangs is left behind and closed when it
+// returns.
 func (c *Cluster) probeOnce(parent context.Context, n *node, conn *driver.Conn) (NodeState, error) {
 	ctx, cancel := context.WithTimeout(parent, c.opts.ProbeTimeout)
 	defer cancel()

@@ -57,9 +57,9 @@ func (c *Cluster) failover() {
 	}
 }
 
-// Promote makes the most advanced standby the primary, as the automatic promotion would, on the word of an operator.
-// to may name the standby; "" chooses. It needs Options.Promotion. The old primary, if it is up, is not stopped: cutting replication
-// keeps it from acknowledging synchronous commits, and this cluster does not write to it any more.
+// Promote makes the most advanced standby the primary, as the automatic promotion would, on the word of an operator. to
+// may name the standby; "" chooses. It needs Options.Promotion. The old primary, if it is up, is not stopped: cutting
+// replication keeps it from acknowledging synchronous commits, and this cluster does not write to it any more.
 func (c *Cluster) Promote(ctx context.Context, to string) (PromotionReport, error) {
 	if c.opts.Promotion == nil {
 		return PromotionReport{}, fmt.Errorf("%w: Options.Promotion is not set", ErrPromotion)
@@ -132,7 +132,8 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 		configured-- // else it was removed, and all of them are standbys
 	}
 	for _, m := range c.members {
-		if m.node == old && !(m.up() && m.state.Role == RoleReplica) { // one that stepped down by itself is a candidate like the others
+		// one that stepped down by itself is a candidate like the others
+		if m.node == old && !(m.up() && m.state.Role == RoleReplica) {
 			if !m.failing.IsZero() {
 				rep.Detected = began.Sub(m.failing)
 			}
@@ -160,8 +161,8 @@ func (c *Cluster) promote(ctx context.Context, to string, automatic bool) (rep P
 		}
 	}
 
-	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge nothing that
-	// needs a replica, and the positions are final.
+	// 1. Cut replication on every standby that answers. From here on the old primary, thawed or not, can acknowledge
+	// nothing that needs a replica, and the positions are final.
 	c.mu.Lock()
 	for _, s := range stands {
 		s.m.astray = true
@@ -265,7 +266,8 @@ func (c *Cluster) lease(ctx context.Context) (held context.Context, epoch uint64
 // stillRight: nothing has happened since the candidate was chosen that would make a second primary of it.
 func (c *Cluster) stillRight(ctx context.Context, best *standby, automatic bool) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("%w: the time, or the lease, ended before %s was promoted: %w", ErrPromotion, best.m.Name, ctx.Err())
+		return fmt.Errorf("%w: the time, or the lease, ended before %s was promoted: %w", ErrPromotion, best.m.Name,
+			ctx.Err())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"database/sql"
 )
 
-// Raw gives f the physical driver connection of conn, which stays pinned to it until conn is closed. Without a choice made before
-// it is a connection to the primary. ErrForeignConn when conn is not of a Cluster.
+// Raw gives f the physical driver connection of conn, which stays pinned to it until conn is closed. Without a choice
+// made before it is a connection to the primary. ErrForeignConn when conn is not of a Cluster.
 func Raw(ctx context.Context, sqlConn *sql.Conn, f func(driverConn any) error) error {
 	return sqlConn.Raw(func(dc any) error {
 		n, ok := dc.(*conn)

@@ -44,7 +44,8 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		}
 		if err == nil {
 			n.readDone(ctx, &t, sess, e)
-			if sess != nil && (missed || t.missed) && s.kind != opPrepare { // with a position the next read need not go there too
+			// with a position the next read need not go there too
+			if sess != nil && (missed || t.missed) && s.kind != opPrepare {
 				n.pending = append(n.pending, pending{sess, 0, p})
 			}
 			if t.role == RoleReplica && s.kind != opPrepare {
@@ -72,7 +73,8 @@ func (n *conn) read(ctx context.Context, s *statement, e *classEntry, r route) e
 		case KindReadOnly:
 			if t.role == RoleReplica && !r.replica {
 				again = true
-				c.classes.put(&classEntry{query: s.query, verdict: Verdict{ClassWrite, "a replica refused it: " + err.Error()}, learned: true})
+				c.classes.put(&classEntry{query: s.query,
+					verdict: Verdict{ClassWrite, "a replica refused it: " + err.Error()}, learned: true})
 				r = route{primary: true}
 				c.n.healed.Add(1)
 			}
@@ -112,6 +114,7 @@ func (n *conn) readDone(ctx context.Context, t *target, sess *Session, e *classE
 		}
 	}
 	if h := c.opts.Hooks; h != nil && h.Routed != nil {
-		h.Routed(ctx, Route{Node: t.node.Name, Role: t.role, Class: e.verdict.Class, Reason: t.reason, Waited: t.waited})
+		h.Routed(ctx, Route{Node: t.node.Name, Role: t.role, Class: e.verdict.Class, Reason: t.reason,
+			Waited: t.waited})
 	}
 }

@@ -15,13 +15,15 @@ import (
 	"github.com/tierkit/tierkit/replica"
 )
 
-// An asynchronous failover loses a row; the plan is executed as printed, and the row is back and the old primary a replica.
+// An asynchronous failover loses a row; the plan is executed as printed, and the row is back and the old primary a
+// replica.
 func TestRecoveryPlan(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1})
 	ctx := t.Context()
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	mustExec(t, s.Primary().DB(), "insert into t values (1)")
-	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease(), MaxLossBytes: 1 << 30}})
+	c := open(t, replica.Postgres(), pgNodes(t, s),
+		replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease(), MaxLossBytes: 1 << 30}})
 	waitFor(t, "the standby has the first row", func() bool {
 		var n int
 		return s.Nodes[1].DB().QueryRow("select count(*) from t").Scan(&n) == nil && n == 1
@@ -29,7 +31,9 @@ func TestRecoveryPlan(t *testing.T) {
 	s.Nodes[1].Kill()
 	mustExec(t, s.Primary().DB(), "insert into t values (2)") // acknowledged, and only here
 	written := mustInt(t, s.Primary().DB(), "select (pg_current_wal_flush_lsn() - '0/0')::bigint")
-	waitFor(t, "a probe has seen the position", func() bool { return c.Status().Nodes[0].Position.Offset >= uint64(written) })
+	waitFor(t, "a probe has seen the position", func() bool {
+		return c.Status().Nodes[0].Position.Offset >= uint64(written)
+	})
 	s.Primary().Kill()
 	require.NoError(t, s.Nodes[1].Restart(ctx))
 	waitFor(t, "promotion", func() bool { s := c.Status(); return s.Primary == "s1" && s.LastPromotion != nil })
@@ -64,7 +68,8 @@ func TestRecoveryPlan(t *testing.T) {
 	}
 	waitFor(t, "the old primary is a replica with all rows", func() bool {
 		st := c.Status().Nodes[0]
-		return st.Role == replica.RoleReplica && st.State == "up" && st.Fenced == "" && mustInt(t, old.DB(), "select count(*) from t") == 2
+		return st.Role == replica.RoleReplica && st.State == "up" && st.Fenced == "" &&
+			mustInt(t, old.DB(), "select count(*) from t") == 2
 	})
 }
 

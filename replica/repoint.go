@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// strays are the standbys that a promotion may have cut off and has not told whom to follow: because they did not answer then, or the promotion itself
-// did not end. Left alone they would follow nobody for ever. Called with c.mu held.
+// strays are the standbys that a promotion may have cut off and has not told whom to follow: because they did not
+// answer then, or the promotion itself did not end. Left alone they would follow nobody for ever. Called with c.mu
+// held.
 func (c *Cluster) strays() (found []*member) {
 	primary := c.topo.Load().primary
 	if primary == nil {
@@ -24,7 +25,8 @@ func (c *Cluster) strays() (found []*member) {
 	return found
 }
 
-// repoint points the strays to the primary. It holds the lease, so that no other process cuts them off at the same time.
+// repoint points the strays to the primary. It holds the lease, so that no other process cuts them off at the same
+// time.
 func (c *Cluster) repoint() {
 	defer c.promotingEnds()
 	ctx, cancel := context.WithTimeout(c.ctx, 2*c.patience())

@@ -42,7 +42,8 @@ func (l *leaseFunc) Acquire(ctx context.Context, key string, ttl time.Duration) 
 	return l.Lease.Acquire(ctx, key, ttl)
 }
 
-// Another process promoted a standby while this one waited for the lease, and this one has not seen it yet: it does not promote a second one.
+// Another process promoted a standby while this one waited for the lease, and this one has not seen it yet: it does not
+// promote a second one.
 func TestPromotedByAnotherProcess(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
@@ -89,7 +90,8 @@ func TestPrimaryBackInTime(t *testing.T) {
 	}
 }
 
-// The answer of the promotion is lost: the node that was told is found as the primary, nobody else is promoted, and the others follow it.
+// The answer of the promotion is lost: the node that was told is found as the primary, nobody else is promoted, and the
+// others follow it.
 func TestPromotionWithoutAnswer(t *testing.T) {
 	for name, late := range map[string]time.Duration{"at once": 0, "later": 10 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -193,12 +195,14 @@ func TestLeaseEndsBeforeThePromotion(t *testing.T) {
 		w := newWorld("p", "r1")
 		lease := MemoryLease()
 		var other atomic.Bool
-		c := start(t, w, Options{PrimaryWait: -1, Promotion: &Promotion{Lease: lease, LeaseTTL: 5 * time.Second, Before: func(context.Context, NodeStatus, uint64) error {
-			time.Sleep(6 * time.Second)
-			_, err := lease.Acquire(t.Context(), "tierkit/replica/db", time.Hour)
-			other.CompareAndSwap(false, err == nil)
-			return nil
-		}}})
+		c := start(t, w, Options{PrimaryWait: -1,
+			Promotion: &Promotion{Lease: lease, LeaseTTL: 5 * time.Second,
+				Before: func(context.Context, NodeStatus, uint64) error {
+					time.Sleep(6 * time.Second)
+					_, err := lease.Acquire(t.Context(), "tierkit/replica/db", time.Hour)
+					other.CompareAndSwap(false, err == nil)
+					return nil
+				}}})
 		w.nodes[0].down.Store(true)
 		time.Sleep(20 * time.Second)
 		require.True(t, other.Load())
@@ -211,7 +215,8 @@ func TestLeaseEndsBeforeThePromotion(t *testing.T) {
 func TestLeaseReleaseHangs(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
-		c := start(t, w, Options{Promotion: &Promotion{Lease: hangingRelease{MemoryLease()}, MinStandbys: 1, LeaseTTL: time.Second}})
+		c := start(t, w, Options{Promotion: &Promotion{Lease: hangingRelease{MemoryLease()}, MinStandbys: 1,
+			LeaseTTL: time.Second}})
 		_, err := c.Promote(t.Context(), "r1")
 		require.NoError(t, err)
 		_, err = c.Promote(t.Context(), "r2")
@@ -244,7 +249,8 @@ func TestPromotionAfterCountsAnew(t *testing.T) {
 	})
 }
 
-// A primary that is removed while it is up is not lost; one that is removed while it is down is, and every standby counts.
+// A primary that is removed while it is up is not lost; one that is removed while it is down is, and every standby
+// counts.
 func TestRemovedPrimary(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")

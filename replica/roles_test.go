@@ -15,7 +15,10 @@ func TestPromotion(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
 		var hooked []PromotionReport
 		replace := make(chan string, 10)
-		c := start(t, w, Options{Promotion: &Promotion{Lease: MemoryLease()}, Replace: func(_ context.Context, n NodeStatus) { replace <- n.Name },
+		c := start(t, w, Options{Promotion: &Promotion{Lease: MemoryLease()},
+			Replace: func(_ context.Context, n NodeStatus) {
+				replace <- n.Name
+			},
 			Hooks: &Hooks{Promoted: func(r PromotionReport, err error) {
 				if err == nil {
 					hooked = append(hooked, r)
@@ -54,12 +57,14 @@ func TestPromotion(t *testing.T) {
 	})
 }
 
-// A probe that was under way during the promotion brings what it saw before: a standby. Nobody loses the new primary by it.
+// A probe that was under way during the promotion brings what it saw before: a standby. Nobody loses the new primary by
+// it.
 func TestProbeUnderWayDuringPromotion(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")
 		var lost []NodeStatus
-		c := start(t, w, Options{ProbeInterval: 100 * time.Millisecond, ProbeTimeout: time.Second, Promotion: &Promotion{Lease: MemoryLease()},
+		c := start(t, w, Options{ProbeInterval: 100 * time.Millisecond, ProbeTimeout: time.Second,
+			Promotion: &Promotion{Lease: MemoryLease()},
 			Hooks: &Hooks{NodeChanged: func(before, after NodeStatus) {
 				if before.Role == RolePrimary && after.Role != RolePrimary {
 					lost = append(lost, after)
@@ -89,7 +94,11 @@ func TestPromotionRefused(t *testing.T) {
 		var errs []error
 		var mu sync.Mutex
 		c := start(t, w, Options{PrimaryWait: -1, Promotion: &Promotion{Lease: MemoryLease()},
-			Hooks: &Hooks{Promoted: func(_ PromotionReport, err error) { mu.Lock(); errs = append(errs, err); mu.Unlock() }}})
+			Hooks: &Hooks{Promoted: func(_ PromotionReport, err error) {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}}})
 		w.nodes[2].down.Store(true) // it may hold the last acknowledged write
 		w.nodes[0].down.Store(true)
 		time.Sleep(5 * time.Second)
@@ -120,7 +129,8 @@ func TestSplitBrainRefusesWrites(t *testing.T) {
 	})
 }
 
-// A process that starts while only the former primary is reachable learns from a standby that there is a newer one, and does not write.
+// A process that starts while only the former primary is reachable learns from a standby that there is a newer one, and
+// does not write.
 func TestStandbyTellsOfANewPrimary(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("old", "r1", "new")
@@ -168,7 +178,8 @@ func TestStandbyOfAFormerPrimaryIsFenced(t *testing.T) {
 	})
 }
 
-// A node that was added, or comes back, serves reads once it has what the primary had then; one that merely lags goes on serving.
+// A node that was added, or comes back, serves reads once it has what the primary had then; one that merely lags goes
+// on serving.
 func TestNodesCatchUpFirst(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")
@@ -211,7 +222,11 @@ func TestCutOffProcessDoesNotPromote(t *testing.T) {
 		var errs []error
 		var mu sync.Mutex
 		c := start(t, w, Options{PrimaryWait: -1, Promotion: &Promotion{Lease: MemoryLease()},
-			Hooks: &Hooks{Promoted: func(_ PromotionReport, err error) { mu.Lock(); errs = append(errs, err); mu.Unlock() }}})
+			Hooks: &Hooks{Promoted: func(_ PromotionReport, err error) {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}}})
 		stop := make(chan struct{})
 		go func() { // the primary's messages
 			for {

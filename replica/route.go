@@ -62,7 +62,8 @@ func (c *Cluster) pickPrimary(ctx context.Context) (*node, uint64, error) {
 	return t.primary, t.gen, nil
 }
 
-// stillPrimary: p is a connection to the node that was chosen at gen, and that has not lost its role or its life on the way to it. A former primary accepts writes.
+// stillPrimary: p is a connection to the node that was chosen at gen, and that has not lost its role or its life on the
+// way to it. A former primary accepts writes.
 func stillPrimary(p *phys, gen uint64) bool {
 	return p.gen == gen && p.node.gen.Load() == gen && !p.node.ended()
 }
@@ -80,7 +81,8 @@ func (c *Cluster) pickAny() *node {
 	return two(group).node
 }
 
-// pick chooses where a read runs. avoid is a node that has just failed this very read; placed: its use holds a place under SpillLimit already.
+// pick chooses where a read runs. avoid is a node that has just failed this very read; placed: its use holds a place
+// under SpillLimit already.
 func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node, placed bool) (target, error) {
 	t := c.topo.Load()
 	if !t.ready {
@@ -92,7 +94,8 @@ func (c *Cluster) pick(ctx context.Context, r route, s *Session, avoid *node, pl
 	if r.primary {
 		return c.toPrimary(ctx, "asked for by the context")
 	}
-	if len(t.readable) == 0 && t.unprobed { // at the start, the primary must not get all reads because its probe was answered first
+	// at the start, the primary must not get all reads because its probe was answered first
+	if len(t.readable) == 0 && t.unprobed {
 		var err error
 		if t, err = c.waitTopology(ctx, c.opts.ProbeTimeout, hasReplica); err != nil {
 			return target{}, err
@@ -215,7 +218,8 @@ func (c *Cluster) choose(t *topology, f *floor, maxLag time.Duration, avoid *nod
 	case rest.n > 0:
 		return choice{best: rest.best(), want: want, bounded: seen.ok}
 	}
-	// Replicas that are known to lag too far are named without being offered, so that the caller can tell this from having none.
+	// Replicas that are known to lag too far are named without being offered, so that the caller can tell this from
+	// having none.
 	return choice{best: behind.a}
 }
 
@@ -283,5 +287,6 @@ func better(a, b *candidate) *candidate {
 }
 
 func score(k *candidate) float64 {
-	return float64(k.node.inFlight.Load()+1) / float64(max(k.node.Weight, 1)) * (1 + float64(k.lag)/float64(100*time.Millisecond))
+	return float64(k.node.inFlight.Load()+1) / float64(max(k.node.Weight, 1)) * (1 +
+		float64(k.lag)/float64(100*time.Millisecond))
 }

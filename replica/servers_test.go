@@ -83,7 +83,8 @@ create view seq_view as select nextval('s') as n`)
 	nodes := pgNodes(t, s)
 	waitFor(t, "the standbys have the table", func() bool {
 		for _, n := range s.Nodes {
-			if n.DB().QueryRow("select n from (select 1 from pg_views where viewname = 'seq_view') x(n)").Scan(new(int)) != nil {
+			if n.DB().QueryRow("select n from (select 1 from pg_views where viewname = 'seq_view') x(n)").Scan(
+				new(int)) != nil {
 				return false
 			}
 		}
@@ -100,14 +101,19 @@ create view seq_view as select nextval('s') as n`)
 		require.NoError(t, rows.Close())
 		return c.Stats().ReadsReplica > before
 	}
-	for _, q := range []string{"select * from t", "-- name: List :many\nselect id from t where v > 3", "values (1)", "table t", "with x as (select 1) select * from x",
+	for _, q := range []string{"select * from t", "-- name: List :many\nselect id from t where v > 3", "values (1)",
+		"table t", "with x as (select 1) select * from x",
 		"select 'returning'", `select v as "update" from t`} {
 		require.True(t, onReplica(q), q)
 	}
-	for _, q := range []string{"insert into t (v) values (1) returning id", "with x as (insert into t (v) values (1) returning id) select * from x",
-		"select * from t for update", "select * from t for no key update;", "select * from t for update skip locked", "select nextval('s')",
-		"select writer()", `select public."writer"()`, "select pg_notify('a', 'b')", "select pg_current_xact_id()", "select pg_try_advisory_lock(1)",
-		"select * into t2 from t", "show server_version", "select stable_looking()", "select * from seq_view", "select stable_looking() as again"} {
+	for _, q := range []string{"insert into t (v) values (1) returning id",
+		"with x as (insert into t (v) values (1) returning id) select * from x",
+		"select * from t for update", "select * from t for no key update;", "select * from t for update skip locked",
+		"select nextval('s')",
+		"select writer()", `select public."writer"()`, "select pg_notify('a', 'b')", "select pg_current_xact_id()",
+		"select pg_try_advisory_lock(1)",
+		"select * into t2 from t", "show server_version", "select stable_looking()", "select * from seq_view",
+		"select stable_looking() as again"} {
 		require.False(t, onReplica(q), q)
 	}
 	require.NotZero(t, c.Stats().Healed, "a function that lies about itself was caught by the standby")
@@ -115,12 +121,14 @@ create view seq_view as select nextval('s') as n`)
 
 	// pgx types and arguments pass through.
 	var arr []int64
-	require.NoError(t, c.DB().QueryRow("select array_agg(x) from unnest($1::bigint[]) x", []int64{3, 4}).Scan(pgArray(&arr)))
+	require.NoError(t, c.DB().QueryRow("select array_agg(x) from unnest($1::bigint[]) x",
+		[]int64{3, 4}).Scan(pgArray(&arr)))
 	require.Equal(t, []int64{3, 4}, arr)
 	conn, err := c.DB().Conn(t.Context())
 	require.NoError(t, err)
 	require.NoError(t, replica.Raw(t.Context(), conn, func(dc any) error {
-		n, err := dc.(*stdlib.Conn).Conn().CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"v"}, pgx.CopyFromRows([][]any{{7}, {8}}))
+		n, err := dc.(*stdlib.Conn).Conn().CopyFrom(t.Context(), pgx.Identifier{"t"}, []string{"v"},
+			pgx.CopyFromRows([][]any{{7}, {8}}))
 		require.EqualValues(t, 2, n)
 		return err
 	}))
@@ -136,7 +144,8 @@ func mustInt(t testing.TB, db *sql.DB, q string) (n int64) {
 func pgArray(dst *[]int64) any { return pq.Array(dst) }
 
 func TestPostgresReadYourWrites(t *testing.T) {
-	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2,
+		Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	replicated(t, s)
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{})
@@ -171,7 +180,8 @@ func TestLibPQ(t *testing.T) {
 		_, err := c.DB().ExecContext(ctx, "insert into t values ($1)", i)
 		require.NoError(t, err)
 		var n int
-		require.NoError(t, c.DB().QueryRowContext(ctx, "select count(*) from t where id = any($1)", pq.Array([]int{i})).Scan(&n))
+		require.NoError(t, c.DB().QueryRowContext(ctx, "select count(*) from t where id = any($1)",
+			pq.Array([]int{i})).Scan(&n))
 		require.Equal(t, 1, n)
 	}
 	s.Nodes[1].Kill()
@@ -184,7 +194,8 @@ func TestPostgresPreparedAndPinned(t *testing.T) {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 2, Synchronous: "ANY 1 (s1, s2)"})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	replicated(t, s)
-	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
+	c := open(t, replica.Postgres(), pgNodes(t, s),
+		replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}})
 	ins, err := c.DB().Prepare("insert into t values ($1)")
 	require.NoError(t, err)
 	defer ins.Close()
@@ -229,7 +240,8 @@ func TestPostgresPreparedAndPinned(t *testing.T) {
 }
 
 func TestPostgresLagLimit(t *testing.T) {
-	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1, Config: map[string]string{"recovery_min_apply_delay": "'3s'"}})
+	s := testserver.Postgres(t, testserver.PostgresOptions{Standbys: 1,
+		Config: map[string]string{"recovery_min_apply_delay": "'3s'"}})
 	mustExec(t, s.Primary().DB(), "create table t (id bigint primary key)")
 	c := open(t, replica.Postgres(), pgNodes(t, s), replica.Options{MaxLag: 300 * time.Millisecond})
 	waitFor(t, "the lagging standby gets no reads", func() bool {

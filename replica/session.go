@@ -8,7 +8,8 @@ import (
 // maxFloors bounds the clusters in one session: a token travels in a cookie.
 const maxFloors = 16
 
-// clockSkew is how far the clocks of two servers that share tokens may differ before a token looks like one from the future.
+// clockSkew is how far the clocks of two servers that share tokens may differ before a token looks like one from the
+// future.
 const clockSkew = 2 * time.Second
 
 // A Session is what one user has written and seen: per cluster the position that his next read must not be behind.
@@ -24,11 +25,12 @@ type floor struct {
 	at  time.Time // when pos was noted
 	// unknown: a write is under way, or its position could not be captured; reads go to the primary.
 	unknown bool
-	// writes counts those that were begun, sending those that are under way, and lost is the last one that had been begun when the outcome of one was
-	// lost: only the position of a later one covers that.
+	// writes counts those that were begun, sending those that are under way, and lost is the last one that had been
+	// begun when the outcome of one was lost: only the position of a later one covers that.
 	writes, lost uint64
 	sending      int
-	// node is the node that served the last read, readAt when: staying on a replica keeps reads from going back in time.
+	// node is the node that served the last read, readAt when: staying on a replica keeps reads from going back in
+	// time.
 	node   string
 	readAt time.Time
 }
@@ -36,7 +38,8 @@ type floor struct {
 // NewSession returns a session that has written and seen nothing.
 func NewSession() *Session { return &Session{} }
 
-// Wrote reports whether a write was committed under this session since it was made or decoded: only then has a token to be sent.
+// Wrote reports whether a write was committed under this session since it was made or decoded: only then has a token to
+// be sent.
 func (s *Session) Wrote() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,7 +74,8 @@ func (s *Session) update(cluster string, change func(*floor)) {
 	s.floors[cluster] = f
 }
 
-// writing: a write is sent and its position is not known yet. It ends with wrotePosition, wroteNothing or lostWrite, which are given its number.
+// writing: a write is sent and its position is not known yet. It ends with wrotePosition, wroteNothing or lostWrite,
+// which are given its number.
 func (s *Session) writing(cluster string) (number uint64) {
 	s.update(cluster, func(f *floor) {
 		f.unknown = true
@@ -129,8 +133,8 @@ func (s *Session) read(cluster, node string) {
 	s.update(cluster, func(f *floor) { f.node, f.readAt = node, time.Now() })
 }
 
-// floorFor returns what the next read needs. Positions of a foreign system, and such as the primary had not reached although it
-// was asked well after they were noted, are refused: every read would wait for them in vain.
+// floorFor returns what the next read needs. Positions of a foreign system, and such as the primary had not reached
+// although it was asked well after they were noted, are refused: every read would wait for them in vain.
 func (s *Session) floorFor(cluster string, t *topology, d Dialect) (f floor, refused bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,8 +157,8 @@ type bound struct {
 	ok  bool
 }
 
-// seen bounds what the session's last read can have shown: the position of that replica in a probe sent after the read. Without
-// such a probe there is no bound but the primary.
+// seen bounds what the session's last read can have shown: the position of that replica in a probe sent after the read.
+// Without such a probe there is no bound but the primary.
 func (f *floor) seen(t *topology) bound {
 	if f.node == "" {
 		return bound{ok: true}

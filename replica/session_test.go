@@ -17,7 +17,10 @@ func TestMonotonicReadsAfterThePrimary(t *testing.T) {
 		_, err := c.DB().Exec("write")
 		require.NoError(t, err)
 		reads := map[string]func(s *Session) int64{
-			"asked for": func(s *Session) int64 { _, pos := where(t, Primary(WithSession(t.Context(), s)), c.DB()); return pos },
+			"asked for": func(s *Session) int64 {
+				_, pos := where(t, Primary(WithSession(t.Context(), s)), c.DB())
+				return pos
+			},
 			"spilled": func(s *Session) int64 {
 				w.nodes[1].down.Store(true)
 				w.nodes[2].down.Store(true)
@@ -88,7 +91,8 @@ func TestMonotonicReadsAfterATransaction(t *testing.T) {
 	})
 }
 
-// Two writes of one session at the same time: while the outcome of one is unknown, the position of the other does not cover it.
+// Two writes of one session at the same time: while the outcome of one is unknown, the position of the other does not
+// cover it.
 func TestUnknownWriteBesideAKnownOne(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1")

@@ -15,9 +15,9 @@ import (
 // shadowParallel bounds the comparisons that run at one time; a read that comes when all are busy is not compared.
 const shadowParallel = 4
 
-// shadow compares some of the reads on replicas with the primary, in the background: data that is silently different is what
-// replication monitoring cannot see. The rows that the caller gets are not touched; both nodes are asked again. A difference counts
-// only if it is still there once the replica has reached the primary's position.
+// shadow compares some of the reads on replicas with the primary, in the background: data that is silently different is
+// what replication monitoring cannot see. The rows that the caller gets are not touched; both nodes are asked again. A
+// difference counts only if it is still there once the replica has reached the primary's position.
 type shadow struct {
 	fraction float64
 	busy     chan struct{}
@@ -59,7 +59,8 @@ func (c *Cluster) maybeShadow(n *node, s *statement) {
 	})
 }
 
-func (c *Cluster) compare(ctx context.Context, replica *node, query string, args []driver.NamedValue) (differ bool, err error) {
+func (c *Cluster) compare(ctx context.Context, replica *node, query string, args []driver.NamedValue) (differ bool,
+	err error) {
 	primary := c.topo.Load().primary
 	if primary == nil {
 		return false, ErrNoPrimary

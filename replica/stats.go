@@ -42,8 +42,10 @@ type NodeStats struct {
 func (c *Cluster) Stats() Stats {
 	s := Stats{
 		ReadsPrimary: c.n.readsPrimary.Load(), Spilled: c.n.spilled.Load(), SpillRefused: c.n.spillRefused.Load(),
-		Writes: c.n.writes.Load(), Healed: c.n.healed.Load(), Retried: c.n.retried.Load(), TokenHits: c.n.tokenHits.Load(), TokenWaits: c.n.tokenWaits.Load(),
-		TokenMisses: c.n.tokenMisses.Load(), TokensRefused: c.n.tokensRefused.Load(), ClassMisses: c.n.classMisses.Load(), Discarded: c.n.discarded.Load(),
+		Writes: c.n.writes.Load(), Healed: c.n.healed.Load(), Retried: c.n.retried.Load(),
+		TokenHits: c.n.tokenHits.Load(), TokenWaits: c.n.tokenWaits.Load(),
+		TokenMisses: c.n.tokenMisses.Load(), TokensRefused: c.n.tokensRefused.Load(),
+		ClassMisses: c.n.classMisses.Load(), Discarded: c.n.discarded.Load(),
 		Promotions: c.n.promotions.Load(), ShadowReads: c.n.shadowReads.Load(), ShadowDiffs: c.n.shadowDiffs.Load(),
 	}
 	c.mu.Lock()
@@ -55,8 +57,10 @@ func (c *Cluster) Stats() Stats {
 		bytes, lag := c.lagOf(m)
 		inUse, idle := m.counts()
 		s.ReadsReplica += m.reads.Load()
-		s.Nodes = append(s.Nodes, NodeStats{Node: m.Name, Reads: m.reads.Load(), Writes: m.writes.Load(), Errors: m.errors.Load(), Opened: m.opened.Load(),
-			InUse: inUse, Idle: idle, LagSeconds: lag.Seconds(), LagBytes: bytes, Up: btoi(m.up() && m.fenced == ""), Primary: btoi(m.node == primary)})
+		s.Nodes = append(s.Nodes, NodeStats{Node: m.Name, Reads: m.reads.Load(), Writes: m.writes.Load(),
+			Errors: m.errors.Load(), Opened: m.opened.Load(),
+			InUse: inUse, Idle: idle, LagSeconds: lag.Seconds(), LagBytes: bytes, Up: btoi(m.up() && m.fenced == ""),
+			Primary: btoi(m.node == primary)})
 	}
 	s.ReadsReplica -= min(c.n.readsAll.Load(), s.ReadsReplica)
 	return s

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Servers without timelines: this process promoted one, another process promotes the next. It was seen to rise, so it is no former primary.
+// Servers without timelines: this process promoted one, another process promotes the next. It was seen to rise, so it
+// is no former primary.
 func TestRisenWithoutTimelines(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
@@ -41,7 +42,8 @@ func TestRisenWithoutTimelines(t *testing.T) {
 	})
 }
 
-// A node that comes back has to have what the primary had then, also after a promotion among servers without timelines, while the primary writes on.
+// A node that comes back has to have what the primary had then, also after a promotion among servers without timelines,
+// while the primary writes on.
 func TestCatchUpWithoutTimelines(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")
@@ -67,7 +69,8 @@ func TestCatchUpWithoutTimelines(t *testing.T) {
 	})
 }
 
-// A standby that is cut off does not tell its timeline, as PostgreSQL's do not. The place of the fork is known all the same.
+// A standby that is cut off does not tell its timeline, as PostgreSQL's do not. The place of the fork is known all the
+// same.
 func TestForkWithoutTimelineOfTheCutStandby(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := newWorld("p", "r1", "r2")

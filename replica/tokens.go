@@ -19,8 +19,8 @@ type Tokens struct {
 	ring *keyring.Ring
 }
 
-// NewTokens returns Tokens that sign with the first key and accept all of them. Without keys it makes a random one, which is
-// right for a single process. All servers behind one balancer need the same keys.
+// NewTokens returns Tokens that sign with the first key and accept all of them. Without keys it makes a random one,
+// which is right for a single process. All servers behind one balancer need the same keys.
 func NewTokens(keys ...Key) (*Tokens, error) {
 	ring, err := keyring.New(keys...)
 	if err != nil {
@@ -104,9 +104,9 @@ type CookieOptions struct {
 	Path string
 }
 
-// Middleware puts a session into each request's context, from the request's token when it has a valid one, and
-// sends a token back only after the request wrote something and only when the response is not marked
-// "Cache-Control: public", so that no shared cache stores one user's token. Write before the response begins: what is written after its header
+// Middleware puts a session into each request's context, from the request's token when it has a valid one, and sends a
+// token back only after the request wrote something and only when the response is not marked "Cache-Control: public",
+// so that no shared cache stores one user's token. Write before the response begins: what is written after its header
 // went out is in no token.
 func (t *Tokens) Middleware(o CookieOptions) func(http.Handler) http.Handler {
 	if o.Name == "" {

@@ -68,8 +68,9 @@ func (m *member) timeline() uint64 { return max(m.state.Replayed.Timeline, m.ove
 
 func (m *member) up() bool { return m.probed && m.machine.State() == health.Up }
 
-// observe takes the result of one probe. A promotion knows more than a probe that was under way meanwhile: that one still saw a standby, and to
-// believe it would be to lose the new primary again, with all that was acknowledged on it in doubt.
+// observe takes the result of one probe. A promotion knows more than a probe that was under way meanwhile: that one
+// still saw a standby, and to believe it would be to lose the new primary again, with all that was acknowledged on it
+// in doubt.
 func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	now := time.Now()
 	c.mu.Lock()
@@ -92,7 +93,8 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 		if m.failing.IsZero() {
 			m.failing = began
 		}
-		if c.dialect.Kind(err) == KindRefused && !errors.Is(err, driver.ErrBadConn) { // a stale connection says nothing of the host
+		// a stale connection says nothing of the host
+		if c.dialect.Kind(err) == KindRefused && !errors.Is(err, driver.ErrBadConn) {
 			m.machine.Force(health.Down, now)
 		} else {
 			m.machine.Observe(false, now)
@@ -106,7 +108,8 @@ func (c *Cluster) observe(m *member, st NodeState, err error, began time.Time) {
 	}
 }
 
-// refused ejects a node at once: a connection to it was refused, unless a probe that began later than the attempt knows better.
+// refused ejects a node at once: a connection to it was refused, unless a probe that began later than the attempt knows
+// better.
 func (c *Cluster) refused(n *node, err *connectError) {
 	if c.dialect.Kind(err.err) != KindRefused {
 		return
@@ -156,7 +159,8 @@ func (c *Cluster) recompute(now time.Time) {
 			c.system = m.state.Replayed.System
 		}
 	}
-	for _, m := range c.members { // of standbys too: one that follows a new primary tells of it, though we may not see that one
+	// of standbys too: one that follows a new primary tells of it, though we may not see that one
+	for _, m := range c.members {
 		if m.up() && m.state.Replayed.System == c.system && m.state.Role != RoleUnknown {
 			c.timeline = max(c.timeline, m.timeline())
 		}
@@ -263,8 +267,8 @@ func (c *Cluster) recompute(now time.Time) {
 	c.afterChange(now)
 }
 
-// risen is the node that somebody else promoted, for dialects without timelines: it was a replica, and no other node is the primary. Without a timeline
-// it would look like a former primary as soon as one promotion was ours.
+// risen is the node that somebody else promoted, for dialects without timelines: it was a replica, and no other node is
+// the primary. Without a timeline it would look like a former primary as soon as one promotion was ours.
 func (c *Cluster) risen() (found *member) {
 	if c.timeline == 0 {
 		return nil
@@ -283,13 +287,15 @@ func (c *Cluster) risen() (found *member) {
 	return found
 }
 
-// diverged: the standby has replayed what the present timeline does not have. The place of the fork is known to who made it.
+// diverged: the standby has replayed what the present timeline does not have. The place of the fork is known to who
+// made it.
 func (c *Cluster) diverged(m *member) bool {
 	t := m.state.Replayed.Timeline
 	return t != 0 && t < c.timeline && t == c.forked.Timeline && m.state.Replayed.Offset > c.forked.Offset
 }
 
-// caughtUp: a node that was added or came back serves reads once it has what the primary had when it was first seen again.
+// caughtUp: a node that was added or came back serves reads once it has what the primary had when it was first seen
+// again.
 func (c *Cluster) caughtUp(m *member) bool {
 	if !m.joining {
 		return true
@@ -340,7 +346,8 @@ func (c *Cluster) statusOf(m *member) NodeStatus {
 	if !m.probed {
 		st = health.Unknown
 	}
-	return NodeStatus{Name: m.Name, Zone: m.Zone, Role: m.state.Role, State: st.String(), Draining: m.draining, Fenced: m.fenced,
+	return NodeStatus{Name: m.Name, Zone: m.Zone, Role: m.state.Role, State: st.String(), Draining: m.draining,
+		Fenced:   m.fenced,
 		Position: m.state.Replayed, Received: m.state.Received, LagBytes: bytes, Lag: lag, InUse: inUse, Idle: idle,
 		LastProbe: m.lastProbe, LastError: m.lastErr}
 }

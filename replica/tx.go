@@ -62,8 +62,8 @@ func (n *conn) Begin() (driver.Tx, error) {
 	return n.BeginTx(context.Background(), driver.TxOptions{})
 }
 
-// BeginTx begins on the primary, or on one replica when the transaction is read-only. Beginning is repeated elsewhere when a
-// connection turns out to be dead, since nothing has happened in it yet.
+// BeginTx begins on the primary, or on one replica when the transaction is read-only. Beginning is repeated elsewhere
+// when a connection turns out to be dead, since nothing has happened in it yet.
 func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, error) {
 	c := n.c
 	if n.pin != nil {
@@ -118,7 +118,8 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 			n.pin, n.inTx, n.txWrites = p, true, !o.ReadOnly
 			x := &tx{n: n, p: p, inner: inner, ctx: used, sess: sess, unpin: true}
 			if o.ReadOnly {
-				n.readDone(ctx, &t, sess, &classEntry{verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
+				n.readDone(ctx, &t, sess, &classEntry{
+					verdict: Verdict{Class: ClassRead, Reason: "read-only transaction"}})
 			} else {
 				x.write = true
 				c.n.writes.Add(1)
@@ -144,8 +145,8 @@ func (n *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 	}
 }
 
-// Commit fails with ErrCommitUnknown when the connection broke before the answer, or when the node lost its role meanwhile: a
-// primary that was frozen, replaced and thawed may say yes, and its yes is worth nothing.
+// Commit fails with ErrCommitUnknown when the connection broke before the answer, or when the node lost its role
+// meanwhile: a primary that was frozen, replaced and thawed may say yes, and its yes is worth nothing.
 func (t *tx) Commit() error {
 	if t.write && t.p.gen != t.p.node.gen.Load() { // known before it is sent: nothing has happened
 		_ = t.Rollback()

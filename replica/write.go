@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// write runs on the primary. It is repeated only when nothing was executed: a connection was refused, or the node said it is
-// no primary any more.
+// write runs on the primary. It is repeated only when nothing was executed: a connection was refused, or the node said
+// it is no primary any more.
 func (n *conn) write(ctx context.Context, s *statement, v Verdict, sess *Session) error {
 	c := n.c
 	var deadline time.Time
@@ -109,9 +109,10 @@ func (n *conn) lostWrite(sess *Session, number uint64) {
 	}
 }
 
-// otherPrimary decides whether a statement that was not executed may be tried again, and waits until that makes sense: at
-// once on a new connection when only a pooled one was stale, else when the primary has been probed or replaced.
-func (n *conn) otherPrimary(ctx context.Context, failed *node, p *phys, cause error, deadline *time.Time) (bool, error) {
+// otherPrimary decides whether a statement that was not executed may be tried again, and waits until that makes sense:
+// at once on a new connection when only a pooled one was stale, else when the primary has been probed or replaced.
+func (n *conn) otherPrimary(ctx context.Context, failed *node, p *phys, cause error, deadline *time.Time) (bool,
+	error) {
 	c := n.c
 	if deadline.IsZero() {
 		*deadline = time.Now().Add(max(c.opts.PrimaryWait, 0))

@@ -14,12 +14,13 @@ import (
 	"github.com/tierkit/tierkit/internal/wire"
 )
 
-// The compact codec writes application data without gob's and JSON's cost per request: the plan of a type is made once, fields are found by name, so that
-// they may be added, removed and moved between versions of the program; one whose type has changed is left at its zero value.
+// The compact codec writes application data without gob's and JSON's cost per request: the plan of a type is made once,
+// fields are found by name, so that they may be added, removed and moved between versions of the program; one whose
+// type has changed is left at its zero value.
 //
-// A value is a wire type and its bytes: whole (varint; signed ones zigzag), fixed (8 bytes), text (length and bytes) or parts (4 bytes of length, a count,
-// and that many values: names and fields, elements, keys and values). Zero fields are left out. Types that encode themselves, and
-// interfaces, make the whole T go through JSON instead.
+// A value is a wire type and its bytes: whole (varint; signed ones zigzag), fixed (8 bytes), text (length and bytes) or
+// parts (4 bytes of length, a count, and that many values: names and fields, elements, keys and values). Zero fields
+// are left out. Types that encode themselves, and interfaces, make the whole T go through JSON instead.
 const (
 	wireWhole = iota
 	wireFixed
@@ -47,7 +48,8 @@ type planField struct {
 
 var (
 	timeType = reflect.TypeFor[time.Time]()
-	selfMade = []reflect.Type{reflect.TypeFor[json.Marshaler](), reflect.TypeFor[encoding.TextMarshaler](), reflect.TypeFor[json.Unmarshaler]()}
+	selfMade = []reflect.Type{reflect.TypeFor[json.Marshaler](), reflect.TypeFor[encoding.TextMarshaler](),
+		reflect.TypeFor[json.Unmarshaler]()}
 )
 
 // planOf returns nil for a type that the codec does not write.
@@ -239,7 +241,8 @@ func (p *plan) read(w *parts, v reflect.Value) {
 		}
 	case t == wireText:
 		if p.kind == reflect.String {
-			v.SetString(unsafe.String(unsafe.SliceData(body), len(body))) // shares the record's memory, which nobody modifies
+			// shares the record's memory, which nobody modifies
+			v.SetString(unsafe.String(unsafe.SliceData(body), len(body)))
 		} else if p.bytes {
 			v.SetBytes(append([]byte{}, body...))
 		}

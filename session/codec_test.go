@@ -48,7 +48,8 @@ func roundtrip[T any](t require.TestingT, in T) T {
 
 func TestCompactKeepsEverything(t *testing.T) {
 	s := "x"
-	in := everything{true, -5, -128, math.MaxUint64, -1.5, "ünï", []byte{0, 255}, []string{"a", ""}, [3]int16{1, 0, -3}, map[string]int{"a": 1, "": -2},
+	in := everything{true, -5, -128, math.MaxUint64, -1.5, "ünï", []byte{0, 255}, []string{"a", ""}, [3]int16{1, 0, -3},
+		map[string]int{"a": 1, "": -2},
 		map[int][]inner{-1: {{A: 1}}, 2: {}}, inner{7, &inner{8, nil}}, &s, time.Now().Round(0), "", 0}
 	require.Equal(t, in, roundtrip(t, in))
 	require.Equal(t, everything{}, roundtrip(t, everything{}))
@@ -83,7 +84,8 @@ func TestTypesThatEncodeThemselvesAreJSON(t *testing.T) {
 	type odd struct{ V any }
 	for _, c := range []struct {
 		id byte
-	}{{newCodec[odd](false).id()}, {newCodec[struct{ R json.RawMessage }](false).id()}, {newCodec[struct{ F func() }](false).id()}, {newCodec[everything](true).id()}} {
+	}{{newCodec[odd](false).id()}, {newCodec[struct{ R json.RawMessage }](false).id()},
+		{newCodec[struct{ F func() }](false).id()}, {newCodec[everything](true).id()}} {
 		require.EqualValues(t, codecJSON, c.id)
 	}
 	require.EqualValues(t, codecCompact, newCodec[everything](false).id())
@@ -91,15 +93,18 @@ func TestTypesThatEncodeThemselvesAreJSON(t *testing.T) {
 
 func TestCompactRandom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		in := everything{Int: rapid.Int().Draw(t, "int"), Text: rapid.String().Draw(t, "text"), List: rapid.SliceOfN(rapid.String(), 1, 5).Draw(t, "list"),
-			Map: rapid.MapOfN(rapid.String(), rapid.Int(), 1, 5).Draw(t, "map"), Float: rapid.Float64().Draw(t, "float")}
+		in := everything{Int: rapid.Int().Draw(t, "int"), Text: rapid.String().Draw(t, "text"),
+			List:  rapid.SliceOfN(rapid.String(), 1, 5).Draw(t, "list"),
+			Map:   rapid.MapOfN(rapid.String(), rapid.Int(), 1, 5).Draw(t, "map"),
+			Float: rapid.Float64().Draw(t, "float")}
 		require.True(t, reflect.DeepEqual(in, roundtrip(t, in)))
 	})
 }
 
 func FuzzCompact(f *testing.F) {
 	c := newCodec[everything](false)
-	b, _ := c.append(nil, &everything{Text: "a", List: []string{"b"}, Map: map[string]int{"c": 1}, Nested: inner{1, &inner{}}, When: time.Unix(1, 0)})
+	b, _ := c.append(nil, &everything{Text: "a", List: []string{"b"}, Map: map[string]int{"c": 1},
+		Nested: inner{1, &inner{}}, When: time.Unix(1, 0)})
 	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = c.decode(codecCompact, b)
@@ -111,7 +116,8 @@ func FuzzCompact(f *testing.F) {
 	})
 }
 
-// The reader of the Cookie header finds what net/http finds, for values that this package writes; it takes no token that it would not write itself.
+// The reader of the Cookie header finds what net/http finds, for values that this package writes; it takes no token
+// that it would not write itself.
 func FuzzCookieHeader(f *testing.F) {
 	f.Add("__Host-session=" + newToken().String())
 	f.Add("a=b; __Host-session=x;__Host-session=y")

@@ -55,7 +55,8 @@ func cookieAge(r *Record, m *meta, now time.Time) int {
 // setCookie replaces a Set-Cookie of ours that this response may have already; s.mu is held.
 func (s *Session[T]) setCookie(value string, age int) {
 	o := &s.all.o
-	c := http.Cookie{Name: o.Cookie, Value: value, Path: o.Path, Domain: o.Domain, MaxAge: age, Secure: !o.Insecure, HttpOnly: true, SameSite: o.SameSite}
+	c := http.Cookie{Name: o.Cookie, Value: value, Path: o.Path, Domain: o.Domain, MaxAge: age, Secure: !o.Insecure,
+		HttpOnly: true, SameSite: o.SameSite}
 	h := s.w.Header()
 	kept := h["Set-Cookie"][:0:0]
 	for _, l := range h["Set-Cookie"] {
@@ -91,7 +92,8 @@ func (s *Session[T]) seal() {
 	for _, l := range h["Set-Cookie"] {
 		if strings.HasPrefix(l, s.all.o.Cookie+"=") {
 			cc := strings.ToLower(strings.Join(h["Cache-Control"], ","))
-			if !strings.Contains(cc, "no-store") && !strings.Contains(cc, "private") || strings.Contains(cc, "public") || strings.Contains(cc, "s-maxage") {
+			if !strings.Contains(cc, "no-store") && !strings.Contains(cc, "private") ||
+				strings.Contains(cc, "public") || strings.Contains(cc, "s-maxage") {
 				h.Set("Cache-Control", "private, no-store")
 			}
 			return

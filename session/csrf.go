@@ -20,9 +20,10 @@ const (
 	CSRFHeader = "X-Csrf-Token"
 )
 
-// CSRFToken returns a token for a hidden form field: proof that the page came from this site. It creates a session when there is none (which sets a
-// cookie: before the header goes out). Every call returns another spelling of it, masked with random bytes, so that compression does not give it away
-// (BREACH); all of them are good until the next Login or the session's end, and survive Regenerate.
+// CSRFToken returns a token for a hidden form field: proof that the page came from this site. It creates a session when
+// there is none (which sets a cookie: before the header goes out). Every call returns another spelling of it, masked
+// with random bytes, so that compression does not give it away (BREACH); all of them are good until the next Login or
+// the session's end, and survive Regenerate.
 func (s *Session[T]) CSRFToken(ctx context.Context) (string, error) {
 	secret, err := s.form(ctx)
 	if err != nil {
@@ -89,9 +90,10 @@ func (s *Session[T]) form(ctx context.Context) (string, error) {
 	return s.frame.form, nil
 }
 
-// RequireCSRF lets requests of unsafe methods pass only with a token of CSRFToken, in the header CSRFHeader or the form field CSRFField; others get 403. It
-// reads the form, so limit the body first (http.MaxBytesHandler), and stands inside of Middleware. Use it for forms where the cross-origin check of
-// Middleware, which trusts what browsers since 2020 say about a request, is not enough.
+// RequireCSRF lets requests of unsafe methods pass only with a token of CSRFToken, in the header CSRFHeader or the form
+// field CSRFField; others get 403. It reads the form, so limit the body first (http.MaxBytesHandler), and stands inside
+// of Middleware. Use it for forms where the cross-origin check of Middleware, which trusts what browsers since 2020 say
+// about a request, is not enough.
 func (s *Sessions[T]) RequireCSRF(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.Method {

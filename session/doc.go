@@ -1,8 +1,10 @@
-// Package session lets any web server answer any user: what is known about a visitor stands in a store that all servers share, not in the memory of one.
+// Package session lets any web server answer any user: what is known about a visitor stands in a store that all servers
+// share, not in the memory of one.
 //
-// The cookie carries 256 random bits; the store knows only their SHA-256. Data is typed. An update is a compare-and-swap that is
-// run again on conflict, so parallel requests lose nothing, and it exists only as long as the session does, so a slow
-// request cannot bring back a session that was logged out. A request that does not use its session does not touch the store.
+// The cookie carries 256 random bits; the store knows only their SHA-256. Data is typed. An update is a
+// compare-and-swap that is run again on conflict, so parallel requests lose nothing, and it exists only as long as the
+// session does, so a slow request cannot bring back a session that was logged out. A request that does not use its
+// session does not touch the store.
 //
 //	type Visitor struct{ Name string; Cart []string }
 //
@@ -27,8 +29,8 @@
 //
 // # Three ways to a stateless tier
 //
-// The login has to be somewhere: in one server's memory, with the balancer sending each visitor back to it; in a store that all servers ask; or in a signed token that
-// the client brings along.
+// The login has to be somewhere: in one server's memory, with the balancer sending each visitor back to it; in a store
+// that all servers ask; or in a signed token that the client brings along.
 //
 //	                             sticky: lb.Sticky, NewMemory   central: redisstore, sqlstore      token: session/token
 //	a server is lost             its visitors are logged out    nobody notices                     nobody notices
@@ -41,12 +43,14 @@
 //	processor time per request   0.9 µs                         17 µs and one round trip (Redis)   0.34 µs (compact), 0.6 µs (JWT)
 //	the same elsewhere           scs, memory: 15 µs             scs, Redis: 60 µs, two round trips golang-jwt: 5.1 µs
 //
-// Measured with "go test -bench . ./session" in benchmarks/, idle timeouts on. Browsers: take the central store, and stickiness on top of it if at all, as an
-// optimisation that may fail. APIs and mobile apps: tokens, with a [github.com/tierkit/tierkit/session/token.Refresher] whose families stand in the same store.
+// Measured with "go test -bench . ./session" in benchmarks/, idle timeouts on. Browsers: take the central store, and
+// stickiness on top of it if at all, as an optimisation that may fail. APIs and mobile apps: tokens, with a
+// [github.com/tierkit/tierkit/session/token.Refresher] whose families stand in the same store.
 //
 // # Security
 //
-// By default: 256-bit ids, stored as their hash; a __Host- cookie, Secure, HttpOnly, SameSite=Lax; a new id at login without grace for the old one; idle and
-// absolute timeouts (ASVS 5.0 V7.3); unsafe cross-origin requests refused; records bound to their id. Options.EncryptionKeys encrypts at rest, RequireCSRF
-// adds form tokens, Hooks.Event tells monitoring.
+// By default: 256-bit ids, stored as their hash; a __Host- cookie, Secure, HttpOnly, SameSite=Lax; a new id at login
+// without grace for the old one; idle and absolute timeouts (ASVS 5.0 V7.3); unsafe cross-origin requests refused;
+// records bound to their id. Options.EncryptionKeys encrypts at rest, RequireCSRF adds form tokens, Hooks.Event tells
+// monitoring.
 package session

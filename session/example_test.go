@@ -20,7 +20,10 @@ func Example() {
 	}
 	h := sessions.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := sessions.From(r.Context())
-		if err := s.Update(r.Context(), func(v *shopper) error { v.Cart = append(v.Cart, "tea"); return nil }); err != nil {
+		if err := s.Update(r.Context(), func(v *shopper) error {
+			v.Cart = append(v.Cart, "tea")
+			return nil
+		}); err != nil {
 			http.Error(w, "try again", http.StatusServiceUnavailable)
 			return
 		}
@@ -73,7 +76,8 @@ func ExampleSessions_RevokeAll() {
 // Records are encrypted at rest; a new key takes over while requests are served.
 func ExampleSessions_SetEncryptionKeys() {
 	old := session.EncryptionKey{ID: "2026-10", Secret: []byte("thirty-two random bytes, or more")}
-	sessions, err := session.New[shopper](session.NewMemory(), session.Options{EncryptionKeys: []session.EncryptionKey{old}})
+	sessions, err := session.New[shopper](session.NewMemory(),
+		session.Options{EncryptionKeys: []session.EncryptionKey{old}})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -97,7 +101,9 @@ func ExampleSessions_RequireCSRF() {
 		}
 		fmt.Fprintf(w, `<input type="hidden" name="%s" value="%s">`, session.CSRFField, token)
 	})
-	mux.Handle("POST /save", sessions.RequireCSRF(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "saved") })))
+	mux.Handle("POST /save", sessions.RequireCSRF(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "saved")
+	})))
 	h := sessions.Middleware(mux)
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/form", nil))

@@ -74,7 +74,8 @@ func TestFailingStoreGivesOneCleanStatus(t *testing.T) {
 	})
 }
 
-// While the store fails, a session that this server has seen lately is still read, never written, and no longer than allowed.
+// While the store fails, a session that this server has seen lately is still read, never written, and no longer than
+// allowed.
 func TestStaleSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &broken{Store: session.NewMemory()}
@@ -301,11 +302,13 @@ func TestImpatientClientsDoNotTripTheGuard(t *testing.T) {
 			cancel()
 		}
 		store.hang = false
-		require.Equal(t, 200, (&browser{h: h, cookies: map[string]string{"__Host-session": strings.Repeat("A", 43)}}).do("/count").Code)
+		require.Equal(t, 200, (&browser{h: h,
+			cookies: map[string]string{"__Host-session": strings.Repeat("A", 43)}}).do("/count").Code)
 	})
 }
 
-// Two servers behind a balancer, one of which is lost at random moments and comes back: no session is lost, and no update that was acknowledged.
+// Two servers behind a balancer, one of which is lost at random moments and comes back: no session is lost, and no
+// update that was acknowledged.
 func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 	store := session.NewMemory()
 	start := func(addr string) *httptest.Server {
@@ -331,7 +334,8 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 	for _, s := range servers {
 		endpoints = append(endpoints, lb.Endpoint{Addr: s.Listener.Addr().String()})
 	}
-	balancer, err := lb.New(endpoints, lb.Options{Health: lb.HealthCheck{Probe: lb.HTTPProbe("/plain"), Interval: 50 * time.Millisecond}})
+	balancer, err := lb.New(endpoints, lb.Options{
+		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/plain"), Interval: 50 * time.Millisecond}})
 	require.NoError(t, err)
 	defer balancer.Close()
 	front := httptest.NewServer(balancer.Handler())
@@ -347,7 +351,9 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 		jar, _ := cookiejar.New(nil)
 		jars[u] = &http.Client{Jar: jar, Transport: &http.Transport{}}
 		defer jars[u].CloseIdleConnections()
-		require.Eventually(t, func() bool { return fetch(jars[u], front.URL+"/login") == "" }, 30*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool {
+			return fetch(jars[u], front.URL+"/login") == ""
+		}, 30*time.Second, 10*time.Millisecond)
 		wg.Go(func() {
 			for {
 				select {
@@ -368,17 +374,24 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 		lost := (round*7 + 3) % 5 % 2
 		addr := servers[lost].Listener.Addr().String()
 		before := total.Load()
-		require.Eventually(t, func() bool { return total.Load() > before+users }, 30*time.Second, time.Millisecond, "traffic before the next loss")
+		require.Eventually(t, func() bool {
+			return total.Load() > before+users
+		}, 30*time.Second, time.Millisecond, "traffic before the next loss")
 		servers[lost].CloseClientConnections()
 		servers[lost].Close()
-		require.Eventually(t, func() bool { return fetch(jars[0], front.URL+"/plain") == "" }, 30*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool {
+			return fetch(jars[0], front.URL+"/plain") == ""
+		}, 30*time.Second, 5*time.Millisecond)
 		servers[lost] = start(addr)
 	}
 	close(stop)
 	wg.Wait()
 	for u := range users {
 		var got string
-		require.Eventually(t, func() bool { got = fetch(jars[u], front.URL+"/get"); return !strings.Contains(got, "unavail") }, 30*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool {
+			got = fetch(jars[u], front.URL+"/get")
+			return !strings.Contains(got, "unavail")
+		}, 30*time.Second, 10*time.Millisecond)
 		n := -1
 		_, err := fmt.Sscanf(got, "ada/Ada/%d", &n)
 		require.NoError(t, err, got)

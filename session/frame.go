@@ -10,13 +10,13 @@ import (
 	"github.com/tierkit/tierkit/internal/wire"
 )
 
-// Record.Data begins with a frame of our own, so that what belongs to the session and not to the application needs no second column in
-// any store:
+// Record.Data begins with a frame of our own, so that what belongs to the session and not to the application needs no
+// second column in any store:
 //
 //	version u8, codec u8, first half of the key, user, address, agent, flashes, flags, [form secret,] then T
 //
-// The key and the user bind the data to its record: a blob copied under another key is refused (and with Options.EncryptionKeys it can not be
-// forged either; the sealed form is in seal.go).
+// The key and the user bind the data to its record: a blob copied under another key is refused (and with
+// Options.EncryptionKeys it can not be forged either; the sealed form is in seal.go).
 type frame struct {
 	meta
 	bytes []byte // the whole frame

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// guard keeps requests from waiting in line for a store that has stopped answering: after a few failures in a row only one operation per
-// interval is let through to try, and the others fail at once.
+// guard keeps requests from waiting in line for a store that has stopped answering: after a few failures in a row only
+// one operation per interval is let through to try, and the others fail at once.
 type guard struct {
 	failures atomic.Int32 // in a row
 	retry    atomic.Int64 // Unix nanoseconds from which on one operation may try
@@ -45,7 +45,8 @@ func (g *guard) fail() {
 
 func noCancel() {}
 
-// begin opens one operation on the store: bounded in time, or refused with ErrUnavailable when the store is known to be down.
+// begin opens one operation on the store: bounded in time, or refused with ErrUnavailable when the store is known to be
+// down.
 func (s *Sessions[T]) begin(ctx context.Context, op string) (context.Context, context.CancelFunc, error) {
 	if s.local {
 		return ctx, noCancel, nil

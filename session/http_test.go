@@ -67,7 +67,8 @@ func TestFlushHijackAndEarlyHints(t *testing.T) {
 	srv.Client().CloseIdleConnections()
 }
 
-// A handler that panics: no 200 goes out on its behalf, a recovering middleware above can answer, and the cookie of what was stored stays private.
+// A handler that panics: no 200 goes out on its behalf, a recovering middleware above can answer, and the cookie of
+// what was stored stays private.
 func TestPanic(t *testing.T) {
 	s := sessions(t, session.NewMemory(), session.Options{Insecure: true})
 	inner := handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
@@ -92,13 +93,14 @@ func TestPanic(t *testing.T) {
 // HTTP/2, with Flush and a body from a reader.
 func TestHTTP2(t *testing.T) {
 	s := sessions(t, session.NewMemory(), session.Options{})
-	srv := httptest.NewUnstartedServer(handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
-		require.Equal(t, 2, r.ProtoMajor)
-		require.NoError(t, v.Update(r.Context(), func(v *visitor) error { v.N++; return nil }))
-		require.NoError(t, http.NewResponseController(w).Flush())
-		_, err := io.Copy(w, strings.NewReader(strings.Repeat("x", 100_000)))
-		require.NoError(t, err)
-	}))
+	srv := httptest.NewUnstartedServer(handler(s,
+		func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
+			require.Equal(t, 2, r.ProtoMajor)
+			require.NoError(t, v.Update(r.Context(), func(v *visitor) error { v.N++; return nil }))
+			require.NoError(t, http.NewResponseController(w).Flush())
+			_, err := io.Copy(w, strings.NewReader(strings.Repeat("x", 100_000)))
+			require.NoError(t, err)
+		}))
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	defer srv.Close()

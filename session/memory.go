@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Memory is a store in the process: for one server, and for tests. It is sharded, and swept a few records at a time by its own
-// operations, so that it needs no goroutine and no Close, and no request waits for a sweep.
+// Memory is a store in the process: for one server, and for tests. It is sharded, and swept a few records at a time by
+// its own operations, so that it needs no goroutine and no Close, and no request waits for a sweep.
 type Memory struct {
 	shards [memoryShards]memoryShard
 	users  [memoryShards]userShard
@@ -21,7 +21,8 @@ type Memory struct {
 const (
 	memoryShards = 256
 	sweepPerOp   = 2
-	// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+	// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated
+	// under our eyes.
 	maxHops = 8
 )
 
@@ -224,7 +225,8 @@ func (m *Memory) Rotate(_ context.Context, k, next Key, r Record, now time.Time,
 		err = ErrExists
 	default:
 		old = s.grace
-		// In this order, and before a Delete can follow the record: whoever lists the user's keys finds the old or the new one.
+		// In this order, and before a Delete can follow the record: whoever lists the user's keys finds the old or the
+		// new one.
 		m.index(r.User, next, true)
 		m.index(s.user, k, false)
 		n := &stored{version: s.version + 1}

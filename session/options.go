@@ -14,8 +14,8 @@ import (
 type Options struct {
 	// Cookie is the cookie's name. Default "__Host-session" ("session" with Insecure).
 	Cookie string
-	// Insecure is for development over plain http: the cookie is neither Secure nor __Host-, so that anyone on the network path can
-	// read or plant it.
+	// Insecure is for development over plain http: the cookie is neither Secure nor __Host-, so that anyone on the
+	// network path can read or plant it.
 	Insecure bool
 	// SameSite of the cookie. Default Lax.
 	SameSite http.SameSite
@@ -26,8 +26,8 @@ type Options struct {
 	// Idle ends a session that was not used for so long. Default 30 min; negative: no idle timeout. Use is recorded at
 	// most every tenth of it, so a session may end up to a tenth early.
 	Idle time.Duration
-	// Grace is how long a regenerated session's old cookie still works, for requests under way. Default 10 s, negative: not at all. A
-	// login has no grace.
+	// Grace is how long a regenerated session's old cookie still works, for requests under way. Default 10 s, negative:
+	// not at all. A login has no grace.
 	Grace time.Duration
 	// StoreTimeout bounds each store operation. Default 2 s.
 	StoreTimeout time.Duration
@@ -37,22 +37,23 @@ type Options struct {
 	StaleFor time.Duration
 	// StaleEntries is, with OnFailure Stale, how many sessions this server remembers at least. Default 10000.
 	StaleEntries int
-	// EncryptionKeys encrypt the data at rest (AES-256-GCM), bound to the session's id. The first encrypts, all decrypt. To rotate, give all servers
-	// the new key in the second place, then in the first, and take the old one away when the longest session has ended. Default: no encryption.
+	// EncryptionKeys encrypt the data at rest (AES-256-GCM), bound to the session's id. The first encrypts, all
+	// decrypt. To rotate, give all servers the new key in the second place, then in the first, and take the old one
+	// away when the longest session has ended. Default: no encryption.
 	EncryptionKeys []EncryptionKey
-	// ReadPlain accepts records that were written before there were EncryptionKeys; without it they are refused, so that nobody who can write
-	// to the store can make a session up.
+	// ReadPlain accepts records that were written before there were EncryptionKeys; without it they are refused, so
+	// that nobody who can write to the store can make a session up.
 	ReadPlain bool
-	// CrossOrigin tells requests that a browser made on another site's behalf from the site's own; they get 403 when their method is not a safe one. Default: a
-	// new http.CrossOriginProtection, which trusts no other origin. It lets requests pass that carry neither Sec-Fetch-Site nor Origin; forms of old
-	// browsers need [Sessions.RequireCSRF].
+	// CrossOrigin tells requests that a browser made on another site's behalf from the site's own; they get 403 when
+	// their method is not a safe one. Default: a new http.CrossOriginProtection, which trusts no other origin. It lets
+	// requests pass that carry neither Sec-Fetch-Site nor Origin; forms of old browsers need [Sessions.RequireCSRF].
 	CrossOrigin *http.CrossOriginProtection
 	// NoCrossOriginCheck switches that off.
 	NoCrossOriginCheck bool
 	// JSON writes the data as JSON instead of the compact default. Sessions written the other way are still read.
 	JSON bool
-	// Address tells a request's client address, kept with the session for its owner to see. Default: r.RemoteAddr without the port, which is
-	// the load balancer's behind one.
+	// Address tells a request's client address, kept with the session for its owner to see. Default: r.RemoteAddr
+	// without the port, which is the load balancer's behind one.
 	Address func(*http.Request) string
 	// Hooks observe.
 	Hooks *Hooks
@@ -66,23 +67,26 @@ const (
 	FailClosed FailurePolicy = iota
 	// Anonymous: Get answers as if there were no session; writes return ErrUnavailable.
 	Anonymous
-	// Stale: Get answers with what this server last saw of the session, at most Options.StaleFor ago; sessions that it does not know, and writes, get
-	// ErrUnavailable. A session revoked through another server meanwhile still counts for so long: see [Session.Stale].
+	// Stale: Get answers with what this server last saw of the session, at most Options.StaleFor ago; sessions that it
+	// does not know, and writes, get ErrUnavailable. A session revoked through another server meanwhile still counts
+	// for so long: see [Session.Stale].
 	Stale
 )
 
 // Kinds of security events. Package session/token reports through a function of the same form.
 const (
-	EventLogin          = "login"
-	EventLogout         = "logout"
-	EventLoginFailed    = "login-failed"    // reported by the application, see LoginFailed
-	EventRevoked        = "revoked"         // one or all sessions of a user were ended
-	EventUnknownSession = "unknown-session" // a well-formed cookie without a session: it expired, was revoked, or is invented
-	EventBadCookie      = "bad-cookie"      // a cookie that this package did not make
-	EventSwappedRecord  = "swapped-record"  // the store holds data that belongs to another session, or that no key sealed
-	EventBadRecord      = "bad-record"      // the store holds data that does not parse
-	EventCrossOrigin    = "cross-origin"    // a request refused as cross-origin
-	EventCSRF           = "csrf"            // a request refused for its form token
+	EventLogin       = "login"
+	EventLogout      = "logout"
+	EventLoginFailed = "login-failed" // reported by the application, see LoginFailed
+	EventRevoked     = "revoked"      // one or all sessions of a user were ended
+	// a well-formed cookie without a session: it expired, was revoked, or is invented
+	EventUnknownSession = "unknown-session"
+	EventBadCookie      = "bad-cookie" // a cookie that this package did not make
+	// the store holds data that belongs to another session, or that no key sealed
+	EventSwappedRecord = "swapped-record"
+	EventBadRecord     = "bad-record"   // the store holds data that does not parse
+	EventCrossOrigin   = "cross-origin" // a request refused as cross-origin
+	EventCSRF          = "csrf"         // a request refused for its form token
 )
 
 // Hooks are called as things happen; nil fields cost nothing.

@@ -11,7 +11,8 @@ import (
 	"github.com/tierkit/tierkit/internal/httpwrap"
 )
 
-// Session is one request's view of its session. Its methods may be called from several goroutines of the request, and not after its end.
+// Session is one request's view of its session. Its methods may be called from several goroutines of the request, and
+// not after its end.
 type Session[T any] struct {
 	all *Sessions[T]
 
@@ -44,8 +45,8 @@ const (
 	broken
 )
 
-// Get returns the data, the zero T when there is no session; what it shares with other copies is nothing. The first call loads it.
-// Errors: ErrUnavailable, ErrNoSession.
+// Get returns the data, the zero T when there is no session; what it shares with other copies is nothing. The first
+// call loads it. Errors: ErrUnavailable, ErrNoSession.
 func (s *Session[T]) Get(ctx context.Context) (T, error) {
 	var zero T
 	if s.all == nil {
@@ -91,17 +92,18 @@ func (s *Session[T]) User(ctx context.Context) (string, error) {
 	return s.rec.User, nil
 }
 
-// Update changes the data and stores it before it returns; the closure is run again on the newest data when another request was faster, so it
-// must do nothing but change its argument. Without a session one is created and its cookie set. An error of the closure changes nothing and is
-// returned. ErrNotFound: the session has ended while this request was under way, and stays ended. ErrHeaderSent: there is none, and it is too late to set
-// a cookie.
+// Update changes the data and stores it before it returns; the closure is run again on the newest data when another
+// request was faster, so it must do nothing but change its argument. Without a session one is created and its cookie
+// set. An error of the closure changes nothing and is returned. ErrNotFound: the session has ended while this request
+// was under way, and stays ended. ErrHeaderSent: there is none, and it is too late to set a cookie.
 func (s *Session[T]) Update(ctx context.Context, change func(*T) error) error {
 	return s.change(ctx, "update", func(_ *Record, _ *meta, data *T) error { return change(data) })
 }
 
-// Login binds the session to a user under a new id, without grace for the old one or for a Regenerate just before (against session fixation), and applies
-// change to its data (nil: none). Use it again when privileges change. What belonged to another user who was logged in is not handed on: data and
-// flashes begin empty. The timeouts begin anew with those of Options; call Remember and SetTimeouts afterwards.
+// Login binds the session to a user under a new id, without grace for the old one or for a Regenerate just before
+// (against session fixation), and applies change to its data (nil: none). Use it again when privileges change. What
+// belonged to another user who was logged in is not handed on: data and flashes begin empty. The timeouts begin anew
+// with those of Options; call Remember and SetTimeouts afterwards.
 func (s *Session[T]) Login(ctx context.Context, user string, change func(*T) error) error {
 	if user == "" {
 		return errors.New("session: Login without a user")
@@ -224,7 +226,8 @@ func (s *Session[T]) Remember(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// SetTimeouts gives this session its own: absolute from now on, and idle after each use. Zero leaves one as it is; a negative idle means none.
+// SetTimeouts gives this session its own: absolute from now on, and idle after each use. Zero leaves one as it is; a
+// negative idle means none.
 func (s *Session[T]) SetTimeouts(ctx context.Context, absolute, idle time.Duration) error {
 	if absolute < 0 || absolute > 0 && absolute < time.Second || idle > 0 && idle < time.Second {
 		return fmt.Errorf("session: SetTimeouts to %v and %v, must be at least 1s", absolute, idle)
@@ -249,8 +252,8 @@ func (s *Session[T]) SetTimeouts(ctx context.Context, absolute, idle time.Durati
 	return nil
 }
 
-// Stale reports whether the session's data comes from this server's memory because the store failed (Options.OnFailure: Stale). Ask before
-// anything that a revoked session must not do.
+// Stale reports whether the session's data comes from this server's memory because the store failed (Options.OnFailure:
+// Stale). Ask before anything that a revoked session must not do.
 func (s *Session[T]) Stale(ctx context.Context) (bool, error) {
 	if s.all == nil {
 		return false, ErrNoSession

@@ -6,8 +6,8 @@ import (
 	"github.com/tierkit/tierkit/internal/keyring"
 )
 
-// EncryptionKey encrypts records at rest. Secret has at least 32 random bytes; ID, which stands in the record in the clear, is 1 to 64
-// letters, digits, - or _.
+// EncryptionKey encrypts records at rest. Secret has at least 32 random bytes; ID, which stands in the record in the
+// clear, is 1 to 64 letters, digits, - or _.
 type EncryptionKey struct {
 	ID     string
 	Secret []byte
@@ -18,8 +18,8 @@ const (
 	sealPurpose   = "tierkit session record"
 )
 
-// SetEncryptionKeys replaces Options.EncryptionKeys while requests are served: the first encrypts from now on, all decrypt. Records are encrypted anew when
-// they are next written.
+// SetEncryptionKeys replaces Options.EncryptionKeys while requests are served: the first encrypts from now on, all
+// decrypt. Records are encrypted anew when they are next written.
 func (s *Sessions[T]) SetEncryptionKeys(keys ...EncryptionKey) error {
 	if len(keys) == 0 {
 		return fmt.Errorf("session: SetEncryptionKeys without keys")

@@ -48,7 +48,8 @@ func (p *peek) Update(ctx context.Context, k session.Key, r session.Record, now 
 	return p.Store.Update(ctx, k, r, now)
 }
 
-func (p *peek) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) error {
+func (p *peek) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time,
+	grace time.Duration) error {
 	p.see(next, r.Data)
 	return p.Store.Rotate(ctx, k, next, r, now, grace)
 }
@@ -86,7 +87,8 @@ func TestEncryptionAtRest(t *testing.T) {
 	})
 	(&browser{h: h, cookies: b.cookies}).do("/")
 	require.Equal(t, updates, s.Stats().Updates, "a change of nothing is not written, though sealing is random")
-	ls, err := sessions(t, mem, session.Options{EncryptionKeys: []session.EncryptionKey{encryption("a")}}).List(t.Context(), "ada")
+	ls, err := sessions(t, mem, session.Options{EncryptionKeys: []session.EncryptionKey{encryption("a")}}).List(
+		t.Context(), "ada")
 	require.NoError(t, err)
 	require.Equal(t, "192.0.2.1", ls[0].Address)
 
@@ -124,7 +126,8 @@ func TestSealedRecordsAreBoundToTheirID(t *testing.T) {
 	strict := sessions(t, plain, session.Options{EncryptionKeys: []session.EncryptionKey{encryption("a")}})
 	p.h = site(t, strict)
 	require.Equal(t, "//0", p.do("/get").Body.String(), "a record that nobody sealed")
-	p.h = site(t, sessions(t, plain, session.Options{EncryptionKeys: []session.EncryptionKey{encryption("a")}, ReadPlain: true}))
+	p.h = site(t, sessions(t, plain, session.Options{EncryptionKeys: []session.EncryptionKey{encryption("a")},
+		ReadPlain: true}))
 	require.Equal(t, "//1", p.do("/get").Body.String(), "unless the time before there were keys is allowed for")
 	p.do("/count")
 	p.h = site(t, strict)
@@ -152,7 +155,8 @@ func TestGraceDoesNotSpanLogin(t *testing.T) {
 	require.Equal(t, "ada/Ada/1", late.do("/get").Body.String())
 	before := late.cookies["__Host-session"]
 	late.do("/login") // privileges change
-	require.Equal(t, "//0", (&browser{h: b.h, cookies: map[string]string{"__Host-session": before}}).do("/get").Body.String())
+	require.Equal(t, "//0", (&browser{h: b.h, cookies: map[string]string{"__Host-session": before}}).do(
+		"/get").Body.String())
 	require.Equal(t, "ada/Ada/1", late.do("/get").Body.String())
 }
 
@@ -168,7 +172,8 @@ func TestLateRequestLeavesTheNewCookieAlone(t *testing.T) {
 
 // An id that the server did not make is never taken over.
 func TestInventedIDIsNotAdopted(t *testing.T) {
-	b := &browser{h: site(t, sessions(t, session.NewMemory(), session.Options{})), cookies: map[string]string{"__Host-session": strings.Repeat("A", 43)}}
+	b := &browser{h: site(t, sessions(t, session.NewMemory(), session.Options{})),
+		cookies: map[string]string{"__Host-session": strings.Repeat("A", 43)}}
 	b.do("/count")
 	require.NotEqual(t, strings.Repeat("A", 43), b.cookies["__Host-session"])
 	require.Equal(t, "//1", b.do("/get").Body.String())
@@ -261,10 +266,11 @@ func TestCrossOriginRequestsAreRefused(t *testing.T) {
 		return w.Code
 	}
 	events := 0
-	s := sessions(t, session.NewMemory(), session.Options{Hooks: &session.Hooks{Event: func(_ context.Context, kind, _ string) {
-		require.Equal(t, session.EventCrossOrigin, kind)
-		events++
-	}}})
+	s := sessions(t, session.NewMemory(), session.Options{
+		Hooks: &session.Hooks{Event: func(_ context.Context, kind, _ string) {
+			require.Equal(t, session.EventCrossOrigin, kind)
+			events++
+		}}})
 	require.Equal(t, 200, post(s))
 	require.Equal(t, 200, post(s, "Sec-Fetch-Site", "same-origin"))
 	require.Equal(t, 200, post(s, "Origin", "https://example.com"))
@@ -302,7 +308,8 @@ func TestFormTokens(t *testing.T) {
 	h := s.Middleware(inner)
 	b := &browser{h: h}
 	post := func(path, field, header string) int {
-		r := httptest.NewRequest("POST", "https://example.com"+path, strings.NewReader(url.Values{session.CSRFField: {field}}.Encode()))
+		r := httptest.NewRequest("POST", "https://example.com"+path,
+			strings.NewReader(url.Values{session.CSRFField: {field}}.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		if header != "" {
 			r.Header.Set(session.CSRFHeader, header)
@@ -352,7 +359,10 @@ func TestFormTokens(t *testing.T) {
 
 func TestRevokeOthersAndLoginFailed(t *testing.T) {
 	var events []string
-	s := sessions(t, session.NewMemory(), session.Options{Hooks: &session.Hooks{Event: func(_ context.Context, kind, user string) { events = append(events, kind+" "+user) }}})
+	s := sessions(t, session.NewMemory(), session.Options{
+		Hooks: &session.Hooks{Event: func(_ context.Context, kind, user string) {
+			events = append(events, kind+" "+user)
+		}}})
 	a, b := &browser{h: site(t, s)}, &browser{h: site(t, s)}
 	a.do("/login")
 	b.do("/login")

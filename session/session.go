@@ -10,8 +10,8 @@ import (
 	"github.com/tierkit/tierkit/internal/keyring"
 )
 
-// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip; its fields may be
-// added and removed between versions of the program. It is safe for concurrent use.
+// Sessions hands out the sessions of requests. T is the application's data: any type that encoding/json can round-trip;
+// its fields may be added and removed between versions of the program. It is safe for concurrent use.
 type Sessions[T any] struct {
 	store  Store
 	index  UserIndex // nil when the store has none
@@ -51,8 +51,8 @@ func New[T any](store Store, o Options) (*Sessions[T], error) {
 	return s, nil
 }
 
-// Middleware gives every request a session, loaded when it is first used, and refuses cross-origin requests that could change something
-// (see Options.CrossOrigin).
+// Middleware gives every request a session, loaded when it is first used, and refuses cross-origin requests that could
+// change something (see Options.CrossOrigin).
 func (s *Sessions[T]) Middleware(next http.Handler) http.Handler {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		hw := httpwrap.Get(w)
@@ -123,8 +123,9 @@ func (s *Sessions[T]) event(ctx context.Context, kind, user string) {
 func (s *Sessions[T]) Stats() Stats {
 	c := &s.stats
 	return Stats{Loads: c.loads.Load(), Missing: c.missing.Load(), Created: c.created.Load(), Updates: c.updates.Load(),
-		Conflicts: c.conflicts.Load(), Destroyed: c.destroyed.Load(), Logins: c.logins.Load(), StoreErrors: c.storeErrors.Load(),
-		Stale: c.stale.Load(), Refused: c.refused.Load(), Events: c.events.Load()}
+		Conflicts: c.conflicts.Load(), Destroyed: c.destroyed.Load(), Logins: c.logins.Load(),
+		StoreErrors: c.storeErrors.Load(),
+		Stale:       c.stale.Load(), Refused: c.refused.Load(), Events: c.events.Load()}
 }
 
 // Stats are the counters of a [Sessions].

@@ -66,7 +66,8 @@ func (b *browser) do(path string) *httptest.ResponseRecorder {
 	return w
 }
 
-func handler(s *session.Sessions[visitor], f func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor])) http.Handler {
+func handler(s *session.Sessions[visitor], f func(w http.ResponseWriter, r *http.Request,
+	v *session.Session[visitor])) http.Handler {
 	return s.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f(w, r, s.From(r.Context())) }))
 }
 
@@ -116,7 +117,8 @@ func TestCookieIsSafeByDefault(t *testing.T) {
 	require.Len(t, b.last.Cookies(), 1)
 	c := b.last.Cookies()[0]
 	require.Equal(t, "__Host-session", c.Name)
-	require.True(t, c.Secure && c.HttpOnly && c.SameSite == http.SameSiteLaxMode && c.Path == "/" && c.Domain == "" && c.MaxAge == 0)
+	require.True(t, c.Secure && c.HttpOnly && c.SameSite == http.SameSiteLaxMode && c.Path == "/" && c.Domain == "" &&
+		c.MaxAge == 0)
 	require.Len(t, c.Value, 43)
 	require.Equal(t, "private, no-store", b.last.Header.Get("Cache-Control"))
 	b.do("/count")
@@ -126,7 +128,10 @@ func TestCookieIsSafeByDefault(t *testing.T) {
 
 func TestLoginChangesTheIdWithoutGrace(t *testing.T) {
 	var events []string
-	s := sessions(t, session.NewMemory(), session.Options{Hooks: &session.Hooks{Event: func(_ context.Context, kind, user string) { events = append(events, kind+" "+user) }}})
+	s := sessions(t, session.NewMemory(), session.Options{
+		Hooks: &session.Hooks{Event: func(_ context.Context, kind, user string) {
+			events = append(events, kind+" "+user)
+		}}})
 	b := &browser{h: site(t, s)}
 	b.do("/count")
 	planted := b.cookies["__Host-session"]
@@ -158,7 +163,8 @@ func TestRegenerateHasGrace(t *testing.T) {
 
 func TestTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &browser{h: site(t, sessions(t, session.NewMemory(), session.Options{Idle: 10 * time.Minute, Absolute: time.Hour}))}
+		b := &browser{h: site(t, sessions(t, session.NewMemory(),
+			session.Options{Idle: 10 * time.Minute, Absolute: time.Hour}))}
 		b.do("/count")
 		for range 6 {
 			time.Sleep(9 * time.Minute)
@@ -240,7 +246,8 @@ func TestLogoutIsFinal(t *testing.T) {
 	b.do("/logout")
 	close(proceed)
 	<-done
-	require.Equal(t, "//0", (&browser{h: b.h, cookies: map[string]string{"__Host-session": cookie}}).do("/get").Body.String())
+	require.Equal(t, "//0", (&browser{h: b.h, cookies: map[string]string{"__Host-session": cookie}}).do(
+		"/get").Body.String())
 }
 
 func TestListAndRevoke(t *testing.T) {
@@ -271,7 +278,8 @@ func TestListAndRevoke(t *testing.T) {
 
 func TestUnusualCookiesAreNoSession(t *testing.T) {
 	h := site(t, sessions(t, session.NewMemory(), session.Options{}))
-	for _, v := range []string{"x", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B", strings.Repeat("\x00", 43), strings.Repeat("A", 4000)} {
+	for _, v := range []string{"x", strings.Repeat("A", 43), strings.Repeat("A", 42) + "B", strings.Repeat("\x00", 43),
+		strings.Repeat("A", 4000)} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest("GET", "/get", nil)
 		r.Header.Set("Cookie", "__Host-session="+v)
@@ -289,8 +297,10 @@ func TestWithoutMiddleware(t *testing.T) {
 
 func TestOptionsNameTheField(t *testing.T) {
 	for field, o := range map[string]session.Options{
-		"Cookie": {Cookie: "a b"}, "Insecure": {Cookie: "__Host-x", Insecure: true}, "Absolute": {Absolute: 1}, "Idle": {Idle: 1},
-		"SameSite": {SameSite: http.SameSiteNoneMode, Insecure: true}, "OnFailure": {OnFailure: 7}, "StoreTimeout": {StoreTimeout: -1},
+		"Cookie": {Cookie: "a b"}, "Insecure": {Cookie: "__Host-x", Insecure: true}, "Absolute": {Absolute: 1},
+		"Idle":     {Idle: 1},
+		"SameSite": {SameSite: http.SameSiteNoneMode, Insecure: true}, "OnFailure": {OnFailure: 7},
+		"StoreTimeout": {StoreTimeout: -1},
 	} {
 		_, err := session.New[visitor](session.NewMemory(), o)
 		require.ErrorContains(t, err, field)
@@ -306,7 +316,10 @@ func TestDataEvolves(t *testing.T) {
 	so, err := session.New[old](store, session.Options{})
 	require.NoError(t, err)
 	b := &browser{h: so.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		require.NoError(t, so.From(r.Context()).Update(r.Context(), func(o *old) error { *o = old{"Ada", "x"}; return nil }))
+		require.NoError(t, so.From(r.Context()).Update(r.Context(), func(o *old) error {
+			*o = old{"Ada", "x"}
+			return nil
+		}))
 	}))}
 	b.do("/")
 	b.h = site(t, sessions(t, store, session.Options{}))
@@ -318,12 +331,14 @@ func TestMemorySweepsItself(t *testing.T) {
 		m := session.NewMemory()
 		for range 5000 {
 			at := time.Now()
-			require.NoError(t, m.Create(t.Context(), sessiontest.Key(), session.Record{User: "u", Created: at, Seen: at, Expires: at.Add(time.Minute)}))
+			require.NoError(t, m.Create(t.Context(), sessiontest.Key(),
+				session.Record{User: "u", Created: at, Seen: at, Expires: at.Add(time.Minute)}))
 		}
 		time.Sleep(time.Hour)
 		for range 3000 {
 			at := time.Now()
-			require.NoError(t, m.Create(t.Context(), sessiontest.Key(), session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute)}))
+			require.NoError(t, m.Create(t.Context(), sessiontest.Key(),
+				session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute)}))
 		}
 		require.Less(t, m.Len(), 3500)
 	})
@@ -356,7 +371,9 @@ func BenchmarkRead(b *testing.B) {
 	s := sessions(b, session.NewMemory(), session.Options{})
 	br := &browser{h: site(b, s)}
 	br.do("/login")
-	h := handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) { _, _ = v.Get(r.Context()) })
+	h := handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
+		_, _ = v.Get(r.Context())
+	})
 	r := httptest.NewRequest("GET", "/", nil)
 	r.AddCookie(&http.Cookie{Name: "__Host-session", Value: br.cookies["__Host-session"]})
 	b.ReportAllocs()
@@ -369,7 +386,8 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// A request that reads its session from memory: its context and session, the request with them, the record's data and what is decoded from it.
+// A request that reads its session from memory: its context and session, the request with them, the record's data and
+// what is decoded from it.
 func TestReadAllocates(t *testing.T) {
 	if race.Enabled {
 		return // counted in the build without the detector
@@ -377,7 +395,9 @@ func TestReadAllocates(t *testing.T) {
 	s := sessions(t, session.NewMemory(), session.Options{})
 	br := &browser{h: site(t, s)}
 	br.do("/login")
-	h := handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) { _, _ = v.Get(r.Context()) })
+	h := handler(s, func(w http.ResponseWriter, r *http.Request, v *session.Session[visitor]) {
+		_, _ = v.Get(r.Context())
+	})
 	r := httptest.NewRequest("GET", "/", nil)
 	r.AddCookie(&http.Cookie{Name: "__Host-session", Value: br.cookies["__Host-session"]})
 	w := &discard{h: http.Header{}}

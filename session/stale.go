@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// recent is what this server last saw of sessions, for the time when the store fails. It keeps two generations per shard: when the young one is
-// full it becomes the old one, whose entries are forgotten unless they are seen again.
+// recent is what this server last saw of sessions, for the time when the store fails. It keeps two generations per
+// shard: when the young one is full it becomes the old one, whose entries are forgotten unless they are seen again.
 type recent struct {
 	maxAge time.Duration
 	each   int // entries of a generation
@@ -35,7 +35,8 @@ func (r *recent) shard(k Key) *recentShard {
 	return &r.shards[binary.LittleEndian.Uint64(k[8:])%uint64(len(r.shards))]
 }
 
-// mark is asked for before the store is, and given to remember: what the store said before a session ended is not remembered after that.
+// mark is asked for before the store is, and given to remember: what the store said before a session ended is not
+// remembered after that.
 func (r *recent) mark(k Key) uint64 {
 	if r == nil {
 		return 0

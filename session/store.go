@@ -38,7 +38,8 @@ type Record struct {
 	// Expires is the absolute end. Idle, when set, ends the session that long after Seen.
 	Expires time.Time
 	Idle    time.Duration
-	// Key is what the record is stored under. Load sets it; it differs from the key asked for while that is a grace key.
+	// Key is what the record is stored under. Load sets it; it differs from the key asked for while that is a grace
+	// key.
 	Key Key
 	// Data is the encoded application data with its frame; stores do not interpret it.
 	Data []byte
@@ -54,19 +55,22 @@ func (r *Record) Deadline() time.Time {
 	return r.Expires
 }
 
-// Store keeps records. An expired record counts as missing, everywhere. All methods are safe for concurrent use, each is atomic, and
-// what one has returned without error every later call sees, from any server. The suite session/sessiontest holds stores to this contract.
+// Store keeps records. An expired record counts as missing, everywhere. All methods are safe for concurrent use, each
+// is atomic, and what one has returned without error every later call sees, from any server. The suite
+// session/sessiontest holds stores to this contract.
 type Store interface {
-	// Load returns the record, or ErrNotFound. When it has an idle timeout and its Seen lies back by a tenth of that or more, Load sets Seen to
-	// now, in the same step and without changing Version, and returns it so. The caller does not modify Data.
+	// Load returns the record, or ErrNotFound. When it has an idle timeout and its Seen lies back by a tenth of that or
+	// more, Load sets Seen to now, in the same step and without changing Version, and returns it so. The caller does
+	// not modify Data.
 	Load(ctx context.Context, k Key, now time.Time) (Record, error)
 	// Create stores a new record with Version 1, or returns ErrExists.
 	Create(ctx context.Context, k Key, r Record) error
-	// Update replaces the record if it exists with exactly r.Version, and stores r.Version+1. User does not change by Update. ErrConflict if the version differs,
-	// ErrNotFound if there is none: an update never brings a session back.
+	// Update replaces the record if it exists with exactly r.Version, and stores r.Version+1. User does not change by
+	// Update. ErrConflict if the version differs, ErrNotFound if there is none: an update never brings a session back.
 	Update(ctx context.Context, k Key, r Record, now time.Time) error
-	// Rotate does what Update does and moves the record to the key next. The old key is then missing, except that for grace it leads to the
-	// record under next for Load, Update and Rotate (0: at once missing). An older grace key of the session is missing afterwards. User may change.
+	// Rotate does what Update does and moves the record to the key next. The old key is then missing, except that for
+	// grace it leads to the record under next for Load, Update and Rotate (0: at once missing). An older grace key of
+	// the session is missing afterwards. User may change.
 	Rotate(ctx context.Context, k, next Key, r Record, now time.Time, grace time.Duration) error
 	// Delete removes the record. A missing one is no error. A grace key removes the record it leads to.
 	Delete(ctx context.Context, k Key) error

@@ -139,7 +139,8 @@ func (s *Session[T]) currentKey(ctx context.Context) Key {
 
 // info is the public part of a record.
 func info(r *Record, m *meta) Info {
-	return Info{ID: publicID(r.Key), User: r.User, Created: r.Created, Seen: r.Seen, Expires: r.Deadline(), Address: m.address, Agent: m.agent}
+	return Info{ID: publicID(r.Key), User: r.User, Created: r.Created, Seen: r.Seen, Expires: r.Deadline(),
+		Address: m.address, Agent: m.agent}
 }
 
 // publicID names a session in lists; it is a part of the key, from which the cookie cannot be computed.

@@ -117,7 +117,8 @@ func (s *Session[T]) rotate(ctx context.Context, op string, grace time.Duration,
 // maxConflicts bounds how often a closure is run again; each time another request has succeeded.
 const maxConflicts = 100
 
-func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], store func(context.Context, *Record) error, t *token) error {
+func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], store func(context.Context, *Record) error,
+	t *token) error {
 	if s.all == nil {
 		return ErrNoSession
 	}
@@ -176,7 +177,8 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 		}
 		a.stats.conflicts.Add(1)
 		if attempt > 2 { // let the others through
-			if err := pause(ctx, time.Duration(rand.Int64N(int64(min(attempt, 20))*int64(time.Millisecond)))); err != nil {
+			if err := pause(ctx, time.Duration(
+				rand.Int64N(int64(min(attempt, 20))*int64(time.Millisecond)))); err != nil {
 				return a.failed(ctx, op, err)
 			}
 		}
@@ -189,7 +191,8 @@ func (s *Session[T]) write(ctx context.Context, op string, f changeFunc[T], stor
 	}
 }
 
-// changed applies f to a copy of the session and returns the record to store, sealed for the key of t if that is given. No frame: nothing has changed.
+// changed applies f to a copy of the session and returns the record to store, sealed for the key of t if that is given.
+// No frame: nothing has changed.
 func (s *Session[T]) changed(f changeFunc[T], t *token) (rec Record, next *frame, err error) {
 	rec = s.rec
 	m := s.frame.meta
@@ -208,7 +211,8 @@ func (s *Session[T]) changed(f changeFunc[T], t *token) (rec Record, next *frame
 	if err != nil {
 		return rec, nil, err
 	}
-	if t == nil && string(plain) == string(s.frame.bytes) && rec.Expires.Equal(s.rec.Expires) && rec.Idle == s.rec.Idle {
+	if t == nil && string(plain) == string(s.frame.bytes) && rec.Expires.Equal(s.rec.Expires) &&
+		rec.Idle == s.rec.Idle {
 		return rec, nil, nil
 	}
 	rec.Data = s.all.seal(rec.Key, plain)

@@ -24,7 +24,8 @@ func (j *Job) run() error {
 			failures = 0
 		case j.ctx.Err() != nil:
 			return context.Cause(j.ctx)
-		case errors.Is(err, ErrMoverLost), errors.Is(err, ErrVerify), errors.Is(err, ErrSchemaChanged), errors.Is(err, ErrPreflight),
+		case errors.Is(err, ErrMoverLost), errors.Is(err, ErrVerify), errors.Is(err, ErrSchemaChanged),
+			errors.Is(err, ErrPreflight),
 			errors.Is(err, ErrUnknownShard), errors.Is(err, ErrNoMap), errors.Is(err, errCrash):
 			return err
 		default:

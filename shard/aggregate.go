@@ -6,7 +6,8 @@ import (
 	"fmt"
 )
 
-// AggregateQuery asks for count, sum, minimum and maximum of an expression over the rows of a managed table on all shards.
+// AggregateQuery asks for count, sum, minimum and maximum of an expression over the rows of a managed table on all
+// shards.
 type AggregateQuery struct {
 	// Table is one of Options.Tables. Required.
 	Table string

@@ -12,8 +12,8 @@ type Skew struct {
 	Distinct int
 	// MaxShard and MaxSlot are the fullest shard's and slot's part divided by the mean: 1 is even.
 	MaxShard, MaxSlot float64
-	// Hottest are the keys that occur most often, with their share of the sample; one above 1/shards cannot be balanced by moving
-	// slots, only by pinning or splitting the key.
+	// Hottest are the keys that occur most often, with their share of the sample; one above 1/shards cannot be balanced
+	// by moving slots, only by pinning or splitting the key.
 	Hottest []HotKey
 }
 
@@ -41,7 +41,8 @@ func (m *Map) Analyze(sample []Key) Skew {
 	}
 	for k, n := range counts {
 		slot := m.SlotOf(k)
-		s.Hottest = append(s.Hottest, HotKey{Key: k, Shard: m.Owner(slot), Slot: slot, Count: uint64(n), Share: float64(n) / float64(len(sample))})
+		s.Hottest = append(s.Hottest, HotKey{Key: k, Shard: m.Owner(slot), Slot: slot, Count: uint64(n),
+			Share: float64(n) / float64(len(sample))})
 	}
 	slices.SortFunc(s.Hottest, func(a, b HotKey) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Key.String(), b.Key.String()))

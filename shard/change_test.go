@@ -40,22 +40,26 @@ func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
 				return nil
 			}
 			require.NoError(t, exec(`update t set id = ? where id = ?`, 1000+here[0], here[0]), "the primary key")
-			require.NoError(t, exec(`update t set slot = ? where id = ?`, int(slot(3)), here[1]), "to a slot that stays")
-			require.NoError(t, exec(`update t set slot = ? where id = ?`, int(slot(2)), here[3]), "and from one to a slot that moves")
+			require.NoError(t, exec(`update t set slot = ? where id = ?`, int(slot(3)), here[1]),
+				"to a slot that stays")
+			require.NoError(t, exec(`update t set slot = ? where id = ?`, int(slot(2)), here[3]),
+				"and from one to a slot that moves")
 			err := exec(`update t set slot = ? where id = ?`, int(foreign), here[2])
 			require.True(t, p.d.IsFenced(err), "to a slot that lives elsewhere: %v", err)
 			err = exec(`insert into t (id, slot, v) values (?, ?, 1)`, 5000, int(foreign))
 			require.True(t, p.d.IsFenced(err), "%v", err)
 			if p.d.Name() == "postgres" {
 				require.ErrorContains(t, exec(`truncate t`), "cannot be truncated")
-				require.True(t, p.d.IsFenced(exec(`insert into t (id, slot, v) values (5001, 9999, 1)`)), "no such slot")
+				require.True(t, p.d.IsFenced(exec(`insert into t (id, slot, v) values (5001, 9999, 1)`)),
+					"no such slot")
 			}
 			return nil
 		}})
 		require.NoError(t, err)
 		require.NoError(t, j.Wait(ctx))
 		at := func(db *sql.DB) (ids []int) {
-			rows, err := db.Query(p.d.bind(`select id from t where id in (?, ?, ?, ?, ?) order by id`), here[0], here[1], here[2], here[3], 1000+here[0])
+			rows, err := db.Query(p.d.bind(`select id from t where id in (?, ?, ?, ?, ?) order by id`), here[0],
+				here[1], here[2], here[3], 1000+here[0])
 			require.NoError(t, err)
 			defer rows.Close()
 			for rows.Next() {
@@ -92,7 +96,8 @@ func TestSchemaChangesBeforeTheFence(t *testing.T) {
 	})
 }
 
-// One big database is the oracle: whatever is asked of the cluster while slots move, wait for Complete, and go back must be what it says.
+// One big database is the oracle: whatever is asked of the cluster while slots move, wait for Complete, and go back
+// must be what it says.
 func TestScatterAgainstOneDatabase(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 0)
@@ -142,13 +147,17 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 			}
 			less := func(a, b item) bool { return a.v > b.v || a.v == b.v && a.id < b.id }
 			for _, page := range [][2]int{{0, 0}, {0, 7}, {11, 13}, {len(want) - 1, 5}, {len(want) + 1, 5}} {
-				res, err := Scatter(ctx, w.c, Query[item]{SQL: q, Scan: scan, SlotOf: func(i item) Slot { return i.slot }, Less: less, Offset: max(page[0], 0), Limit: page[1]})
+				res, err := Scatter(ctx, w.c, Query[item]{SQL: q, Scan: scan, SlotOf: func(i item) Slot {
+					return i.slot
+				}, Less: less, Offset: max(page[0], 0), Limit: page[1]})
 				require.NoError(t, err, when)
 				part := want[min(max(page[0], 0), len(want)):]
 				if page[1] > 0 {
 					part = part[:min(page[1], len(part))]
 				}
-				require.True(t, slices.EqualFunc(part, res.Rows, func(a, b item) bool { return a.id == b.id && a.v == b.v }), "%s: %v, want %v", when, res.Rows, part)
+				require.True(t, slices.EqualFunc(part, res.Rows, func(a, b item) bool {
+					return a.id == b.id && a.v == b.v
+				}), "%s: %v, want %v", when, res.Rows, part)
 			}
 			got, err := w.c.Aggregate(ctx, AggregateQuery{Table: "t", Expr: "v", Where: "v > 7"})
 			require.NoError(t, err)
@@ -160,7 +169,9 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 		add(100)
 		ask("before")
 		step := func(name string) error {
-			if slices.Contains([]string{"before capture", "mid copy", "before catchup", "before verify", "before fence"}, name) { // else a fence may be up, and we are the mover
+			// else a fence may be up, and we are the mover
+			if slices.Contains([]string{"before capture", "mid copy", "before catchup", "before verify",
+				"before fence"}, name) {
 				add(1)
 			}
 			ask(name)

@@ -32,7 +32,8 @@ func (j *Job) cleanup(g *group) error {
 		return err
 	}
 	return j.in(g.to, func(tx *sql.Tx) error {
-		// The target of a reversible job still captures. The changed state waits for writers that note keys; what they noted is forgotten.
+		// The target of a reversible job still captures. The changed state waits for writers that note keys; what they
+		// noted is forgotten.
 		if err := d.setState(j.ctx, tx, g.slots, stateOwned); err != nil {
 			return err
 		}
@@ -56,7 +57,10 @@ func (j *Job) wipe(g *group, sh *shardState) error {
 		for {
 			began := time.Now()
 			var n int64
-			if err := j.in(sh, func(tx *sql.Tx) (err error) { n, err = d.clear(j.ctx, tx, t, g.slots, j.opts.Chunk); return err }); err != nil {
+			if err := j.in(sh, func(tx *sql.Tx) (err error) {
+				n, err = d.clear(j.ctx, tx, t, g.slots, j.opts.Chunk)
+				return err
+			}); err != nil {
 				return err
 			}
 			if n < int64(j.opts.Chunk) {

@@ -53,9 +53,9 @@ type counters struct {
 	routed, refused, crossShard, scatters, asked, unknown atomic.Uint64
 }
 
-// New opens the map in the store, or makes one that spreads the slots over the shards by weight. With a Dialect it also creates the
-// state tables (tk_slot, tk_mover, tk_dirty, tk_job) in every shard.
-// ErrHashVersion when the stored map does not fit this build; ErrUnknownShard when the map names a shard that is not given.
+// New opens the map in the store, or makes one that spreads the slots over the shards by weight. With a Dialect it also
+// creates the state tables (tk_slot, tk_mover, tk_dirty, tk_job) in every shard. ErrHashVersion when the stored map
+// does not fit this build; ErrUnknownShard when the map names a shard that is not given.
 func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Cluster, error) {
 	if store == nil {
 		return nil, errors.New("shard: store is nil")
@@ -123,7 +123,8 @@ func (c *Cluster) AddShard(s Shard) error {
 	return nil
 }
 
-// install makes a newer state the view. Older ones are ignored. asked is a time before the store said that it was the map.
+// install makes a newer state the view. Older ones are ignored. asked is a time before the store said that it was the
+// map.
 func (c *Cluster) install(st *State, asked time.Time) error {
 	m, err := newMap(st)
 	if err != nil {

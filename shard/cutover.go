@@ -10,15 +10,17 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// handOver fences the source, drains what is left, and verifies what the earlier verification could not vouch for. On return
-// the caller changes the map.
+// handOver fences the source, drains what is left, and verifies what the earlier verification could not vouch for. On
+// return the caller changes the map.
 func (j *Job) handOver(g *group) error {
 	d := j.c.opts.Dialect
 	if err := j.load(g, ErrSchemaChanged); err != nil {
 		return err
 	}
 	if j.verified == nil { // resumed: do the long part before writers have to wait
-		if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateCapture) }); err != nil {
+		if err := j.in(g.from, func(tx *sql.Tx) error {
+			return d.setState(j.ctx, tx, g.slots, stateCapture)
+		}); err != nil {
 			return err
 		}
 		if err := j.catchUpAndVerify(g); err != nil {
@@ -35,7 +37,8 @@ func (j *Job) handOver(g *group) error {
 		return err
 	}
 	j.fencedAt = time.Now()
-	// Waits for writers in flight: they hold the slot rows shared until they commit (settle saw to it, before what j.verified says).
+	// Waits for writers in flight: they hold the slot rows shared until they commit (settle saw to it, before what
+	// j.verified says).
 	err := j.in(g.from, func(tx *sql.Tx) error {
 		if err := d.setState(j.ctx, tx, g.slots, stateFenced); err != nil {
 			return err
@@ -68,7 +71,9 @@ func (j *Job) handOver(g *group) error {
 		}
 		if len(differ) > 0 {
 			j.verified = nil
-			if err := j.in(g.from, func(tx *sql.Tx) error { return d.setState(j.ctx, tx, g.slots, stateCapture) }); err != nil {
+			if err := j.in(g.from, func(tx *sql.Tx) error {
+				return d.setState(j.ctx, tx, g.slots, stateCapture)
+			}); err != nil {
 				return err
 			}
 			return fmt.Errorf("%w: slots %v of %s and %s", ErrVerify, differ[:min(len(differ), 10)], g.from.ID, g.to.ID)
@@ -77,8 +82,9 @@ func (j *Job) handOver(g *group) error {
 	return j.enter(PhaseCommit)
 }
 
-// giveWay lets writers in again when the mover cannot go on behind the fence: because a shard does not answer, or because it is told to stop. What they
-// write is noted and drained as before. Once the store was asked to hand the group over it is too late: the slots may be the target's.
+// giveWay lets writers in again when the mover cannot go on behind the fence: because a shard does not answer, or
+// because it is told to stop. What they write is noted and drained as before. Once the store was asked to hand the
+// group over it is too late: the slots may be the target's.
 func (j *Job) giveWay(g *group, why error) {
 	if j.fencedAt.IsZero() || j.told || errors.Is(why, errCrash) || errors.Is(why, ErrMoverLost) {
 		return
@@ -86,12 +92,15 @@ func (j *Job) giveWay(g *group, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(j.ctx), 5*time.Second)
 	defer cancel()
 	again := &Job{c: j.c, opts: j.opts, token: j.token, ctx: ctx}
-	if again.in(g.from, func(tx *sql.Tx) error { return j.c.opts.Dialect.setState(ctx, tx, g.slots, stateCapture) }) == nil {
+	if again.in(g.from, func(tx *sql.Tx) error {
+		return j.c.opts.Dialect.setState(ctx, tx, g.slots, stateCapture)
+	}) == nil {
 		j.fencedAt = time.Time{}
 	}
 }
 
-// open ends the hand-over: the source refuses reads too before the target accepts writes, so nobody reads what is already old.
+// open ends the hand-over: the source refuses reads too before the target accepts writes, so nobody reads what is
+// already old.
 func (j *Job) open(g *group, epoch uint64, reversible bool) error {
 	d := j.c.opts.Dialect
 	if err := j.enter(PhaseGone); err != nil {
@@ -138,7 +147,8 @@ func (j *Job) outwait(since time.Time) error {
 	}
 }
 
-// heeded returns when every process has heard that the group's slots are about to move, or asks the shards because its map is too old.
+// heeded returns when every process has heard that the group's slots are about to move, or asks the shards because its
+// map is too old.
 func (j *Job) heeded(g *group) error {
 	for _, a := range j.heard {
 		if a.moves >= g.end {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// States of a slot in a shard's tk_slot table. The map store says who owns a slot; these rows make the database enforce it.
+// States of a slot in a shard's tk_slot table. The map store says who owns a slot; these rows make the database enforce
+// it.
 //
 //	state      client writes       reads in Tx   becomes
 //	owned      pass                pass          capture
@@ -29,7 +30,8 @@ const (
 	stateImporting = "importing"
 )
 
-// Dialect is the SQL of one kind of database: state tables, guard triggers, locking, keyset reads. Only this package implements it.
+// Dialect is the SQL of one kind of database: state tables, guard triggers, locking, keyset reads. Only this package
+// implements it.
 type Dialect interface {
 	// Name is short and stable: "postgres", "sqlite".
 	Name() string
@@ -44,16 +46,18 @@ type Dialect interface {
 	textKey() string  // a type of text that can be a primary key
 	longText() string // one without a bound
 	ddlInTx() bool    // changes of the schema are part of transactions
-	// slotState is what the shard says of a key's slot; by are the key's parts, which matter if keys of the slot are pinned.
+	// slotState is what the shard says of a key's slot; by are the key's parts, which matter if keys of the slot are
+	// pinned.
 	slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, readOnly bool) (slotRow, error)
 	// prepare creates the state tables and a row for each slot.
 	prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error
-	// begin starts a mover's transaction: the guards let it pass, locks are waited for at most lockTimeout, and it fails with
-	// ErrMoverLost when this database has seen a higher token.
+	// begin starts a mover's transaction: the guards let it pass, locks are waited for at most lockTimeout, and it
+	// fails with ErrMoverLost when this database has seen a higher token.
 	begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error)
 	commit(ctx context.Context, tx *sql.Tx) error
 	abort(tx *sql.Tx) // instead of commit
-	// install makes guards outside of a transaction, before slots change their states, where guards cannot make them in one.
+	// install makes guards outside of a transaction, before slots change their states, where guards cannot make them in
+	// one.
 	install(ctx context.Context, db *sql.DB, tables []*tableInfo) error
 	// columns is describe without the demands on the table.
 	columns(ctx context.Context, tx *sql.Tx, t Table) (*tableInfo, error)
@@ -61,22 +65,25 @@ type Dialect interface {
 	// lockTables waits for writers that began before the guards were there.
 	lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
 	guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
-	// hasten lets the guards that are made next note keys of these slots, which are in stateCapture, without a lock on the slots' states,
-	// where the dialect can. slow takes that back. Between slow and another state the transactions that writing names have to end, or
-	// the tables to be locked.
+	// hasten lets the guards that are made next note keys of these slots, which are in stateCapture, without a lock on
+	// the slots' states, where the dialect can. slow takes that back. Between slow and another state the transactions
+	// that writing names have to end, or the tables to be locked.
 	hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error
 	slow(ctx context.Context, tx *sql.Tx, tables []*tableInfo, slots []Slot) error
-	// writing names the transactions that may have written to the tables and are in flight; a name is not used again soon.
+	// writing names the transactions that may have written to the tables and are in flight; a name is not used again
+	// soon.
 	writing(ctx context.Context, tx *sql.Tx, tables []*tableInfo) ([]string, error)
 	// touch makes transactions that share the slot's row, or have an older snapshot of it, end first or fail.
 	touch(ctx context.Context, tx *sql.Tx, s Slot) error
-	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the old slot for them.
+	// pin gives the rows of one key a slot of their own on the shard where they are, and makes the guards refuse the
+	// old slot for them.
 	pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error
 	setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error
 	// own sets stateOwned or stateCapture, and the epoch since when.
 	own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error
 
-	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string, err error)
+	chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (rows []row, next string,
+		err error)
 	// dirty returns keys that changed since they were captured; forget deletes exactly these entries.
 	dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error)
 	forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error
@@ -94,7 +101,8 @@ type Dialect interface {
 	inSlots(column string, arg int) string // a condition whose argument is slotList(slots)
 	slotList(slots []Slot) string
 
-	// addSlotColumn and its index, without keeping writers out for long; requireSlot makes it NOT NULL where that can be done online.
+	// addSlotColumn and its index, without keeping writers out for long; requireSlot makes it NOT NULL where that can
+	// be done online.
 	addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
 	requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) error
 	// unslotted reads rows without a slot: their keys and the columns of By, as JSON arrays.
@@ -119,7 +127,8 @@ type dirtyKey struct {
 }
 
 func readDirty(ctx context.Context, tx *sql.Tx, d Dialect, slots []Slot, n int) (keys []dirtyKey, err error) {
-	rows, err := tx.QueryContext(ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+` order by seq limit `+strconv.Itoa(n), d.slotList(slots))
+	rows, err := tx.QueryContext(ctx, `select seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+
+		` order by seq limit `+strconv.Itoa(n), d.slotList(slots))
 	err = each(rows, err, func() error {
 		var k dirtyKey
 		err := rows.Scan(&k.seq, &k.table, &k.slot, &k.pk)
@@ -192,7 +201,8 @@ func inTx(ctx context.Context, db *sql.DB, f func(tx *sql.Tx) error) error {
 	return tx.Commit()
 }
 
-// createTable makes a table that is not there. Another process may make it at the same moment, which "if not exists" does not reckon with.
+// createTable makes a table that is not there. Another process may make it at the same moment, which "if not exists"
+// does not reckon with.
 func createTable(ctx context.Context, db *sql.DB, table string) error {
 	_, err := db.ExecContext(ctx, `create table if not exists `+table)
 	if err != nil {
@@ -308,7 +318,9 @@ func (t *tableInfo) upsertTail() string {
 	if len(vals) == 0 {
 		return " on conflict (" + names(t.keys, ident) + ") do nothing"
 	}
-	return " on conflict (" + names(t.keys, ident) + ") do update set " + names(vals, func(c string) string { return c + " = excluded." + c })
+	return " on conflict (" + names(t.keys, ident) + ") do update set " + names(vals, func(c string) string {
+		return c + " = excluded." + c
+	})
 }
 
 func ident(s string) string { return s }

@@ -93,14 +93,15 @@ var (
 	errAgain    = errors.New("shard: serialisation failure")
 )
 
-// Do runs f on the database that owns the key. When the fence of a move refuses a statement, or the map has changed, the map is
-// refreshed and f runs again, so f must be safe to repeat when its first statement was refused; a single write statement is.
+// Do runs f on the database that owns the key. When the fence of a move refuses a statement, or the map has changed,
+// the map is refreshed and f runs again, so f must be safe to repeat when its first statement was refused; a single
+// write statement is.
 //
-// A move loses no write of f, nor does it make f read what is old: of a slot that is about to move Do first asks the shard whether it
-// owns it still, and the rows of a slot that was handed over stay where they were, guarded, until each Do that may have
-// begun before has ended or is too old. A Do that outlives Options.Lease (f took that long, the process was stopped, the store could not be
-// reached) asks the shard when f returned nil; if the rows may have been away meanwhile it returns ErrOutcomeUnknown. Statements of
-// one f are not a unit: use Tx for that.
+// A move loses no write of f, nor does it make f read what is old: of a slot that is about to move Do first asks the
+// shard whether it owns it still, and the rows of a slot that was handed over stay where they were, guarded, until each
+// Do that may have begun before has ended or is too old. A Do that outlives Options.Lease (f took that long, the
+// process was stopped, the store could not be reached) asks the shard when f returned nil; if the rows may have been
+// away meanwhile it returns ErrOutcomeUnknown. Statements of one f are not a unit: use Tx for that.
 func (c *Cluster) Do(ctx context.Context, k Key, f func(ctx context.Context, db *sql.DB, s Slot) error) error {
 	return c.retry(ctx, k, func(v *view, sh *shardState, s Slot) error {
 		visits := []visit{{s, k}}

@@ -1,9 +1,10 @@
 // Package shard spreads one data set over many databases and moves parts of it while it is being written.
 //
-// The problem: one database cannot hold the data. id % n finds a database quickly but cannot grow: with n+1 nearly every
-// row lives somewhere else, so the service stops to copy. Here keys map to 16384 fixed slots and slots map to shards, so growing
-// means moving a few slots, one group at a time, while the application reads and writes: copy, capture of what changes
-// meanwhile, verification, a fence inside the database that refuses late writers, and one compare-and-swap of the map.
+// The problem: one database cannot hold the data. id % n finds a database quickly but cannot grow: with n+1 nearly
+// every row lives somewhere else, so the service stops to copy. Here keys map to 16384 fixed slots and slots map to
+// shards, so growing means moving a few slots, one group at a time, while the application reads and writes: copy,
+// capture of what changes meanwhile, verification, a fence inside the database that refuses late writers, and one
+// compare-and-swap of the map.
 //
 //	package main
 //
@@ -37,21 +38,24 @@
 //
 // # Why slots and not a ring
 //
-// A table of slots is one hash and one load: 2.6 times as fast as AnchorHash and 5 times as fast as jump hash at 100 nodes; it moves
-// the exact minimum, has exact weights, lets any node go, and, what matters most, names what moves: a slot is a unit
-// that can be copied, fenced, verified and handed over. A ring has only points.
+// A table of slots is one hash and one load: 2.6 times as fast as AnchorHash and 5 times as fast as jump hash at 100
+// nodes; it moves the exact minimum, has exact weights, lets any node go, and, what matters most, names what moves: a
+// slot is a unit that can be copied, fenced, verified and handed over. A ring has only points.
 //
 // # What a move promises
 //
-// No acknowledged write is lost, no deleted row comes back, at most one shard accepts writes of a slot, and no read through Tx or Do is older than
-// what was acknowledged before it began. That holds if the mover dies at any step (Resume), if another one takes its place while it only
-// slept (tokens), if the source's primary is killed and a synchronous standby promoted, for long transactions and all isolation levels, and for programs that write to a shard without this
-// package, as far as a row of theirs is concerned: triggers guard the rows. Operations that are older than a lease, because their process was stopped, learn that their outcome is not known
-// (ErrOutcomeUnknown). The protocol is explored by a deterministic simulation, of which a seed is one history: go test ./shard -run TestSimulation -v.
+// No acknowledged write is lost, no deleted row comes back, at most one shard accepts writes of a slot, and no read
+// through Tx or Do is older than what was acknowledged before it began. That holds if the mover dies at any step
+// (Resume), if another one takes its place while it only slept (tokens), if the source's primary is killed and a
+// synchronous standby promoted, for long transactions and all isolation levels, and for programs that write to a shard
+// without this package, as far as a row of theirs is concerned: triggers guard the rows. Operations that are older than
+// a lease, because their process was stopped, learn that their outcome is not known (ErrOutcomeUnknown). The protocol
+// is explored by a deterministic simulation, of which a seed is one history: go test ./shard -run TestSimulation -v.
 //
-// A move costs the processes nothing while it copies, a lease of waiting at its beginning and its end (not of the writers), some
-// milliseconds during which writes of a group of slots wait, and on PostgreSQL about a sixth of a durable write's time for rows of slots that are just being
-// moved. Before a fence the mover waits, without keeping anybody waiting, for transactions that are writing to the tables, also to other slots.
+// A move costs the processes nothing while it copies, a lease of waiting at its beginning and its end (not of the
+// writers), some milliseconds during which writes of a group of slots wait, and on PostgreSQL about a sixth of a
+// durable write's time for rows of slots that are just being moved. Before a fence the mover waits, without keeping
+// anybody waiting, for transactions that are writing to the tables, also to other slots.
 //
 // # What belongs to which pain
 //

@@ -10,14 +10,15 @@ const (
 	dirtyBatch = 1000
 	// drainMax batches are brought over at a time while writers may write faster than that.
 	drainMax = 10
-	// tidyAfter entries that were forgotten their room is given back: they are in the way of those that are still to be read.
+	// tidyAfter entries that were forgotten their room is given back: they are in the way of those that are still to be
+	// read.
 	tidyAfter = 20 * dirtyBatch
 )
 
-// drain brings keys that changed on the source to the target: it reads what they are now (not what happened to them), so that
-// order and repetition do not matter, and then deletes exactly the entries it read. A cursor over seq would skip transactions that
-// took a low number and committed late. It runs at most max batches (0: until none is left, which only a fence guarantees to come)
-// and returns how many entries it found.
+// drain brings keys that changed on the source to the target: it reads what they are now (not what happened to them),
+// so that order and repetition do not matter, and then deletes exactly the entries it read. A cursor over seq would
+// skip transactions that took a low number and committed late. It runs at most max batches (0: until none is left,
+// which only a fence guarantees to come) and returns how many entries it found.
 func (j *Job) drain(g *group, max int) (total int, err error) {
 	d := j.c.opts.Dialect
 	for batch := 0; max == 0 || batch < max; batch++ {
@@ -47,7 +48,8 @@ func (j *Job) drain(g *group, max int) (total int, err error) {
 					return err
 				}
 				for _, r := range have {
-					if slices.Contains(g.slots, r.slot) { // else its slot was changed: it does not belong to the target any more
+					// else its slot was changed: it does not belong to the target any more
+					if slices.Contains(g.slots, r.slot) {
 						now[t.Name] = append(now[t.Name], r)
 						delete(seen, r.pk)
 					}

@@ -19,8 +19,9 @@ var (
 	ErrHashVersion = errors.New("shard: map was made with another hash version")
 	// ErrFenced: the slot is being handed over, and was still so when the retries of Do or Tx ended.
 	ErrFenced = errors.New("shard: slot is being moved")
-	// ErrOutcomeUnknown: a Do or DoMany succeeded, but took longer than Options.Lease, and meanwhile the slot's rows left the shard. Nobody knows
-	// whether its statements found them. It is not repeated: read what is there, or repeat it if that does no harm.
+	// ErrOutcomeUnknown: a Do or DoMany succeeded, but took longer than Options.Lease, and meanwhile the slot's rows
+	// left the shard. Nobody knows whether its statements found them. It is not repeated: read what is there, or repeat
+	// it if that does no harm.
 	ErrOutcomeUnknown = errors.New("shard: it is not known whether the operation took effect")
 	// ErrMoverLost: another mover took the job over.
 	ErrMoverLost = errors.New("shard: another mover took over")

@@ -21,7 +21,8 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 	var out []shard.Shard
 	for i := range n {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+"?_txlock=immediate&_pragma=busy_timeout(10000)")
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, fmt.Sprintf("%d.db", i))+
+			"?_txlock=immediate&_pragma=busy_timeout(10000)")
 		if err != nil {
 			panic(err)
 		}
@@ -38,7 +39,8 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 }
 
-var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, Lease: 100 * time.Millisecond, Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
+var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, Lease: 100 * time.Millisecond,
+	Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
 
 func addUsers(ctx context.Context, c *shard.Cluster, names ...string) {
 	for _, n := range names {

@@ -24,7 +24,8 @@ import (
 )
 
 // phases are the steps at which servers and movers are killed.
-var phases = []string{"before capture", "mid copy", "before catchup", "before settle", "before verify", "before fence", "before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
+var phases = []string{"before capture", "mid copy", "before catchup", "before settle", "before verify", "before fence",
+	"before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
 
 // homing connects to the server that is the primary now.
 type homing struct{ dsn atomic.Pointer[string] }
@@ -95,7 +96,8 @@ func TestSourceServerKilled(t *testing.T) {
 	w.check()
 }
 
-// The source's primary is killed and its synchronous standby promoted, while the fence is up and around the commit of the map.
+// The source's primary is killed and its synchronous standby promoted, while the fence is up and around the commit of
+// the map.
 func TestSourceFailover(t *testing.T) {
 	p, first, homes := twoServers(t, 1)
 	w := newWorld(t, p, 2, 64, 100)
@@ -157,7 +159,9 @@ func TestMoverProcessKilled(t *testing.T) {
 	w.store = store
 	w.c = w.process(0)
 	w.traffic(3, 1)
-	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(string) error { return errCrash }})
+	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(string) error {
+		return errCrash
+	}})
 	require.NoError(t, err)
 	require.ErrorIs(t, j.Wait(ctx), errCrash)
 
@@ -224,7 +228,8 @@ func runAsMover() bool {
 	if err == nil {
 		err = func() error {
 			ctx := context.Background()
-			c, err := New(ctx, SQLStore(shards[0].DB, Postgres()), shards, Options{Dialect: Postgres(), Tables: testTables, Lease: leaseForTests, Refresh: 50 * time.Millisecond})
+			c, err := New(ctx, SQLStore(shards[0].DB, Postgres()), shards,
+				Options{Dialect: Postgres(), Tables: testTables, Lease: leaseForTests, Refresh: 50 * time.Millisecond})
 			if err != nil {
 				return err
 			}
@@ -249,7 +254,8 @@ func runAsMover() bool {
 	return true
 }
 
-// A transaction that stays open holds its slot; the fence tries and gives way, and the slot's other writers get on meanwhile.
+// A transaction that stays open holds its slot; the fence tries and gives way, and the slot's other writers get on
+// meanwhile.
 func TestLongTransactionDoesNotStallOthers(t *testing.T) {
 	p := postgresPlace(t)
 	w := newWorld(t, p, 2, 4, 60)

@@ -31,8 +31,10 @@ func TestFillSlots(t *testing.T) {
 			_, err = db.Exec(p.d.bind(`insert into likes values (?, ?, 1)`), id, "it's \"a\" page")
 			require.NoError(t, err)
 		}
-		c, err := New(ctx, MemoryStore(), shards[:2], Options{Dialect: p.d, Modulo: 2, Refresh: -1, Lease: leaseForTests,
-			Tables: []Table{{Name: "users", Key: []string{"id"}}, {Name: "likes", Key: []string{"usr", "page"}, By: []string{"usr"}}}})
+		c, err := New(ctx, MemoryStore(), shards[:2],
+			Options{Dialect: p.d, Modulo: 2, Refresh: -1, Lease: leaseForTests,
+				Tables: []Table{{Name: "users", Key: []string{"id"}},
+					{Name: "likes", Key: []string{"usr", "page"}, By: []string{"usr"}}}})
 		require.NoError(t, err)
 		defer c.Close()
 		stop := errors.New("stop")
@@ -63,7 +65,8 @@ func TestFillSlots(t *testing.T) {
 		require.NoError(t, err)
 		_, err = shards[2].DB.Exec(`drop table likes`)
 		require.NoError(t, err)
-		for _, q := range []string{`create table users (id bigint primary key, name text not null, slot int not null)`, `create table likes (usr bigint, page varchar(50), n bigint not null, slot int not null, primary key (usr, page))`,
+		for _, q := range []string{`create table users (id bigint primary key, name text not null, slot int not null)`,
+			`create table likes (usr bigint, page varchar(50), n bigint not null, slot int not null, primary key (usr, page))`,
 			`create index us on users (slot, id)`, `create index ls on likes (slot, usr, page)`} {
 			if p.d.Name() == "sqlite" {
 				q = strings.Replace(q, "slot int not null", "slot integer", 1)
@@ -82,7 +85,8 @@ func TestFillSlots(t *testing.T) {
 		require.EqualValues(t, 100, a.Count)
 		require.NoError(t, c.Do(ctx, Int(77), func(ctx context.Context, db *sql.DB, s Slot) error {
 			var name string
-			require.NoError(t, db.QueryRow(p.d.bind(`select name from users where id = ? and slot = ?`), 77, int(s)).Scan(&name))
+			require.NoError(t, db.QueryRow(p.d.bind(`select name from users where id = ? and slot = ?`), 77,
+				int(s)).Scan(&name))
 			require.Equal(t, "user77", name)
 			return nil
 		}))
@@ -96,10 +100,12 @@ func TestMigrateAndDrift(t *testing.T) {
 		drift, err := w.c.Drift(ctx)
 		require.NoError(t, err)
 		require.Empty(t, drift)
-		ms := []Migration{{ID: "1", SQL: []string{`alter table t add column extra int`}}, {ID: "2", SQL: []string{`create index t_extra on t (extra)`}, NoTx: true}}
+		ms := []Migration{{ID: "1", SQL: []string{`alter table t add column extra int`}},
+			{ID: "2", SQL: []string{`create index t_extra on t (extra)`}, NoTx: true}}
 		_, err = w.shards[1].DB.Exec(`create table blocker (x int)`)
 		require.NoError(t, err)
-		bad := append(ms, Migration{ID: "3", SQL: []string{`alter table t add column more int`, `create table blocker (x int)`}})
+		bad := append(ms, Migration{ID: "3", SQL: []string{`alter table t add column more int`,
+			`create table blocker (x int)`}})
 		require.ErrorContains(t, w.c.Migrate(ctx, bad), "migration 3 on s1")
 		drift, err = w.c.Drift(ctx)
 		require.NoError(t, err)
@@ -151,16 +157,19 @@ func TestSuggest(t *testing.T) {
 		_, err = w.c.Suggest(ctx, Limits{Fill: 2})
 		require.ErrorContains(t, err, "Fill")
 	})
-	hot, err := suggest(1, []Usage{{Shard: "a", Load: 0.9, slots: map[Slot]int64{1: 10, 2: 10, 3: 10}}, {Shard: "b", Load: 0.1}}, map[Slot]float64{2: 0.5}, Limits{Load: 0.6, Fill: 1})
+	hot, err := suggest(1, []Usage{{Shard: "a", Load: 0.9, slots: map[Slot]int64{1: 10, 2: 10, 3: 10}},
+		{Shard: "b", Load: 0.1}}, map[Slot]float64{2: 0.5}, Limits{Load: 0.6, Fill: 1})
 	require.NoError(t, err)
-	require.Equal(t, []SlotMove{{1, "a", "b"}, {3, "a", "b"}}, hot.Moves, "the hottest fits nowhere else; the cold ones are enough")
+	require.Equal(t, []SlotMove{{1, "a", "b"}, {3, "a", "b"}}, hot.Moves,
+		"the hottest fits nowhere else; the cold ones are enough")
 }
 
 // MariaDB commits at each change of the schema: a migration that fails is not noted as done.
 func TestMigrateMariaDB(t *testing.T) {
 	w := newWorld(t, mariadbPlace(t), 1, 16, 0)
 	ctx := t.Context()
-	m := []Migration{{ID: "1", SQL: []string{`alter table t add column if not exists extra int`, `create table blocker (x int)`}}}
+	m := []Migration{{ID: "1", SQL: []string{`alter table t add column if not exists extra int`,
+		`create table blocker (x int)`}}}
 	_, err := w.shards[0].DB.Exec(`create table blocker (x int)`)
 	require.NoError(t, err)
 	require.ErrorContains(t, w.c.Migrate(ctx, m), "migration 1 on s0")

@@ -17,7 +17,8 @@ func TestReferences(t *testing.T) {
 		ctx := t.Context()
 		refs := []Reference{{Name: "countries", Key: []string{"code"}}, {Name: "prices", Key: []string{"code", "item"}}}
 		for _, sh := range w.shards {
-			for _, q := range []string{`create table countries (code varchar(20) primary key, name text)`, `create table prices (code varchar(20) references countries (code), item int, cents int, primary key (code, item))`} {
+			for _, q := range []string{`create table countries (code varchar(20) primary key, name text)`,
+				`create table prices (code varchar(20) references countries (code), item int, cents int, primary key (code, item))`} {
 				_, err := sh.DB.Exec(q)
 				require.NoError(t, err)
 			}
@@ -32,11 +33,15 @@ func TestReferences(t *testing.T) {
 				return nil
 			})
 		}
-		require.NoError(t, put(`insert into countries values ('de', 'Germany'), ('fr', 'France'), ('xx', null)`, `insert into prices values ('de', 1, 100), ('xx', 1, 5)`))
-		require.NoError(t, put(`update prices set cents = 120 where code = 'de'`, `delete from prices where code = 'xx'`, `delete from countries where code = 'xx'`))
+		require.NoError(t, put(`insert into countries values ('de', 'Germany'), ('fr', 'France'), ('xx', null)`,
+			`insert into prices values ('de', 1, 100), ('xx', 1, 5)`))
+		require.NoError(t, put(`update prices set cents = 120 where code = 'de'`,
+			`delete from prices where code = 'xx'`, `delete from countries where code = 'xx'`))
 		for _, sh := range w.shards {
 			var n, cents int
-			require.NoError(t, sh.DB.QueryRow(`select count(*), max(p.cents) from countries c left join prices p on p.code = c.code`).Scan(&n, &cents))
+			require.NoError(t, sh.DB.QueryRow(
+				`select count(*), max(p.cents) from countries c left join prices p on p.code = c.code`).Scan(&n,
+				&cents))
 			require.Equal(t, []int{2, 120}, []int{n, cents}, sh.ID)
 		}
 		_, err := w.shards[1].DB.Exec(`alter table countries add column extra int`)

@@ -9,8 +9,9 @@ import (
 	"time"
 )
 
-// sketch finds the most used keys: HeavyKeeper (Gong et al., USENIX ATC 2018), two rows of fingerprints with counters that decay when
-// another key hits them, and a short list of the names with the highest counts. Contended additions are dropped: that is sampling too.
+// sketch finds the most used keys: HeavyKeeper (Gong et al., USENIX ATC 2018), two rows of fingerprints with counters
+// that decay when another key hits them, and a short list of the names with the highest counts. Contended additions are
+// dropped: that is sampling too.
 type sketch struct {
 	mu    sync.Mutex
 	rows  [2][]cell
@@ -54,8 +55,8 @@ func newSketch(counters int) *sketch {
 	return &sketch{rows: [2][]cell{make([]cell, n), make([]cell, n)}, mask: uint64(n - 1), since: time.Now()}
 }
 
-// add counts one in hotSample operations. A key that takes a hundredth of a thousand operations a second is found within
-// seconds all the same.
+// add counts one in hotSample operations. A key that takes a hundredth of a thousand operations a second is found
+// within seconds all the same.
 func (s *sketch) add(k Key) {
 	if rand.Uint32()%hotSample == 0 {
 		s.count(k)
@@ -151,7 +152,8 @@ func (c *Cluster) HotKeys(n int) []HotKey {
 		}
 		sh.hot.mu.Lock()
 		for _, e := range sh.hot.top {
-			out = append(out, HotKey{Key: e.key, Shard: sh.ID, Slot: v.SlotOf(e.key), Count: hotSample * uint64(e.count), Share: float64(e.count) / float64(max(sh.hot.total, 1))})
+			out = append(out, HotKey{Key: e.key, Shard: sh.ID, Slot: v.SlotOf(e.key),
+				Count: hotSample * uint64(e.count), Share: float64(e.count) / float64(max(sh.hot.total, 1))})
 		}
 		sh.hot.mu.Unlock()
 	}

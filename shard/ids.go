@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// IDs makes 64-bit ids that sort by time and carry their slot: 41 bits of milliseconds since 2024-01-01 UTC (until 2093), 14 of
-// slot, 8 of sequence. Of one slot that is 256 ids a millisecond, shared by its generators. Safe for concurrent use.
+// IDs makes 64-bit ids that sort by time and carry their slot: 41 bits of milliseconds since 2024-01-01 UTC (until
+// 2093), 14 of slot, 8 of sequence. Of one slot that is 256 ids a millisecond, shared by its generators. Safe for
+// concurrent use.
 type IDs struct {
 	o     IDOptions
 	mu    sync.Mutex // guards what follows
@@ -28,11 +29,11 @@ type IDOptions struct {
 	// Node tells the generators of one slot apart: the sequence is split between up to 1<<NodeBits of them.
 	Node     int
 	NodeBits int // 0 to 4
-	// Floor is the highest time this generator may have used before a restart; ids begin after it. Store IDs.Mark now and then, plus
-	// the interval at which you do.
+	// Floor is the highest time this generator may have used before a restart; ids begin after it. Store IDs.Mark now
+	// and then, plus the interval at which you do.
 	Floor time.Time
-	// MaxWait bounds how long Next waits for a clock that went backwards, or for the next millisecond when the slot's sequence is
-	// used up. 0: 100 ms.
+	// MaxWait bounds how long Next waits for a clock that went backwards, or for the next millisecond when the slot's
+	// sequence is used up. 0: 100 ms.
 	MaxWait time.Duration
 }
 
@@ -80,7 +81,8 @@ func (g *IDs) Next(s Slot) (int64, error) {
 	}
 }
 
-// try makes an id of the millisecond now, or fails: when the clock is behind the last id, or the slot's part of the sequence is used up.
+// try makes an id of the millisecond now, or fails: when the clock is behind the last id, or the slot's part of the
+// sequence is used up.
 func (g *IDs) try(s Slot, now int64) (int64, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -19,8 +19,9 @@ type MoveOptions struct {
 	RowsPerSecond int
 	// LockTimeout bounds how long a fence may make writers wait before it gives way and tries again. 0: 200 ms.
 	LockTimeout time.Duration
-	// Reversible keeps the sources of handed-over slots up to date, so that the whole job can be rolled back: after the last hand-over it
-	// stays in PhaseHold until Job.Complete or Job.Rollback decides. What that costs is the capture of changed keys on the targets.
+	// Reversible keeps the sources of handed-over slots up to date, so that the whole job can be rolled back: after the
+	// last hand-over it stays in PhaseHold until Job.Complete or Job.Rollback decides. What that costs is the capture
+	// of changed keys on the targets.
 	Reversible bool
 	// Progress is called after every step.
 	Progress func(Progress)
@@ -80,8 +81,8 @@ type JobState struct {
 	// Reversible: the targets capture. Reverse: the job is the way back of one that was; the rows are there already.
 	Reversible bool `json:"reversible,omitempty"`
 	Reverse    bool `json:"reverse,omitempty"`
-	// Phase of the current group: prepare, copy, fence or gone; then of the job: hold, grace or cleanup; the others are parts of these. Repeating
-	// a phase from its start does no harm.
+	// Phase of the current group: prepare, copy, fence or gone; then of the job: hold, grace or cleanup; the others are
+	// parts of these. Repeating a phase from its start does no harm.
 	Phase Phase `json:"phase"`
 	Rows  int64 `json:"rows,omitempty"`
 	// Pin is the key that a pin job gives a slot.
@@ -150,8 +151,8 @@ func (o MoveOptions) withDefaults() (MoveOptions, error) {
 	return o, nil
 }
 
-// Move begins a job. It returns when the job is stored; the work goes on in the background. ErrMoving when there is one already,
-// ErrConflict when the map is not the one that the plan was made from.
+// Move begins a job. It returns when the job is stored; the work goes on in the background. ErrMoving when there is one
+// already, ErrConflict when the map is not the one that the plan was made from.
 func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -176,7 +177,8 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	next := st.clone()
 	next.Epoch++
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows, Reversible: o.Reversible}
+	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows,
+		Reversible: o.Reversible}
 	next.Job.nextGroup(o.Group)
 	asked := time.Now()
 	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
@@ -185,8 +187,8 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	return c.start(next, o, asked)
 }
 
-// Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none. A mover that
-// was only thought dead loses: every one of its transactions checks the token.
+// Resume takes over the stored job of a mover that died, with a higher token, or returns nil when there is none. A
+// mover that was only thought dead loses: every one of its transactions checks the token.
 func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -241,10 +243,12 @@ func (c *Cluster) start(st *State, o MoveOptions, asked time.Time) (*Job, error)
 	return j, nil
 }
 
-// mover that goes on with the stored job. What its predecessor had announced counts from now on only: it does not know since when.
+// mover that goes on with the stored job. What its predecessor had announced counts from now on only: it does not know
+// since when.
 func (c *Cluster) mover(st *State, o MoveOptions) *Job {
 	now := time.Now()
-	return &Job{c: c, opts: o, token: st.Token, began: now, entered: now, heard: []announcement{{st.Job.Announced, now}}}
+	return &Job{c: c, opts: o, token: st.Token, began: now, entered: now,
+		heard: []announcement{{st.Job.Announced, now}}}
 }
 
 // nextGroup is called when the moves before Done are handed over.

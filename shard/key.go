@@ -8,8 +8,8 @@ import (
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
-// Slot is the unit of placement: keys hash to slots, slots are owned by shards. Slots below Map.Slots() are the hashed ones,
-// those from there on are pinned keys.
+// Slot is the unit of placement: keys hash to slots, slots are owned by shards. Slots below Map.Slots() are the hashed
+// ones, those from there on are pinned keys.
 type Slot int32
 
 // ID names a shard.
@@ -36,8 +36,8 @@ func String(s string) Key { return Key{text: s} }
 // Int is an integer key.
 func Int(id int64) Key { return Key{num: uint64(id), kind: keyInt} }
 
-// Composite is a key of several columns; the parts' boundaries matter ("ab","c" is not "a","bc"). Parts are strings, byte
-// slices, integers and bools; other types are formatted with %v.
+// Composite is a key of several columns; the parts' boundaries matter ("ab","c" is not "a","bc"). Parts are strings,
+// byte slices, integers and bools; other types are formatted with %v.
 func Composite(parts ...any) Key {
 	var b []byte
 	for _, p := range parts {

@@ -11,19 +11,24 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// A guard refuses statements that touch a row. It cannot refuse one that finds none, and of a slot that was handed over and cleaned up
-// there are none: an UPDATE by an operation that still acts on an old map would do nothing, quietly. So operations outside of a
-// Tx (which locks the slot's state) know for how long their map can be trusted, and movers wait for that long:
+// A guard refuses statements that touch a row. It cannot refuse one that finds none, and of a slot that was handed over
+// and cleaned up there are none: an UPDATE by an operation that still acts on an old map would do nothing, quietly. So
+// operations outside of a Tx (which locks the slot's state) know for how long their map can be trusted, and movers wait
+// for that long:
 //
-//  1. A job announces the slots it is about to move in the map, and fences them only one lease later. A process whose map was
+// 1. A job announces the slots it is about to move in the map, and fences them only one lease later. A process whose
+// map was
 //     confirmed within the lease and does not announce the slot therefore needs no check: it cannot have been fenced yet.
-//  2. Else the operation asks the shard first whether it owns the slot, and is not run if it does not.
-//  3. Handed-over rows stay on the source, guarded, for one lease after the hand-over, and until the operations of the mover's process that began
+// 2. Else the operation asks the shard first whether it owns the slot, and is not run if it does not. 3. Handed-over
+// rows stay on the source, guarded, for one lease after the hand-over, and until the operations of the mover's process
+// that began
 //     under older maps have ended. An operation that ends within the lease thus found every row that was there before.
-//  4. One that ends later asks the shard at its end. The rows were there all the time if the shard has not begun to delete them and has not
+// 4. One that ends later asks the shard at its end. The rows were there all the time if the shard has not begun to
+// delete them and has not
 //     got the slot (back) since the operation's map; else nobody knows what it did: ErrOutcomeUnknown.
 
-// leaseFor is how long after a moment nobody acts on what was true before it any more. The tenth is for clocks that go at different speeds.
+// leaseFor is how long after a moment nobody acts on what was true before it any more. The tenth is for clocks that go
+// at different speeds.
 func leaseFor(lease time.Duration) time.Duration { return lease + lease/10 }
 
 // expired looks at the wall clock too: the monotonic one stands still while a machine is suspended.
@@ -103,7 +108,8 @@ func (s *stay) end(ctx context.Context, c *Cluster, v *view, sh *shardState, vis
 	rows, err := c.slotRows(ctx, sh, visits)
 	if err != nil {
 		c.n.unknown.Add(1)
-		return fmt.Errorf("%w: %s could not be asked whether it still owns slot %d: %w", ErrOutcomeUnknown, sh.ID, visits[0].slot, err)
+		return fmt.Errorf("%w: %s could not be asked whether it still owns slot %d: %w", ErrOutcomeUnknown, sh.ID,
+			visits[0].slot, err)
 	}
 	for i, r := range rows {
 		same := r.since <= v.Epoch()
@@ -147,7 +153,8 @@ func (c *Cluster) slotRows(ctx context.Context, sh *shardState, visits []visit) 
 	}
 }
 
-// readAgain is end for a read-only transaction, which does not hold the slot. In a snapshot the answer is as old as the reads.
+// readAgain is end for a read-only transaction, which does not hold the slot. In a snapshot the answer is as old as the
+// reads.
 func (c *Cluster) readAgain(ctx context.Context, tx *sql.Tx, from time.Time, k Key, s Slot, before slotRow) error {
 	if !expired(from, time.Now(), c.opts.Lease) {
 		return nil
@@ -172,8 +179,8 @@ type lane struct {
 
 func (l *lane) leave() { l.n.Add(-1) }
 
-// enter takes the view in use and holds it until leave. It looks again after counting itself: a mover that retired the view before saw the count,
-// or the operation sees the newer view.
+// enter takes the view in use and holds it until leave. It looks again after counting itself: a mover that retired the
+// view before saw the count, or the operation sees the newer view.
 func (c *Cluster) enter() (*view, *lane) {
 	for {
 		v := c.view.Load()
@@ -186,7 +193,8 @@ func (c *Cluster) enter() (*view, *lane) {
 	}
 }
 
-// idle is for retired views. Lanes are looked at one after another, which will do: nobody stays in a lane who enters late.
+// idle is for retired views. Lanes are looked at one after another, which will do: nobody stays in a lane who enters
+// late.
 func (v *view) idle() bool {
 	for i := range v.flights {
 		if v.flights[i].n.Load() != 0 {
@@ -196,8 +204,8 @@ func (v *view) idle() bool {
 	return true
 }
 
-// quiesce waits until no operation of this process runs under an older view, at most for patience: one that goes on for longer asks the
-// shard when it ends.
+// quiesce waits until no operation of this process runs under an older view, at most for patience: one that goes on for
+// longer asks the shard when it ends.
 func (c *Cluster) quiesce(ctx context.Context, patience time.Duration) error {
 	old := func() bool {
 		c.mu.Lock()

@@ -10,11 +10,11 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// DoMany groups the keys by owning shard and runs f once per shard, in parallel. f gets the positions of its keys in keys.
-// What a fence refuses is grouped anew and repeated, so f must be safe to repeat for the keys of a refused call. The guarantees during
-// a move are Do's.
-// The error is a *PartialError naming the shards that failed.
-func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Context, db *sql.DB, idx []int) error) error {
+// DoMany groups the keys by owning shard and runs f once per shard, in parallel. f gets the positions of its keys in
+// keys. What a fence refuses is grouped anew and repeated, so f must be safe to repeat for the keys of a refused call.
+// The guarantees during a move are Do's. The error is a *PartialError naming the shards that failed.
+func (c *Cluster) DoMany(ctx context.Context, keys []Key,
+	f func(ctx context.Context, db *sql.DB, idx []int) error) error {
 	todo := make([]int, len(keys))
 	for i := range todo {
 		todo[i] = i
@@ -77,7 +77,8 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key, f func(ctx context.Con
 	return nil
 }
 
-// Each runs f on every shard of the map, one after another in the map's order, and stops at the first error. For schema migrations see Migrate.
+// Each runs f on every shard of the map, one after another in the map's order, and stops at the first error. For schema
+// migrations see Migrate.
 func (c *Cluster) Each(ctx context.Context, f func(ctx context.Context, id ID, db *sql.DB) error) error {
 	for _, sh := range c.view.Load().dbs {
 		if err := f(ctx, sh.ID, sh.DB); err != nil {

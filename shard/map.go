@@ -33,7 +33,8 @@ func newMap(st *State) (*Map, error) {
 	if len(st.Shards) == 0 || len(st.Shards) >= exception {
 		return nil, fmt.Errorf("shard: a map of %d shards", len(st.Shards))
 	}
-	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), ids: st.Shards, st: st, index: map[ID]int{}}
+	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), ids: st.Shards,
+		st: st, index: map[ID]int{}}
 	if st.Modulo > 0 || st.RangeWidth > 0 {
 		m.mod, m.width = uint64(st.Slots), st.RangeWidth
 	}
@@ -183,7 +184,8 @@ func (m *Map) owned(id ID) (out []Slot) {
 
 // sameOwners reports whether two maps place every slot alike.
 func (m *Map) sameOwners(o *Map) bool {
-	return slices.Equal(m.owner, o.owner) && slices.Equal(m.ids, o.ids) && maps.Equal(m.st.PinOwners, o.st.PinOwners) && maps.Equal(m.st.Pins, o.st.Pins)
+	return slices.Equal(m.owner, o.owner) && slices.Equal(m.ids, o.ids) && maps.Equal(m.st.PinOwners, o.st.PinOwners) &&
+		maps.Equal(m.st.Pins, o.st.Pins)
 }
 
 // table is the map as placement sees it.

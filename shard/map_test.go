@@ -127,7 +127,8 @@ func TestStores(t *testing.T) {
 
 func TestOptionErrors(t *testing.T) {
 	sh := fakeShards(t, 2)
-	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Modulo": {Modulo: 5}, "Tables[0]": {Tables: []Table{{}}, Dialect: SQLite()},
+	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Modulo": {Modulo: 5},
+		"Tables[0]":               {Tables: []Table{{}}, Dialect: SQLite()},
 		"without Options.Dialect": {Tables: []Table{{Name: "t", Key: []string{"id"}}}}} {
 		_, err := New(t.Context(), MemoryStore(), sh, o)
 		require.ErrorContains(t, err, want)

@@ -12,28 +12,32 @@ import (
 	"time"
 )
 
-// MariaDB is the dialect of MariaDB 10.6 and later with InnoDB, for the driver github.com/go-sql-driver/mysql. Not tested with MySQL.
+// MariaDB is the dialect of MariaDB 10.6 and later with InnoDB, for the driver github.com/go-sql-driver/mysql. Not
+// tested with MySQL.
 //
-// The guards are permanent BEFORE triggers that read the slot's state with LOCK IN SHARE MODE, which is the latest state whatever the
-// isolation level: a fence waits for writers in flight, and later ones see it. DDL ends transactions in this database, so the triggers are made before a slot's state
-// changes, not with it. What is weaker than in PostgreSQL: each write pays for the lookup of its slot's state, with or without a
-// move; lock timeouts are in whole seconds, so a fence makes writers wait for up to one; TRUNCATE and cascades of foreign keys fire no triggers and
-// are not noticed (the verification behind the fence compares what was written to, and stops a move that they made wrong); binlog_format must be ROW or
-// MIXED; keys must not be binary, tables need no unique index beside the key that rows of different slots could clash on.
+// The guards are permanent BEFORE triggers that read the slot's state with LOCK IN SHARE MODE, which is the latest
+// state whatever the isolation level: a fence waits for writers in flight, and later ones see it. DDL ends transactions
+// in this database, so the triggers are made before a slot's state changes, not with it. What is weaker than in
+// PostgreSQL: each write pays for the lookup of its slot's state, with or without a move; lock timeouts are in whole
+// seconds, so a fence makes writers wait for up to one; TRUNCATE and cascades of foreign keys fire no triggers and are
+// not noticed (the verification behind the fence compares what was written to, and stops a move that they made wrong);
+// binlog_format must be ROW or MIXED; keys must not be binary, tables need no unique index beside the key that rows of
+// different slots could clash on.
 func MariaDB() Dialect { return mariadb{} }
 
 type mariadb struct{ lockedNotes }
 
 func (mariadb) Name() string { return "mariadb" }
 
-// IsFenced is also true for 1146 about a state table: MariaDB answers that now and then to a statement that meets the creation of the
-// triggers. Either way the statement did nothing.
+// IsFenced is also true for 1146 about a state table: MariaDB answers that now and then to a statement that meets the
+// creation of the triggers. Either way the statement did nothing.
 func (mariadb) IsFenced(err error) bool {
 	if err == nil {
 		return false
 	}
 	text := err.Error()
-	return strings.Contains(text, "tierkit: slot") || strings.Contains(text, "Error 1146 ") && strings.Contains(text, ".tk_")
+	return strings.Contains(text, "tierkit: slot") || strings.Contains(text, "Error 1146 ") &&
+		strings.Contains(text, ".tk_")
 }
 
 // IsRetryable: deadlock, lock wait timeout, record changed since last read, table definition changed.
@@ -82,7 +86,8 @@ func (mariadb) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, r
 	if !readOnly { // held until the end
 		lock = ` lock in share mode`
 	}
-	err = tx.QueryRowContext(ctx, `select state, since from tk_slot where slot = ?`+lock, int(s)).Scan(&at.state, &at.since)
+	err = tx.QueryRowContext(ctx, `select state, since from tk_slot where slot = ?`+lock, int(s)).Scan(&at.state,
+		&at.since)
 	if errors.Is(err, sql.ErrNoRows) {
 		return slotRow{state: stateGone}, nil
 	}
@@ -140,7 +145,8 @@ func (d mariadb) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slo
 		}
 		fmt.Fprintf(&b, "(%d, '%s'),", s, state)
 		if s%2000 == 1999 || int(s) == slots-1 {
-			if _, err := tx.ExecContext(ctx, `insert ignore into tk_slot (slot, state) values `+strings.TrimSuffix(b.String(), ",")); err != nil {
+			if _, err := tx.ExecContext(ctx, `insert ignore into tk_slot (slot, state) values `+
+				strings.TrimSuffix(b.String(), ",")); err != nil {
 				return err
 			}
 			b.Reset()
@@ -149,15 +155,16 @@ func (d mariadb) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slo
 	return nil
 }
 
-// begin marks the connection with a user variable, which commit and abort take back: the transaction must end by one of them, and by no
-// context, or the mark would stay on a connection of the pool.
+// begin marks the connection with a user variable, which commit and abort take back: the transaction must end by one of
+// them, and by no context, or the mark would stay on a connection of the pool.
 func (d mariadb) begin(ctx context.Context, db *sql.DB, token uint64, lockTimeout time.Duration) (*sql.Tx, error) {
 	tx, err := db.BeginTx(context.WithoutCancel(ctx), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
 		return nil, err
 	}
 	var have uint64
-	_, err = tx.ExecContext(ctx, fmt.Sprintf(`set @tk_mover = 1, session innodb_lock_wait_timeout = %d`, max(1, int(lockTimeout.Seconds()))))
+	_, err = tx.ExecContext(ctx, fmt.Sprintf(`set @tk_mover = 1, session innodb_lock_wait_timeout = %d`,
+		max(1, int(lockTimeout.Seconds()))))
 	if err == nil {
 		err = tx.QueryRowContext(ctx, `select token from tk_mover where id = 1 for update`).Scan(&have)
 	}
@@ -265,14 +272,17 @@ func (mariadb) lockReferences(ctx context.Context, tx *sql.Tx) error {
 	return tx.QueryRowContext(ctx, `select token from tk_mover where id = 1 for update`).Scan(&n)
 }
 
-// install makes the guards that are missing. CREATE TRIGGER waits for all transactions that have used the table, so afterwards every writer has them.
+// install makes the guards that are missing. CREATE TRIGGER waits for all transactions that have used the table, so
+// afterwards every writer has them.
 func (d mariadb) install(ctx context.Context, db *sql.DB, tables []*tableInfo) error {
 	for _, t := range tables {
 		slot := d.quote(t.SlotColumn)
 		act := func(r string) string {
 			same := []string{"hashed = " + r + "." + slot}
 			for i, c := range t.by {
-				same = append(same, fmt.Sprintf("json_value(`by`, '$[%d]') = cast(%s.%s as char character set utf8mb4) collate utf8mb4_bin", i, r, d.quote(c.name)))
+				same = append(same, fmt.Sprintf(
+					"json_value(`by`, '$[%d]') = cast(%s.%s as char character set utf8mb4) collate utf8mb4_bin", i, r,
+					d.quote(c.name)))
 			}
 			return `set st = null;
 select state into st from tk_slot where slot = ` + r + `.` + slot + ` lock in share mode;
@@ -281,16 +291,20 @@ if exists (select 1 from tk_pin where ` + strings.Join(same, " and ") + `) then 
 if st = 'capture' then insert into tk_dirty (tbl, slot, pk) values (` + literal(t.Name) + `, ` + r + `.` + slot + `, json_array(` + d.names(t.keys, r+".") + `)); end if;
 `
 		}
-		for op, body := range map[string]string{"insert": act("new"), "update": act("old") + act("new"), "delete": act("old")} {
+		for op, body := range map[string]string{"insert": act("new"), "update": act("old") + act("new"),
+			"delete": act("old")} {
 			name := strings.ReplaceAll(pgFunction(op, t.Name), `"`, "`")
 			var n int
-			if err := db.QueryRowContext(ctx, `select count(*) from information_schema.triggers where trigger_schema = database() and trigger_name = ?`, strings.Trim(name, "`")).Scan(&n); err != nil {
+			if err := db.QueryRowContext(ctx,
+				`select count(*) from information_schema.triggers where trigger_schema = database() and trigger_name = ?`, strings.Trim(name, "`")).Scan(&n); err != nil {
 				return err
 			}
 			if n > 0 {
 				continue
 			}
-			q := `create trigger if not exists ` + name + ` before ` + op + ` on ` + t.Name + ` for each row begin declare st varchar(16) default null; if @tk_mover is null then ` + body + ` end if; end`
+			q := `create trigger if not exists ` + name + ` before ` + op + ` on ` + t.Name +
+				` for each row begin declare st varchar(16) default null; if @tk_mover is null then ` + body +
+				` end if; end`
 			if _, err := db.ExecContext(ctx, q); err != nil {
 				return err
 			}
@@ -304,12 +318,14 @@ func (d mariadb) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state s
 	for i, s := range slots {
 		vals[i] = fmt.Sprintf("(%d, '%s')", s, state)
 	}
-	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) values `+strings.Join(vals, ",")+` on duplicate key update state = values(state)`)
+	_, err := tx.ExecContext(ctx, `insert into tk_slot (slot, state) values `+strings.Join(vals, ",")+
+		` on duplicate key update state = values(state)`)
 	return err
 }
 
 func (d mariadb) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
-	_, err := tx.ExecContext(ctx, `update tk_slot set state = ?, since = ? where slot in (`+joinSlots(slots)+`)`, state, int64(since))
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = ?, since = ? where slot in (`+joinSlots(slots)+`)`, state,
+		int64(since))
 	return err
 }
 
@@ -319,7 +335,8 @@ func (mariadb) touch(ctx context.Context, tx *sql.Tx, s Slot) error {
 }
 
 func (d mariadb) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error {
-	if _, err := tx.ExecContext(ctx, "insert ignore into tk_pin (hashed, `by`, slot) values (?, ?, ?)", int(old), by, int(slot)); err != nil {
+	if _, err := tx.ExecContext(ctx, "insert ignore into tk_pin (hashed, `by`, slot) values (?, ?, ?)", int(old), by,
+		int(slot)); err != nil {
 		return err
 	}
 	var parts []string
@@ -333,7 +350,8 @@ func (d mariadb) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, 
 			where += ` and cast(` + d.quote(c.name) + ` as char character set utf8mb4) collate utf8mb4_bin = ?`
 			args = append(args, parts[i])
 		}
-		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+d.quote(t.SlotColumn)+` = ? where `+where, args...); err != nil {
+		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+d.quote(t.SlotColumn)+` = ? where `+where,
+			args...); err != nil {
 			return err
 		}
 	}

@@ -17,19 +17,23 @@ func isText(c column) bool {
 	return false
 }
 
-// selectCols reads all but text and floating-point numbers as the bytes that the column is written with again, so that no driver converts anything.
+// selectCols reads all but text and floating-point numbers as the bytes that the column is written with again, so that
+// no driver converts anything.
 func (d mariadb) selectCols(t *tableInfo) string {
 	out := make([]string, len(t.cols))
 	for i, c := range t.cols {
-		if out[i] = d.quote(c.name); !isText(c) && !strings.HasPrefix(c.typ, "float") && !strings.HasPrefix(c.typ, "double") {
+		if out[i] = d.quote(c.name); !isText(c) && !strings.HasPrefix(c.typ, "float") &&
+			!strings.HasPrefix(c.typ, "double") {
 			out[i] = `cast(` + out[i] + ` as binary)`
 		}
 	}
 	return strings.Join(out, ", ")
 }
 
-func (d mariadb) query(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, more, tail string, args []any) (out []row, next string, err error) {
-	q := `select ` + d.selectCols(t) + `, ` + slot + `, json_array(` + d.names(t.keys, "") + `)` + more + ` from ` + t.Name + tail
+func (d mariadb) query(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, more, tail string, args []any) (out []row,
+	next string, err error) {
+	q := `select ` + d.selectCols(t) + `, ` + slot + `, json_array(` + d.names(t.keys, "") + `)` + more + ` from ` +
+		t.Name + tail
 	rows, err := tx.QueryContext(ctx, q, args...)
 	if err != nil {
 		return nil, "", err
@@ -55,7 +59,8 @@ func (d mariadb) query(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, more
 	return out, next, rows.Err()
 }
 
-func (d mariadb) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) ([]row, string, error) {
+func (d mariadb) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) ([]row, string,
+	error) {
 	order := d.quote(t.SlotColumn) + ", " + d.names(t.keys, "")
 	tail := ` where ` + d.quote(t.SlotColumn) + ` in (` + joinSlots(slots) + `)`
 	var args []any
@@ -87,7 +92,8 @@ func (d mariadb) byKeys(t *tableInfo, pks []string, f func(where string, args []
 			args = append(args, vals...)
 		}
 		one := `(` + marks(len(t.keys)) + `)`
-		if err := f(` where (`+d.names(t.keys, "")+`) in (`+strings.TrimSuffix(strings.Repeat(one+", ", len(part)), ", ")+`)`, args); err != nil {
+		if err := f(` where (`+d.names(t.keys, "")+`) in (`+
+			strings.TrimSuffix(strings.Repeat(one+", ", len(part)), ", ")+`)`, args); err != nil {
 			return err
 		}
 	}
@@ -145,7 +151,9 @@ func (d mariadb) upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []ro
 		for _, r := range part {
 			args = append(args, r.vals...)
 		}
-		q := `insert into ` + t.Name + ` (` + d.names(t.cols, "") + `) values ` + strings.TrimSuffix(strings.Repeat(one+", ", len(part)), ", ") + ` on duplicate key update ` + strings.Join(set, ", ")
+		q := `insert into ` + t.Name + ` (` + d.names(t.cols, "") + `) values ` +
+			strings.TrimSuffix(strings.Repeat(one+", ", len(part)), ", ") + ` on duplicate key update ` +
+			strings.Join(set, ", ")
 		if _, err := tx.ExecContext(ctx, q, args...); err != nil {
 			return err
 		}
@@ -168,13 +176,15 @@ func (d mariadb) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slo
 			cols[i] = `hex(convert(` + d.quote(c.name) + ` using utf8mb4))`
 		}
 	}
-	rows, err := tx.QueryContext(ctx, `select `+slot+`, concat(count(*), ':', sum(cast(conv(substr(md5(json_array(`+strings.Join(cols, ", ")+`)), 1, 15), 16, 10) as unsigned))) from `+t.Name+
+	rows, err := tx.QueryContext(ctx, `select `+slot+`, concat(count(*), ':', sum(cast(conv(substr(md5(json_array(`+
+		strings.Join(cols, ", ")+`)), 1, 15), 16, 10) as unsigned))) from `+t.Name+
 		` where `+slot+` in (`+joinSlots(slots)+`) group by 1`)
 	return readSums(t, into, rows, err)
 }
 
 func (d mariadb) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {
-	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where `+d.quote(t.SlotColumn)+` in (`+joinSlots(slots)+`) limit `+strconv.Itoa(n))
+	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where `+d.quote(t.SlotColumn)+` in (`+joinSlots(slots)+
+		`) limit `+strconv.Itoa(n))
 	if err != nil {
 		return 0, err
 	}
@@ -207,14 +217,17 @@ func (d mariadb) requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) erro
 }
 
 func (d mariadb) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
-	return readUnslotted(ctx, tx, t, d.quote(t.SlotColumn), `select json_array(`+d.names(t.keys, "")+`), json_array(`+d.names(t.by, "")+`)`, n)
+	return readUnslotted(ctx, tx, t, d.quote(t.SlotColumn), `select json_array(`+d.names(t.keys, "")+`), json_array(`+
+		d.names(t.by, "")+`)`, n)
 }
 
-func (d mariadb) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64, err error) {
+func (d mariadb) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64,
+	err error) {
 	col := d.quote(t.SlotColumn)
 	for i, pk := range pks {
 		err := d.byKeys(t, []string{pk}, func(where string, args []any) error {
-			res, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = `+strconv.Itoa(int(slots[i]))+where+` and `+col+` is null`, args...)
+			res, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = `+strconv.Itoa(int(slots[i]))+where+
+				` and `+col+` is null`, args...)
 			if err != nil {
 				return err
 			}

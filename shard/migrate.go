@@ -19,8 +19,8 @@ type Migration struct {
 	ID string
 	// SQL are its statements.
 	SQL []string
-	// NoTx runs the statements without a transaction, as CREATE INDEX CONCURRENTLY wants it; they must be safe to repeat. MariaDB has no
-	// transactions for DDL: there it is always so.
+	// NoTx runs the statements without a transaction, as CREATE INDEX CONCURRENTLY wants it; they must be safe to
+	// repeat. MariaDB has no transactions for DDL: there it is always so.
 	NoTx bool
 }
 
@@ -29,9 +29,10 @@ func (m Migration) sum() string {
 	return hex.EncodeToString(h[:8])
 }
 
-// Migrate runs those migrations that a shard has not had yet, on every shard that the cluster knows, in order, and notes them in the table tk_migration
-// in the transaction of each. Call it again after a failure: it goes on where it stopped. It stops at the first shard that fails,
-// whose error it returns. ErrMoving while a move is in progress; ErrMigration when one that ran had other statements.
+// Migrate runs those migrations that a shard has not had yet, on every shard that the cluster knows, in order, and
+// notes them in the table tk_migration in the transaction of each. Call it again after a failure: it goes on where it
+// stopped. It stops at the first shard that fails, whose error it returns. ErrMoving while a move is in progress;
+// ErrMigration when one that ran had other statements.
 func (c *Cluster) Migrate(ctx context.Context, migrations []Migration) error {
 	seen := map[string]bool{}
 	for i, m := range migrations {
@@ -104,7 +105,9 @@ func (c *Cluster) migrate(ctx context.Context, sh *shardState, m Migration) erro
 				return err
 			}
 		}
-		_, err = sh.DB.ExecContext(ctx, d.bind(`insert into tk_migration (id, sum, at) values (?, ?, ?) on conflict (id) do nothing`), m.ID, m.sum(), time.Now().UTC().Format(time.RFC3339))
+		_, err = sh.DB.ExecContext(ctx, d.bind(
+			`insert into tk_migration (id, sum, at) values (?, ?, ?) on conflict (id) do nothing`), m.ID, m.sum(),
+			time.Now().UTC().Format(time.RFC3339))
 		return err
 	}
 	// First, so that of two processes one waits for the other, and then finds it done.

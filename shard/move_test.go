@@ -31,7 +31,8 @@ func everyPlace(t *testing.T, f func(t *testing.T, p *place)) {
 	onPlace(t, "mariadb", mariadbPlace, f)
 }
 
-// Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read is stale.
+// Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read
+// is stale.
 func TestReshardUnderTraffic(t *testing.T) {
 	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 120)
@@ -58,7 +59,8 @@ func TestReshardUnderTraffic(t *testing.T) {
 		t.Logf("%d writes; write pauses %v; %d refused", w.writes.Load(), st.WritePauses, w.c.Stats().Refused)
 		w.check()
 		require.Len(t, st.WritePauses, st.Groups)
-		for _, want := range []Phase{PhasePrepare, PhaseCapture, PhaseCopy, PhaseCatchup, PhaseVerify, PhaseFence, PhaseDrain, PhaseCommit, PhaseGone, PhaseOwned, PhaseCleanup, PhaseDone} {
+		for _, want := range []Phase{PhasePrepare, PhaseCapture, PhaseCopy, PhaseCatchup, PhaseVerify, PhaseFence,
+			PhaseDrain, PhaseCommit, PhaseGone, PhaseOwned, PhaseCleanup, PhaseDone} {
 			require.Contains(t, phases, want)
 		}
 		counts := w.c.Map().Counts()
@@ -263,7 +265,9 @@ func TestScatterDuringMove(t *testing.T) {
 			id   int64
 			slot Slot
 		}
-		q := Query[item]{SQL: `select id, slot from t order by id`, Less: func(a, b item) bool { return a.id < b.id }, SlotOf: func(i item) Slot { return i.slot },
+		q := Query[item]{SQL: `select id, slot from t order by id`, Less: func(a, b item) bool {
+			return a.id < b.id
+		}, SlotOf: func(i item) Slot { return i.slot },
 			Scan: func(r *sql.Rows) (i item, err error) { return i, r.Scan(&i.id, &i.slot) }}
 		ask := func(when string) {
 			res, err := Scatter(ctx, w.c, q)
@@ -278,7 +282,10 @@ func TestScatterDuringMove(t *testing.T) {
 		}
 		ask("before")
 		done := make(chan struct{})
-		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 16, Chunk: 10, step: func(name string) error { ask(name); return nil }})
+		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 16, Chunk: 10, step: func(name string) error {
+			ask(name)
+			return nil
+		}})
 		require.NoError(t, err)
 		go func() {
 			defer close(done)
@@ -335,7 +342,10 @@ func TestGuards(t *testing.T) {
 		_, err = db.Exec(`delete from t where id = 1000`)
 		require.NoError(t, err)
 		var e *PartialError
-		err = w.c.DoMany(context.Background(), []Key{Int(1), Int(2), Int(3)}, func(context.Context, *sql.DB, []int) error { return sql.ErrNoRows })
+		err = w.c.DoMany(context.Background(), []Key{Int(1), Int(2), Int(3)},
+			func(context.Context, *sql.DB, []int) error {
+				return sql.ErrNoRows
+			})
 		require.ErrorAs(t, err, &e)
 		require.True(t, errors.Is(err, sql.ErrNoRows))
 	})

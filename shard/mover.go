@@ -39,7 +39,9 @@ func (c *Cluster) group(js *JobState, at, size int) (*group, error) {
 func (c *Cluster) prepareShard(ctx context.Context, s *shardState) error {
 	d := c.opts.Dialect
 	err := c.insist(ctx, func() error {
-		return inTx(ctx, s.DB, func(tx *sql.Tx) error { return d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID)) })
+		return inTx(ctx, s.DB, func(tx *sql.Tx) error {
+			return d.prepare(ctx, tx, c.view.Load().Slots(), c.view.Load().owned(s.ID))
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("shard: prepare %s: %w", s.ID, err)
@@ -47,7 +49,8 @@ func (c *Cluster) prepareShard(ctx context.Context, s *shardState) error {
 	return nil
 }
 
-// insist repeats what failed by something that passes, as lock timeouts do, with growing pauses in which writers get on.
+// insist repeats what failed by something that passes, as lock timeouts do, with growing pauses in which writers get
+// on.
 func (c *Cluster) insist(ctx context.Context, f func() error) error {
 	for n := 0; ; n++ {
 		err := f()
@@ -60,8 +63,8 @@ func (c *Cluster) insist(ctx context.Context, f func() error) error {
 	}
 }
 
-// Guard installs the guard triggers on all shards, so that rows of slots that live elsewhere are refused from the beginning and not
-// only from the first move on. Call it after the tables were made; it is safe to repeat.
+// Guard installs the guard triggers on all shards, so that rows of slots that live elsewhere are refused from the
+// beginning and not only from the first move on. Call it after the tables were made; it is safe to repeat.
 func (c *Cluster) Guard(ctx context.Context) error {
 	j := &Job{c: c, opts: MoveOptions{LockTimeout: 200 * time.Millisecond}, ctx: ctx, token: c.view.Load().st.Token}
 	for _, sh := range c.view.Load().dbs {
@@ -127,7 +130,8 @@ func (j *Job) load(g *group, mismatch error) error {
 	}
 	for i, t := range g.tables {
 		if !t.sameSchema(there[i]) {
-			return fmt.Errorf("%w: table %s on %s: %s on %s: %s", mismatch, t.Name, g.from.ID, t.fingerprint(), g.to.ID, there[i].fingerprint())
+			return fmt.Errorf("%w: table %s on %s: %s on %s: %s", mismatch, t.Name, g.from.ID, t.fingerprint(), g.to.ID,
+				there[i].fingerprint())
 		}
 	}
 	return nil
@@ -172,8 +176,9 @@ func (j *Job) prepare(g *group) error {
 	if err := j.enter(PhaseCapture); err != nil {
 		return err
 	}
-	// Slot rows before tables, as Tx has it, or each would wait for the other. The table lock waits for writers that began before the guard was there; the changed slot rows make those with an older
-	// snapshot fail instead of writing unnoticed.
+	// Slot rows before tables, as Tx has it, or each would wait for the other. The table lock waits for writers that
+	// began before the guard was there; the changed slot rows make those with an older snapshot fail instead of writing
+	// unnoticed.
 	return j.in(g.from, func(tx *sql.Tx) error {
 		if err := d.setState(j.ctx, tx, g.slots, stateCapture); err != nil {
 			return err

@@ -11,8 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The protocol's precautions, each taken away in turn: the scenario that it is there for must then end in a violation, and must not
-// with it in place. Scenarios are directed, not random: the hook runs between the mover's steps, on its goroutine.
+// The protocol's precautions, each taken away in turn: the scenario that it is there for must then end in a violation,
+// and must not with it in place. Scenarios are directed, not random: the hook runs between the mover's steps, on its
+// goroutine.
 
 type mutant struct {
 	postgres
@@ -39,8 +40,8 @@ func (m *mutant) slow(ctx context.Context, tx *sql.Tx, tables []*tableInfo, slot
 	return m.mutate(ctx, tx)
 }
 
-// mutate rewrites the guards' functions. nolock: they read the slot's state without locking its row. quickrow: they read in a table whether
-// they need to, which a snapshot shows as it was.
+// mutate rewrites the guards' functions. nolock: they read the slot's state without locking its row. quickrow: they
+// read in a table whether they need to, which a snapshot shows as it was.
 func (m *mutant) mutate(ctx context.Context, tx *sql.Tx) error {
 	var what string
 	switch m.kind {
@@ -110,7 +111,9 @@ type scene struct {
 func newScene(t *testing.T, p *place, kind string, n *int) *scene {
 	*n++
 	d := &mutant{kind: kind}
-	w := newWorld(t, &place{d: d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(fmt.Sprintf("m%d_%s", *n, name)) }}, 1, 4, 40)
+	w := newWorld(t, &place{d: d, ddl: p.ddl, open: func(name string) *sql.DB {
+		return p.open(fmt.Sprintf("m%d_%s", *n, name))
+	}}, 1, 4, 40)
 	s := &scene{world: w, kind: kind, slot: -1}
 	for id := range w.keys {
 		sl := w.c.Slot(Int(int64(id)))

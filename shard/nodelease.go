@@ -22,8 +22,9 @@ type LeaseOptions struct {
 	TTL time.Duration
 }
 
-// LeasedIDs is an ID generator whose node number is leased from a database, so that nobody has to hand out numbers, and whose time never goes back
-// over a restart: each lease stores how far its ids may go, and the next owner of the number begins after that. Safe for concurrent use.
+// LeasedIDs is an ID generator whose node number is leased from a database, so that nobody has to hand out numbers, and
+// whose time never goes back over a restart: each lease stores how far its ids may go, and the next owner of the number
+// begins after that. Safe for concurrent use.
 type LeasedIDs struct {
 	*IDs
 	db     *sql.DB
@@ -40,7 +41,8 @@ type LeasedIDs struct {
 
 var errLeaseTaken = errors.New("shard: the lease was taken over")
 
-// LeaseIDs leases a node number in the table tk_node of db, which it makes, and renews it until Close. ErrNoNode when all numbers are taken.
+// LeaseIDs leases a node number in the table tk_node of db, which it makes, and renews it until Close. ErrNoNode when
+// all numbers are taken.
 func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*LeasedIDs, error) {
 	if o.NodeBits < 0 || o.NodeBits > 4 {
 		return nil, fmt.Errorf("shard: LeaseOptions.NodeBits %d is not 0 to 4", o.NodeBits)
@@ -64,21 +66,26 @@ func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*Leas
 	for node := range 1 << o.NodeBits {
 		err := inTx(ctx, l.db, func(tx *sql.Tx) error {
 			now := time.Since(idEpoch).Milliseconds()
-			if _, err := tx.ExecContext(ctx, d.bind(`insert into tk_node (node, holder, until_ms) values (?, '', 0) on conflict (node) do nothing`), node); err != nil {
+			if _, err := tx.ExecContext(ctx, d.bind(
+				`insert into tk_node (node, holder, until_ms) values (?, '', 0) on conflict (node) do nothing`),
+				node); err != nil {
 				return err
 			}
 			// The write comes first: it locks the row, or the database.
-			res, err := tx.ExecContext(ctx, d.bind(`update tk_node set holder = ? where node = ? and (holder = '' or until_ms < ?)`), l.holder, node, now)
+			res, err := tx.ExecContext(ctx, d.bind(
+				`update tk_node set holder = ? where node = ? and (holder = '' or until_ms < ?)`), l.holder, node, now)
 			if err != nil {
 				return err
 			}
 			if n, err := res.RowsAffected(); err != nil || n != 1 {
 				return errors.Join(errLeaseTaken, err)
 			}
-			if err := tx.QueryRowContext(ctx, d.bind(`select until_ms from tk_node where node = ?`), node).Scan(&floor); err != nil {
+			if err := tx.QueryRowContext(ctx, d.bind(`select until_ms from tk_node where node = ?`),
+				node).Scan(&floor); err != nil {
 				return err
 			}
-			_, err = tx.ExecContext(ctx, d.bind(`update tk_node set until_ms = ? where node = ?`), max(now, floor)+o.TTL.Milliseconds(), node)
+			_, err = tx.ExecContext(ctx, d.bind(`update tk_node set until_ms = ? where node = ?`), max(now, floor)+
+				o.TTL.Milliseconds(), node)
 			l.until.Store(max(now, floor) + o.TTL.Milliseconds())
 			return err
 		})
@@ -107,7 +114,8 @@ func LeaseIDs(ctx context.Context, db *sql.DB, d Dialect, o LeaseOptions) (*Leas
 	return l, nil
 }
 
-// renew moves the limit on. An id is only made below the limit, so what another owner of the number makes begins after it.
+// renew moves the limit on. An id is only made below the limit, so what another owner of the number makes begins after
+// it.
 func (l *LeasedIDs) renew(ctx context.Context) {
 	for backoff.Sleep(ctx, l.o.TTL/3) == nil {
 		until := time.Since(idEpoch).Milliseconds() + l.o.TTL.Milliseconds()
@@ -115,7 +123,8 @@ func (l *LeasedIDs) renew(ctx context.Context) {
 			continue // the clock went back
 		}
 		err := inTx(ctx, l.db, func(tx *sql.Tx) error {
-			res, err := tx.ExecContext(ctx, l.d.bind(`update tk_node set until_ms = ? where node = ? and holder = ?`), until, l.node, l.holder)
+			res, err := tx.ExecContext(ctx, l.d.bind(`update tk_node set until_ms = ? where node = ? and holder = ?`),
+				until, l.node, l.holder)
 			if err != nil {
 				return err
 			}
@@ -134,7 +143,8 @@ func (l *LeasedIDs) renew(ctx context.Context) {
 	}
 }
 
-// Next returns a new id in the slot. ErrNoNode when the lease ran out because it could not be renewed; ErrClock as IDs.Next.
+// Next returns a new id in the slot. ErrNoNode when the lease ran out because it could not be renewed; ErrClock as
+// IDs.Next.
 func (l *LeasedIDs) Next(s Slot) (int64, error) {
 	id, err := l.IDs.Next(s)
 	if err == nil && id>>(idSlotBits+idSeqBits) >= l.until.Load() {
@@ -156,7 +166,8 @@ func (l *LeasedIDs) Close() error {
 		defer cancel()
 		// until_ms stays: the next owner begins after it. That wait is bounded by what was really used.
 		used := l.Mark().Sub(idEpoch).Milliseconds() + 1
-		_, l.err = l.db.ExecContext(ctx, l.d.bind(`update tk_node set holder = '', until_ms = ? where node = ? and holder = ?`), used, l.node, l.holder)
+		_, l.err = l.db.ExecContext(ctx, l.d.bind(
+			`update tk_node set holder = '', until_ms = ? where node = ? and holder = ?`), used, l.node, l.holder)
 	})
 	return l.err
 }

@@ -20,7 +20,8 @@ type Shard struct {
 	Weight float64
 }
 
-// Table is a table whose rows are sharded: it has the slot of its row in an integer column, with an index on (slot, key).
+// Table is a table whose rows are sharded: it has the slot of its row in an integer column, with an index on (slot,
+// key).
 type Table struct {
 	// Name as written in SQL. Required.
 	Name string
@@ -40,22 +41,24 @@ type Options struct {
 	Tables []Table
 	// Slots is the number of hashed slots of a new map, a power of two. 0: 16384.
 	Slots int
-	// Modulo adopts an existing fleet sharded by id % Modulo: in a new map shard i holds the ids with id % Modulo == i, and no row
-	// moves. Shards must be that many, in order.
+	// Modulo adopts an existing fleet sharded by id % Modulo: in a new map shard i holds the ids with id % Modulo == i,
+	// and no row moves. Shards must be that many, in order.
 	Modulo int
-	// RangeWidth places integer keys by range instead of by hash, in a new map: RangeWidth consecutive keys share a slot, and
-	// consecutive ranges have consecutive slots, beginning again at 0 after Slots of them. For orders by date the key is the day or the
-	// Unix time and RangeWidth the seconds of a month; Plan with Change.Slots then moves months, RangeSlots finds them. Hash placement spreads writes; this does not.
+	// RangeWidth places integer keys by range instead of by hash, in a new map: RangeWidth consecutive keys share a
+	// slot, and consecutive ranges have consecutive slots, beginning again at 0 after Slots of them. For orders by date
+	// the key is the day or the Unix time and RangeWidth the seconds of a month; Plan with Change.Slots then moves
+	// months, RangeSlots finds them. Hash placement spreads writes; this does not.
 	RangeWidth int64
-	// Directory places keys by a list instead of by hash, in a new map: a key is where Assign put it, and one that was never assigned is
-	// ErrUnassigned. For a few thousand keys at most, such as categories or tenants.
+	// Directory places keys by a list instead of by hash, in a new map: a key is where Assign put it, and one that was
+	// never assigned is ErrUnassigned. For a few thousand keys at most, such as categories or tenants.
 	Directory bool
-	// Refresh is how often the map is read again. 0: 1 s; negative: only when an attempt is refused. A stale map costs a retry,
-	// never correctness.
+	// Refresh is how often the map is read again. 0: 1 s; negative: only when an attempt is refused. A stale map costs
+	// a retry, never correctness.
 	Refresh time.Duration
-	// Lease is how long Do and DoMany act on the map without asking the shard, from the last time the store confirmed it; after that
-	// they ask, which costs a round trip. A move waits for the longest Lease of all processes: before it fences a slot that it
-	// has just announced, and before it deletes rows that were handed over. 0: twice Refresh, at least 2 s. It must be longer than Refresh.
+	// Lease is how long Do and DoMany act on the map without asking the shard, from the last time the store confirmed
+	// it; after that they ask, which costs a round trip. A move waits for the longest Lease of all processes: before it
+	// fences a slot that it has just announced, and before it deletes rows that were handed over. 0: twice Refresh, at
+	// least 2 s. It must be longer than Refresh.
 	Lease time.Duration
 	// Retry bounds how long Do and Tx go on retrying while a fence refuses. 0: 5 s.
 	Retry time.Duration
@@ -157,7 +160,8 @@ func openMap(ctx context.Context, store MapStore, shards []Shard, o Options) (*S
 }
 
 func firstState(shards []Shard, o Options) (*State, error) {
-	st := &State{Epoch: 1, Lease: o.Lease, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo, RangeWidth: o.RangeWidth, Directory: o.Directory, Owners: make(Owners, o.Slots)}
+	st := &State{Epoch: 1, Lease: o.Lease, HashVersion: placement.HashVersion, Slots: o.Slots, Modulo: o.Modulo,
+		RangeWidth: o.RangeWidth, Directory: o.Directory, Owners: make(Owners, o.Slots)}
 	nodes := make([]placement.Node, len(shards))
 	for i, s := range shards {
 		w := s.Weight

@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
-// maxPins bounds the keys with slots of their own: each makes the lookups of one hashed slot slower, and all are in the map.
+// maxPins bounds the keys with slots of their own: each makes the lookups of one hashed slot slower, and all are in the
+// map.
 const maxPins = 1024
 
-// Pin gives a key a slot of its own and moves its rows to a shard: a celebrity gets a database, or a tenant his. The rows are found by
-// Table.By. It is a job like any other, except that its first phase cannot be aborted. A key that is pinned already is moved.
+// Pin gives a key a slot of its own and moves its rows to a shard: a celebrity gets a database, or a tenant his. The
+// rows are found by Table.By. It is a job like any other, except that its first phase cannot be aborted. A key that is
+// pinned already is moved.
 func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -27,7 +29,8 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	parts := k.parts()
 	for _, t := range c.opts.Tables {
 		if len(t.By) != len(parts) {
-			return nil, fmt.Errorf("%w: the key has %d parts, table %s is sharded by %v", ErrPreflight, len(parts), t.Name, t.By)
+			return nil, fmt.Errorf("%w: the key has %d parts, table %s is sharded by %v", ErrPreflight, len(parts),
+				t.Name, t.By)
 		}
 	}
 	asked := time.Now()
@@ -74,7 +77,8 @@ func (c *Cluster) Pin(ctx context.Context, k Key, to ID, o MoveOptions) (*Job, e
 	return c.start(next, o, asked)
 }
 
-// pin relabels the rows where they are. From its commit until the map names the pin, writes of the key are refused and repeated.
+// pin relabels the rows where they are. From its commit until the map names the pin, writes of the key are refused and
+// repeated.
 func (j *Job) pin(p *PinState) error {
 	if err := j.enter(PhasePin); err != nil {
 		return err

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A celebrity gets a slot and a shard of its own while it is written to and read, by processes that do not know of it yet; the mover
-// dies on the way.
+// A celebrity gets a slot and a shard of its own while it is written to and read, by processes that do not know of it
+// yet; the mover dies on the way.
 func TestPin(t *testing.T) {
 	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 16, 100)

@@ -13,18 +13,20 @@ import (
 
 // Postgres is the dialect of PostgreSQL 12 and later.
 //
-// The guard is a row trigger per table. While a slot is copied it notes the key of a row and no more. Before the fence the triggers' functions
-// are written anew and the transactions that may have run the old ones are waited for, as CREATE INDEX CONCURRENTLY waits: that stalls no writer, but
-// takes as long as the longest transaction that is writing to the tables. From then on the trigger reads the state of a slot that is not simply owned with SELECT ... FOR SHARE: a
-// writer holds that lock until it commits, so a fence waits for writers in flight, and a REPEATABLE READ or SERIALIZABLE writer whose
-// snapshot is older than the fence fails with 40001 instead of slipping past it. Rows of other slots pay for one bit test on INSERT, and on UPDATE and DELETE
-// only during moves. A row whose slot is NULL or does not exist is refused, TRUNCATE is while any slot is moving or elsewhere.
+// The guard is a row trigger per table. While a slot is copied it notes the key of a row and no more. Before the fence
+// the triggers' functions are written anew and the transactions that may have run the old ones are waited for, as
+// CREATE INDEX CONCURRENTLY waits: that stalls no writer, but takes as long as the longest transaction that is writing
+// to the tables. From then on the trigger reads the state of a slot that is not simply owned with SELECT ... FOR SHARE:
+// a writer holds that lock until it commits, so a fence waits for writers in flight, and a REPEATABLE READ or
+// SERIALIZABLE writer whose snapshot is older than the fence fails with 40001 instead of slipping past it. Rows of
+// other slots pay for one bit test on INSERT, and on UPDATE and DELETE only during moves. A row whose slot is NULL or
+// does not exist is refused, TRUNCATE is while any slot is moving or elsewhere.
 //
-// The mover's transactions commit synchronously whatever the database's default is, so where standbys are synchronous a fence is on one before the
-// next step begins, and a standby that is promoted keeps it.
+// The mover's transactions commit synchronously whatever the database's default is, so where standbys are synchronous a
+// fence is on one before the next step begins, and a standby that is promoted keeps it.
 //
-// The guards need plpgsql, and a mover that owns the tables. Writers need no rights on the state tables but those that PUBLIC is given: to read
-// and to lock slot states and pins, and to note keys.
+// The guards need plpgsql, and a mover that owns the tables. Writers need no rights on the state tables but those that
+// PUBLIC is given: to read and to lock slot states and pins, and to note keys.
 func Postgres() Dialect { return postgres{} }
 
 type postgres struct{}
@@ -74,7 +76,8 @@ func (postgres) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, 
 	if err != nil || !pins {
 		return at, err
 	}
-	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where hashed = $1 and by = $2::text::jsonb)`, int(s), jsonStrings(by)).Scan(&pins)
+	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where hashed = $1 and by = $2::text::jsonb)`,
+		int(s), jsonStrings(by)).Scan(&pins)
 	if pins {
 		at.state = stateGone // to a slot that the caller's map does not know
 	}

@@ -40,7 +40,8 @@ grant insert on tk_dirty to public;
 grant usage on sequence tk_dirty_seq_seq to public;`
 
 func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
-	if _, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(7411)`); err != nil { // "if not exists" races with itself
+	// "if not exists" races with itself
+	if _, err := tx.ExecContext(ctx, `select pg_advisory_xact_lock(7411)`); err != nil {
 		return err
 	}
 	var have bool
@@ -48,7 +49,8 @@ func (postgres) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 		return err
 	}
 	if !have {
-		if _, err := tx.ExecContext(ctx, `set local lock_timeout = '200ms'`); err != nil { // tables of an earlier build are in use
+		// tables of an earlier build are in use
+		if _, err := tx.ExecContext(ctx, `set local lock_timeout = '200ms'`); err != nil {
 			return err
 		}
 		for _, q := range splitSchema(pgSchema) {
@@ -92,9 +94,10 @@ func (postgres) lockTables(ctx context.Context, tx *sql.Tx, tables []*tableInfo)
 	return nil
 }
 
-// guards writes the triggers' functions anew and sees to it that there are triggers. UPDATE and DELETE cost nothing while no slot that has
-// rows here is guarded, because their triggers are disabled then. All locks are SHARE ROW EXCLUSIVE, which readers do not notice; the
-// lock on the table, which is taken before, makes the writers that waited for it see the new function.
+// guards writes the triggers' functions anew and sees to it that there are triggers. UPDATE and DELETE cost nothing
+// while no slot that has rows here is guarded, because their triggers are disabled then. All locks are SHARE ROW
+// EXCLUSIVE, which readers do not notice; the lock on the table, which is taken before, makes the writers that waited
+// for it see the new function.
 func (d postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
 	if err := dropDirtyIndex(ctx, tx); err != nil {
 		return err
@@ -121,7 +124,8 @@ func (d postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) e
 				f = pgFunction(g.name, t.Name)
 			}
 			if !slices.Contains(have, "zz_tk_"+g.name) {
-				if _, err := tx.ExecContext(ctx, `create trigger zz_tk_`+g.name+` `+fmt.Sprintf(g.event, t.Name)+` execute function `+f+`()`); err != nil {
+				if _, err := tx.ExecContext(ctx, `create trigger zz_tk_`+g.name+` `+fmt.Sprintf(g.event, t.Name)+
+					` execute function `+f+`()`); err != nil {
 					return err
 				}
 			}
@@ -139,7 +143,8 @@ func (d postgres) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) e
 	return nil
 }
 
-// guardsOf returns the names of a table's triggers of ours; those of a build that had one function for all tables are dropped.
+// guardsOf returns the names of a table's triggers of ours; those of a build that had one function for all tables are
+// dropped.
 func guardsOf(ctx context.Context, tx *sql.Tx, t *tableInfo) (have []string, err error) {
 	var drop []string
 	rows, err := tx.QueryContext(ctx, `select tgname, proname = 'tk_guard' from pg_trigger join pg_proc p on p.oid = tgfoid where tgrelid = to_regclass($1) and tgname like 'zz_tk_%'`, t.Name)
@@ -162,9 +167,9 @@ func guardsOf(ctx context.Context, tx *sql.Tx, t *tableInfo) (have []string, err
 	return have, err
 }
 
-// functions writes the triggers' functions anew, with bitmaps of the slots that are not simply owned and of those whose keys are noted
-// without a lock (see tk_quick): plpgsql parses them once per session, where a WHEN condition is parsed by every statement. Rows of other
-// slots pay for a bit test. busy as guardedSlots has it.
+// functions writes the triggers' functions anew, with bitmaps of the slots that are not simply owned and of those whose
+// keys are noted without a lock (see tk_quick): plpgsql parses them once per session, where a WHEN condition is parsed
+// by every statement. Rows of other slots pay for a bit test. busy as guardedSlots has it.
 func (postgres) functions(ctx context.Context, tx *sql.Tx, tables []*tableInfo) (busy bool, err error) {
 	guarded, err := guardedSlots(ctx, tx)
 	if err != nil {
@@ -176,7 +181,8 @@ func (postgres) functions(ctx context.Context, tx *sql.Tx, tables []*tableInfo) 
 	}
 	for _, t := range tables {
 		for _, g := range guarded.bodies(t, quote(schema)) { // writers may have another search_path
-			if _, err := tx.ExecContext(ctx, `create or replace function `+pgFunction(g.event, t.Name)+`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
+			if _, err := tx.ExecContext(ctx, `create or replace function `+pgFunction(g.event, t.Name)+
+				`() returns trigger language plpgsql as $tk$ declare st text; begin `+g.body+` end $tk$`); err != nil {
 				return false, err
 			}
 		}
@@ -197,7 +203,8 @@ func (d postgres) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state 
 }
 
 func (d postgres) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
-	_, err := tx.ExecContext(ctx, `update tk_slot set state = $1, since = $2 where slot = any($3::text::int[])`, state, int64(since), d.slotList(slots))
+	_, err := tx.ExecContext(ctx, `update tk_slot set state = $1, since = $2 where slot = any($3::text::int[])`, state,
+		int64(since), d.slotList(slots))
 	return err
 }
 
@@ -216,7 +223,8 @@ func (d postgres) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old,
 			same[i] = fmt.Sprintf("%s = ($3::text::jsonb ->> %d)::%s", quote(c.name), i, c.typ)
 		}
 		col := quote(t.SlotColumn)
-		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = $2 where `+col+` = $1 and `+strings.Join(same, " and "), int(old), int(slot), by); err != nil {
+		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = $2 where `+col+` = $1 and `+
+			strings.Join(same, " and "), int(old), int(slot), by); err != nil {
 			return err
 		}
 	}

@@ -7,23 +7,27 @@ import (
 	"strconv"
 )
 
-// A write of a slot that moves notes its key, and that is all it does while the slot is in tk_quick: the state of such a slot is capture,
-// and is in the guards' functions. The lock on the slot's row that a fence needs costs as much again as the note.
+// A write of a slot that moves notes its key, and that is all it does while the slot is in tk_quick: the state of such
+// a slot is capture, and is in the guards' functions. The lock on the slot's row that a fence needs costs as much again
+// as the note.
 //
 //	tk_slot   tk_quick   a write of its rows                       becomes
 //	capture   yes        notes its key                             capture without, by slow
 //	capture   no         locks the state shared, notes its key     fenced, or owned again
 //
-// Who wants to change the state takes the slot out of tk_quick first, which writes the functions anew (slow), and then waits until those transactions
-// have ended that may have used the old ones (writing). A writer locks its table in ROW EXCLUSIVE mode before it fires triggers, and keeps that lock
-// until it ends (or rolls back to before it); having taken the lock it hears of functions that were committed before. So whoever has
-// no such lock after the commit of slow will run the new function. That is how CREATE INDEX CONCURRENTLY waits for
-// writers (WaitForLockers in src/backend/storage/lmgr/lmgr.c), and like there nobody has to wait for the waiting one. A fence
-// then finds none but writers that lock the state. Changes of state that lock the tables, which the guards' first and last do, have waited by that.
+// Who wants to change the state takes the slot out of tk_quick first, which writes the functions anew (slow), and then
+// waits until those transactions have ended that may have used the old ones (writing). A writer locks its table in ROW
+// EXCLUSIVE mode before it fires triggers, and keeps that lock until it ends (or rolls back to before it); having taken
+// the lock it hears of functions that were committed before. So whoever has no such lock after the commit of slow will
+// run the new function. That is how CREATE INDEX CONCURRENTLY waits for writers (WaitForLockers in
+// src/backend/storage/lmgr/lmgr.c), and like there nobody has to wait for the waiting one. A fence then finds none but
+// writers that lock the state. Changes of state that lock the tables, which the guards' first and last do, have waited
+// by that.
 
 // hasten puts slots in tk_quick; guards must follow in the same transaction, and what lockTables locks be locked.
 func (d postgres) hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error {
-	_, err := tx.ExecContext(ctx, `insert into tk_quick select unnest($1::text::int[]) on conflict do nothing`, d.slotList(slots))
+	_, err := tx.ExecContext(ctx, `insert into tk_quick select unnest($1::text::int[]) on conflict do nothing`,
+		d.slotList(slots))
 	return err
 }
 
@@ -59,9 +63,11 @@ and granted and mode = 'RowExclusiveLock' and pid is distinct from pg_backend_pi
 	})
 }
 
-// dirty reads the table as it lies: an index would cost each write of a slot that moves a quarter of what its guard costs. tidy keeps it short.
+// dirty reads the table as it lies: an index would cost each write of a slot that moves a quarter of what its guard
+// costs. tidy keeps it short.
 func (d postgres) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) (keys []dirtyKey, err error) {
-	rows, err := tx.QueryContext(ctx, `select ctid::text, seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+` limit `+strconv.Itoa(n), d.slotList(slots))
+	rows, err := tx.QueryContext(ctx, `select ctid::text, seq, tbl, slot, pk from tk_dirty where `+d.inSlots("slot", 1)+
+		` limit `+strconv.Itoa(n), d.slotList(slots))
 	return keys, each(rows, err, func() error {
 		var k dirtyKey
 		err := rows.Scan(&k.at, &k.seq, &k.table, &k.slot, &k.pk)
@@ -70,7 +76,8 @@ func (d postgres) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) (k
 	})
 }
 
-// forget finds the entries by where they lie, and looks whether they are the same: VACUUM FULL may have put another one there.
+// forget finds the entries by where they lie, and looks whether they are the same: VACUUM FULL may have put another one
+// there.
 func (postgres) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
 	at := make([]string, len(keys))
 	seqs := make([]int64, len(keys))

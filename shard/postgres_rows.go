@@ -17,10 +17,12 @@ func (postgres) key(t *tableInfo, alias, j string) string {
 	return strings.Join(out, " and ")
 }
 
-func (d postgres) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row, next string, err error) {
+func (d postgres) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row,
+	next string, err error) {
 	slot := "t." + quote(t.SlotColumn)
 	keys := names(t.keys, func(s string) string { return "t." + s })
-	q := `select to_jsonb(t)::text, ` + slot + `, jsonb_build_array(` + keys + `)::text, jsonb_build_array(` + slot + `, ` + keys + `)::text from ` + t.Name + ` t where ` + d.inSlots(slot, 1)
+	q := `select to_jsonb(t)::text, ` + slot + `, jsonb_build_array(` + keys + `)::text, jsonb_build_array(` + slot +
+		`, ` + keys + `)::text from ` + t.Name + ` t where ` + d.inSlots(slot, 1)
 	args := []any{d.slotList(slots)}
 	if after != "" {
 		want := []string{"($2::text::jsonb ->> 0)::int"}
@@ -47,7 +49,9 @@ func (d postgres) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []S
 }
 
 func (d postgres) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string) (out []row, err error) {
-	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, t.`+quote(t.SlotColumn)+`, k.v::text from jsonb_array_elements($1::text::jsonb) k(v) join `+t.Name+` t on `+d.key(t, "t", "k.v"), jsonList(pks))
+	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, t.`+quote(t.SlotColumn)+
+		`, k.v::text from jsonb_array_elements($1::text::jsonb) k(v) join `+t.Name+` t on `+d.key(t, "t", "k.v"),
+		jsonList(pks))
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +75,8 @@ func (d postgres) upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []r
 		recs[i] = r.json
 	}
 	cols := names(t.cols, ident)
-	_, err := tx.ExecContext(ctx, `insert into `+t.Name+` (`+cols+`) overriding system value select `+cols+` from jsonb_populate_recordset(null::`+t.Name+`, $1::text::jsonb)`+t.upsertTail(), jsonList(recs))
+	_, err := tx.ExecContext(ctx, `insert into `+t.Name+` (`+cols+`) overriding system value select `+cols+
+		` from jsonb_populate_recordset(null::`+t.Name+`, $1::text::jsonb)`+t.upsertTail(), jsonList(recs))
 	return err
 }
 
@@ -79,25 +84,30 @@ func (d postgres) remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []st
 	if len(pks) == 0 {
 		return nil
 	}
-	_, err := tx.ExecContext(ctx, `delete from `+t.Name+` t using jsonb_array_elements($1::text::jsonb) k(v) where `+d.key(t, "t", "k.v"), jsonList(pks))
+	_, err := tx.ExecContext(ctx, `delete from `+t.Name+` t using jsonb_array_elements($1::text::jsonb) k(v) where `+
+		d.key(t, "t", "k.v"), jsonList(pks))
 	return err
 }
 
 func (d postgres) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error {
 	slot := "t." + quote(t.SlotColumn)
-	rows, err := tx.QueryContext(ctx, `select `+slot+`, count(*) || ':' || sum(('x' || substr(md5(to_jsonb(t)::text), 1, 15))::bit(60)::bigint)::text from `+t.Name+` t where `+d.inSlots(slot, 1)+` group by 1`, d.slotList(slots))
+	rows, err := tx.QueryContext(ctx, `select `+slot+
+		`, count(*) || ':' || sum(('x' || substr(md5(to_jsonb(t)::text), 1, 15))::bit(60)::bigint)::text from `+t.Name+
+		` t where `+d.inSlots(slot, 1)+` group by 1`, d.slotList(slots))
 	return readSums(t, into, rows, err)
 }
 
 func (d postgres) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {
-	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where ctid = any(array(select ctid from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1)+` limit `+strconv.Itoa(n)+`))`, d.slotList(slots))
+	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where ctid = any(array(select ctid from `+t.Name+` where `+
+		d.inSlots(quote(t.SlotColumn), 1)+` limit `+strconv.Itoa(n)+`))`, d.slotList(slots))
 	if err != nil {
 		return 0, err
 	}
 	return res.RowsAffected()
 }
 
-// addSlotColumn: a column without a default is only a change of the catalogue; the index is built concurrently, and anew if that was interrupted.
+// addSlotColumn: a column without a default is only a change of the catalogue; the index is built concurrently, and
+// anew if that was interrupted.
 func (d postgres) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -105,7 +115,8 @@ func (d postgres) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) e
 	}
 	defer conn.Close()
 	if !t.hasSlot() {
-		if _, err := conn.ExecContext(ctx, `alter table `+t.Name+` add column if not exists `+quote(t.SlotColumn)+` int`); err != nil {
+		if _, err := conn.ExecContext(ctx, `alter table `+t.Name+` add column if not exists `+quote(t.SlotColumn)+
+			` int`); err != nil {
 			return err
 		}
 	}
@@ -119,7 +130,8 @@ func (d postgres) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) e
 	if _, err := conn.ExecContext(ctx, `drop index concurrently if exists `+index); err != nil {
 		return err
 	}
-	_, err = conn.ExecContext(ctx, `create index concurrently `+index+` on `+t.Name+` (`+quote(t.SlotColumn)+`, `+names(t.keys, ident)+`)`)
+	_, err = conn.ExecContext(ctx, `create index concurrently `+index+` on `+t.Name+` (`+quote(t.SlotColumn)+`, `+
+		names(t.keys, ident)+`)`)
 	return err
 }
 
@@ -145,10 +157,12 @@ func (postgres) requireSlot(ctx context.Context, db *sql.DB, t *tableInfo) error
 }
 
 func (d postgres) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
-	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select jsonb_build_array(`+names(t.keys, ident)+`)::text, jsonb_build_array(`+names(t.by, ident)+`)::text`, n)
+	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select jsonb_build_array(`+names(t.keys, ident)+
+		`)::text, jsonb_build_array(`+names(t.by, ident)+`)::text`, n)
 }
 
-func readUnslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, sel string, n int) (pks, by []string, err error) {
+func readUnslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, slot, sel string, n int) (pks, by []string,
+	err error) {
 	rows, err := tx.QueryContext(ctx, sel+` from `+t.Name+` where `+slot+` is null limit `+strconv.Itoa(n))
 	if err != nil {
 		return nil, nil, err
@@ -197,7 +211,10 @@ func (d postgres) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error 
 }
 
 func (postgres) all(ctx context.Context, tx *sql.Tx, t *tableInfo) (out []row, err error) {
-	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, jsonb_build_array(`+names(t.keys, func(s string) string { return "t." + s })+`)::text from `+t.Name+` t`)
+	rows, err := tx.QueryContext(ctx, `select to_jsonb(t)::text, jsonb_build_array(`+
+		names(t.keys, func(s string) string {
+			return "t." + s
+		})+`)::text from `+t.Name+` t`)
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,8 @@ func (b *bitmap) set(s Slot, on bool) {
 
 // test is a condition: the slot has this bit. It is false of slots beyond the bitmap and of NULL.
 func (b bitmap) test(slot string, bit int) string {
-	return fmt.Sprintf(`(case when %s between 0 and %d then get_bit('\x%s'::bytea, %s) = %d else false end)`, slot, 8*len(b)-1, hex.EncodeToString(b), slot, bit)
+	return fmt.Sprintf(`(case when %s between 0 and %d then get_bit('\x%s'::bytea, %s) = %d else false end)`, slot,
+		8*len(b)-1, hex.EncodeToString(b), slot, bit)
 }
 
 func guardedSlots(ctx context.Context, tx *sql.Tx) (g guarded, err error) {
@@ -56,8 +57,8 @@ union all select hashed, 'pin', false from tk_pin`)
 
 type guardBody struct{ event, body string }
 
-// bodies are the functions of a table's triggers. What most writes do comes first, with as few expressions as possible: plpgsql sets up
-// each of them once per transaction.
+// bodies are the functions of a table's triggers. What most writes do comes first, with as few expressions as possible:
+// plpgsql sets up each of them once per transaction.
 func (g guarded) bodies(t *tableInfo, schema string) []guardBody {
 	old, new := "old."+quote(t.SlotColumn), "new."+quote(t.SlotColumn)
 	same := []string{old + ` = ` + new}
@@ -82,7 +83,8 @@ func (g guarded) bodies(t *tableInfo, schema string) []guardBody {
 	return []guardBody{
 		{"insert", pass("new", "", g.quickly(t, schema, "new", "")) + g.check(t, schema, "new") + ` return new;`},
 		{"update", pass("new", old+` = `+new+` and `, g.quickly(t, schema, "new", ` and `+unchanged)) +
-			`if not (` + unchanged + `) then ` + g.check(t, schema, "old") + ` end if; ` + g.check(t, schema, "new") + ` return new;`},
+			`if not (` + unchanged + `) then ` + g.check(t, schema, "old") + ` end if; ` + g.check(t, schema, "new") +
+			` return new;`},
 		{"reslot", pass("new", "", "") + g.check(t, schema, "new") + ` return new;`},
 		{"delete", pass("old", "", g.quickly(t, schema, "old", "")) + g.check(t, schema, "old") + ` return old;`},
 	}
@@ -90,7 +92,10 @@ func (g guarded) bodies(t *tableInfo, schema string) []guardBody {
 
 // note is an INSERT up to where its values come from.
 func (g guarded) note(t *tableInfo, schema, record, slot string) string {
-	return `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + slot + `, jsonb_build_array(` + names(t.keys, func(c string) string { return record + "." + c }) + `)`
+	return `insert into ` + schema + `.tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + slot +
+		`, jsonb_build_array(` + names(t.keys, func(c string) string {
+		return record + "." + c
+	}) + `)`
 }
 
 // quickly notes the key of a row whose slot is in tk_quick and asks nothing.

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever noted a key without a lock, in whatever kind of transaction, is waited for before the fence, and what it wrote is moved.
+// Whoever noted a key without a lock, in whatever kind of transaction, is waited for before the fence, and what it
+// wrote is moved.
 func TestWritersInFlightAreSettled(t *testing.T) {
 	p := postgresPlace(t)
 	n := 0
@@ -34,20 +35,31 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 		end   string
 	}{
 		{"read committed", func(t *testing.T, s *scene, c *sql.Conn) { exec(t, c, `begin`, put(s)) }, `commit`},
-		{"repeatable read", func(t *testing.T, s *scene, c *sql.Conn) { exec(t, c, `begin isolation level repeatable read`, put(s)) }, `commit`},
-		{"serializable", func(t *testing.T, s *scene, c *sql.Conn) { exec(t, c, `begin isolation level serializable`, put(s)) }, `commit`},
-		{"after a savepoint", func(t *testing.T, s *scene, c *sql.Conn) {
-			exec(t, c, `begin`, `savepoint a`, put(s), `update t set v = 5`, `rollback to a`, put(s), `savepoint b`, `delete from t where id = `+fmt.Sprint(s.id), `rollback to b`)
+		{"repeatable read", func(t *testing.T, s *scene, c *sql.Conn) {
+			exec(t, c, `begin isolation level repeatable read`, put(s))
 		}, `commit`},
-		{"prepared", func(t *testing.T, s *scene, c *sql.Conn) { exec(t, c, `begin`, put(s), `prepare transaction 'p'`) }, `commit prepared 'p'`},
-		{"every row", func(t *testing.T, s *scene, c *sql.Conn) { exec(t, c, `begin`, `update t set v = 91`) }, `commit`},
+		{"serializable", func(t *testing.T, s *scene, c *sql.Conn) {
+			exec(t, c, `begin isolation level serializable`, put(s))
+		}, `commit`},
+		{"after a savepoint", func(t *testing.T, s *scene, c *sql.Conn) {
+			exec(t, c, `begin`, `savepoint a`, put(s), `update t set v = 5`, `rollback to a`, put(s), `savepoint b`,
+				`delete from t where id = `+fmt.Sprint(s.id), `rollback to b`)
+		}, `commit`},
+		{"prepared", func(t *testing.T, s *scene, c *sql.Conn) {
+			exec(t, c, `begin`, put(s), `prepare transaction 'p'`)
+		}, `commit prepared 'p'`},
+		{"every row", func(t *testing.T, s *scene, c *sql.Conn) {
+			exec(t, c, `begin`, `update t set v = 91`)
+		}, `commit`},
 		{"another key", func(t *testing.T, s *scene, c *sql.Conn) { // and one more, because the row moves on
-			exec(t, c, `begin`, fmt.Sprintf(`update t set id = 1000 where id = %d`, s.id), fmt.Sprintf(`update t set id = %d, v = 91 where id = 1000`, s.id))
+			exec(t, c, `begin`, fmt.Sprintf(`update t set id = 1000 where id = %d`, s.id),
+				fmt.Sprintf(`update t set id = %d, v = 91 where id = 1000`, s.id))
 		}, `commit`},
 		{"copy", func(t *testing.T, s *scene, c *sql.Conn) {
 			exec(t, c, `begin`, `delete from t where id = `+fmt.Sprint(s.id))
 			require.NoError(t, c.Raw(func(dc any) error {
-				_, err := dc.(*stdlib.Conn).Conn().CopyFrom(context.Background(), pgx.Identifier{"t"}, []string{"id", "slot", "v"}, pgx.CopyFromRows([][]any{{s.id, int(s.slot), 91}}))
+				_, err := dc.(*stdlib.Conn).Conn().CopyFrom(context.Background(), pgx.Identifier{"t"},
+					[]string{"id", "slot", "v"}, pgx.CopyFromRows([][]any{{s.id, int(s.slot), 91}}))
 				return err
 			}))
 		}, `commit`},
@@ -115,7 +127,8 @@ func TestSettlingKeepsNobodyWaiting(t *testing.T) {
 	<-settling
 	for v := range int64(50) {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		_, err := s.shards[0].DB.ExecContext(ctx, `set lock_timeout = 20000; update t set v = `+fmt.Sprint(v+2)+` where id = `+fmt.Sprint(s.id))
+		_, err := s.shards[0].DB.ExecContext(ctx, `set lock_timeout = 20000; update t set v = `+fmt.Sprint(v+2)+
+			` where id = `+fmt.Sprint(s.id))
 		cancel()
 		require.NoError(t, err)
 	}
@@ -129,7 +142,8 @@ func TestSettlingKeepsNobodyWaiting(t *testing.T) {
 	require.EqualValues(t, 51, s.value(t, s.id))
 }
 
-// The database itself refuses a fence while keys are noted without a lock, and Guard does not bring that back when it was ended.
+// The database itself refuses a fence while keys are noted without a lock, and Guard does not bring that back when it
+// was ended.
 func TestFenceNeedsSlow(t *testing.T) {
 	n := 0
 	s := newScene(t, postgresPlace(t), "", &n)
@@ -156,7 +170,8 @@ func TestFenceNeedsSlow(t *testing.T) {
 	require.Zero(t, has)
 }
 
-// A role that may write to the tables and knows nothing of the guards is let through or refused by them like any other, at each step.
+// A role that may write to the tables and knows nothing of the guards is let through or refused by them like any other,
+// at each step.
 func TestWriterOfAnotherRole(t *testing.T) {
 	n := 0
 	s := newScene(t, postgresPlace(t), "", &n)
@@ -179,7 +194,8 @@ func TestWriterOfAnotherRole(t *testing.T) {
 		}
 		return nil
 	}
-	ins, up, del := fmt.Sprintf(`insert into t (id, slot, v) values (5000, %d, 1)`, s.slot), `update t set v = v + 1 where id = 5000`, `delete from t where id = 5000`
+	ins, up, del := fmt.Sprintf(`insert into t (id, slot, v) values (5000, %d, 1)`, s.slot),
+		`update t set v = v + 1 where id = 5000`, `delete from t where id = 5000`
 	steps := 0
 	j := s.move(t, func(name string) error {
 		switch name {
@@ -270,7 +286,8 @@ func TestWritingNamesWritersOfPartitions(t *testing.T) {
 	n := 0
 	s := newScene(t, postgresPlace(t), "", &n)
 	ctx, db := t.Context(), s.shards[0].DB
-	for _, q := range []string{`create table parted (id bigint, slot int) partition by range (id)`, `create table parted_1 partition of parted for values from (0) to (10) partition by list (slot)`,
+	for _, q := range []string{`create table parted (id bigint, slot int) partition by range (id)`,
+		`create table parted_1 partition of parted for values from (0) to (10) partition by list (slot)`,
 		`create table parted_1_1 partition of parted_1 for values in (1)`} {
 		_, err := db.Exec(q)
 		require.NoError(t, err)

@@ -13,12 +13,14 @@ import (
 	"github.com/tierkit/tierkit/internal/sqltable"
 )
 
-// ReadTable keeps a table for reading beside the sharded ones: orders by product where orders are sharded by customer, so that a list needs no
-// scatter. A transaction says what it changed, in an outbox on its own shard; a relay applies that to the table, which may be in any database.
+// ReadTable keeps a table for reading beside the sharded ones: orders by product where orders are sharded by customer,
+// so that a list needs no scatter. A transaction says what it changed, in an outbox on its own shard; a relay applies
+// that to the table, which may be in any database.
 //
-// The table is behind by the relay's lag (Backlog) and never lost: changes are applied at least once, and a change is left out if the table has a newer version
-// of its row. So they may arrive twice, or in another order than they were made, as they do when a key moves to another shard. All methods are safe
-// for concurrent use; any number of processes may relay.
+// The table is behind by the relay's lag (Backlog) and never lost: changes are applied at least once, and a change is
+// left out if the table has a newer version of its row. So they may arrive twice, or in another order than they were
+// made, as they do when a key moves to another shard. All methods are safe for concurrent use; any number of processes
+// may relay.
 type ReadTable struct {
 	c     *Cluster
 	o     ReadTableOptions
@@ -32,8 +34,8 @@ type ReadTable struct {
 type ReadTableOptions struct {
 	// Outbox is the name of the outbox table on every shard. Default "tk_read_outbox"; one for each ReadTable.
 	Outbox string
-	// Apply brings changes into the table and returns nil when they are there: UpsertInto, or the application's own. It must not replace a row by one with a
-	// lower version.
+	// Apply brings changes into the table and returns nil when they are there: UpsertInto, or the application's own. It
+	// must not replace a row by one with a lower version.
 	Apply func(ctx context.Context, changes []RowChange) error
 	// Interval is how often each relay looks without being woken. Default 1 s.
 	Interval time.Duration
@@ -144,7 +146,8 @@ func (r *ReadTable) Wake() {
 	}
 }
 
-// Relay applies what has been committed on all shards, and returns how many changes. A shard that fails does not keep the others from going on.
+// Relay applies what has been committed on all shards, and returns how many changes. A shard that fails does not keep
+// the others from going on.
 func (r *ReadTable) Relay(ctx context.Context) (n int, err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -168,8 +171,8 @@ func (r *ReadTable) Relay(ctx context.Context) (n int, err error) {
 	return n, errors.Join(errs...)
 }
 
-// Run relays until ctx ends, and then returns nil; shards that are added meanwhile are relayed too. Errors are reported (report may be nil) and tried
-// again.
+// Run relays until ctx ends, and then returns nil; shards that are added meanwhile are relayed too. Errors are reported
+// (report may be nil) and tried again.
 func (r *ReadTable) Run(ctx context.Context, report func(error)) error {
 	var wg sync.WaitGroup
 	running := map[ID]bool{}
@@ -212,9 +215,10 @@ func (r *ReadTable) Backlog(ctx context.Context) (n int, oldest time.Duration, e
 	return n, oldest, nil
 }
 
-// UpsertInto is a ReadTableOptions.Apply for a table (row_key, version, deleted, data) in a database, which it creates: one statement a change, which leaves
-// newer rows alone. The dialect is that database's.
-func UpsertInto(ctx context.Context, db *sql.DB, d Dialect, table string) (func(context.Context, []RowChange) error, error) {
+// UpsertInto is a ReadTableOptions.Apply for a table (row_key, version, deleted, data) in a database, which it creates:
+// one statement a change, which leaves newer rows alone. The dialect is that database's.
+func UpsertInto(ctx context.Context, db *sql.DB, d Dialect, table string) (func(context.Context, []RowChange) error,
+	error) {
 	if err := sqltable.CheckName(table); err != nil {
 		return nil, fmt.Errorf("shard: UpsertInto: %w", err)
 	}
@@ -228,7 +232,9 @@ func UpsertInto(ctx context.Context, db *sql.DB, d Dialect, table string) (func(
 		text, blob = "varchar(255)", "longblob"
 		upsert = `insert into {t} (row_key, version, deleted, data) values (?, ?, ?, ?) on duplicate key update deleted = if(values(version) > version, values(deleted), deleted), data = if(values(version) > version, values(data), data), version = greatest(version, values(version))`
 	}
-	if err := createTable(ctx, db, fmt.Sprintf(`%s (row_key %s primary key, version bigint not null, deleted int not null, data %s not null)`, table, text, blob)); err != nil {
+	if err := createTable(ctx, db, fmt.Sprintf(
+		`%s (row_key %s primary key, version bigint not null, deleted int not null, data %s not null)`, table, text,
+		blob)); err != nil {
 		return nil, fmt.Errorf("shard: UpsertInto %s: %w", table, err)
 	}
 	upsert = sqltable.Statement(upsert, table, d.Name() == "postgres")

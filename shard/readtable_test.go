@@ -15,8 +15,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Orders stand on the shards of their customers, and by product in one table for reading. Writers change and delete them while slots move, relays of two
-// processes work against each other, and the table's database fails now and then: in the end it is what the shards have.
+// Orders stand on the shards of their customers, and by product in one table for reading. Writers change and delete
+// them while slots move, relays of two processes work against each other, and the table's database fails now and then:
+// in the end it is what the shards have.
 func TestReadTable(t *testing.T) {
 	for name, make := range map[string]func(testing.TB) *place{"sqlite": sqlitePlace, "postgres": postgresPlace, "mariadb": mariadbPlace} {
 		t.Run(name, func(t *testing.T) {

@@ -8,17 +8,18 @@ import (
 	"sync"
 )
 
-// Reference is a small table that every shard has whole, such as countries or prices, so that queries can join it. Its home is the shard whose name sorts first among
-// those the cluster knows; what stands there counts.
+// Reference is a small table that every shard has whole, such as countries or prices, so that queries can join it. Its
+// home is the shard whose name sorts first among those the cluster knows; what stands there counts.
 type Reference struct {
 	// Name as written in SQL, and Key, the primary key. Required.
 	Name string
 	Key  []string
 }
 
-// UpdateReferences runs f in a transaction on the home shard and then brings the tables, in order (those that others refer to first), to all
-// other shards, as SyncReferences does. When f committed and a shard could not be reached the error is a *PartialError: call
-// SyncReferences until it succeeds. Readers of a shard see either the old rows or the new ones, but not all shards change at the same moment.
+// UpdateReferences runs f in a transaction on the home shard and then brings the tables, in order (those that others
+// refer to first), to all other shards, as SyncReferences does. When f committed and a shard could not be reached the
+// error is a *PartialError: call SyncReferences until it succeeds. Readers of a shard see either the old rows or the
+// new ones, but not all shards change at the same moment.
 func (c *Cluster) UpdateReferences(ctx context.Context, refs []Reference, f func(tx *sql.Tx) error) error {
 	home := c.known()[0]
 	tx, err := home.DB.BeginTx(ctx, nil)
@@ -35,8 +36,9 @@ func (c *Cluster) UpdateReferences(ctx context.Context, refs []Reference, f func
 	return c.SyncReferences(ctx, refs)
 }
 
-// SyncReferences makes the tables on all shards equal to those on the home shard: rows that differ are replaced and others deleted, in one
-// transaction per shard. Concurrent calls do no harm: each reads the home after it has locked the copy's rows. The error is a *PartialError.
+// SyncReferences makes the tables on all shards equal to those on the home shard: rows that differ are replaced and
+// others deleted, in one transaction per shard. Concurrent calls do no harm: each reads the home after it has locked
+// the copy's rows. The error is a *PartialError.
 func (c *Cluster) SyncReferences(ctx context.Context, refs []Reference) error {
 	d := c.opts.Dialect
 	if d == nil {
@@ -103,7 +105,8 @@ func (c *Cluster) syncReferences(ctx context.Context, home, sh *shardState, refs
 			return err
 		}
 		if !info.sameSchema(there) {
-			return fmt.Errorf("%w: table %s on %s: %s on %s: %s", ErrPreflight, r.Name, home.ID, there.fingerprint(), sh.ID, info.fingerprint())
+			return fmt.Errorf("%w: table %s on %s: %s on %s: %s", ErrPreflight, r.Name, home.ID, there.fingerprint(),
+				sh.ID, info.fingerprint())
 		}
 		if err := info.findColumns(); err != nil {
 			return err

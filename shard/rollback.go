@@ -94,8 +94,9 @@ func (j *Job) take(ctx context.Context, allowed func(js *JobState) error) (*Stat
 	}
 }
 
-// Complete ends the hold of a reversible job: the way back is given up and the sources' rows are deleted, after the longest lease of all
-// processes. It returns the job that does so. ErrNotHeld when the job is not that far; it then has to be resumed.
+// Complete ends the hold of a reversible job: the way back is given up and the sources' rows are deleted, after the
+// longest lease of all processes. It returns the job that does so. ErrNotHeld when the job is not that far; it then has
+// to be resumed.
 func (j *Job) Complete(ctx context.Context) (*Job, error) {
 	_, a, err := j.take(ctx, func(js *JobState) error {
 		if js == nil || js.Phase != PhaseHold {
@@ -113,10 +114,10 @@ func (j *Job) Complete(ctx context.Context) (*Job, error) {
 	return j.c.Resume(ctx, j.opts)
 }
 
-// Rollback takes a reversible job back, in whatever phase before Complete it is: a group that is not handed over is undone as by Abort,
-// and those that are return to their sources with all that was written meanwhile, by the steps of a move without the copy: catch up, verify, fence, drain,
-// compare-and-swap. No acknowledged write is lost. It returns the job that does so, which can be resumed like any other
-// but not aborted.
+// Rollback takes a reversible job back, in whatever phase before Complete it is: a group that is not handed over is
+// undone as by Abort, and those that are return to their sources with all that was written meanwhile, by the steps of a
+// move without the copy: catch up, verify, fence, drain, compare-and-swap. No acknowledged write is lost. It returns
+// the job that does so, which can be resumed like any other but not aborted.
 func (j *Job) Rollback(ctx context.Context) (*Job, error) {
 	st, a, err := j.take(ctx, func(js *JobState) error {
 		if js == nil || !js.Reversible || js.Phase == PhasePin {
@@ -164,15 +165,16 @@ func (j *Job) Rollback(ctx context.Context) (*Job, error) {
 	return j.c.Resume(ctx, j.opts)
 }
 
-// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over stay, and their
-// old rows are deleted, which takes the longest lease at least. After the commit of the last group it returns an error: resume the
-// job, or roll it back if it is reversible.
+// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over
+// stay, and their old rows are deleted, which takes the longest lease at least. After the commit of the last group it
+// returns an error: resume the job, or roll it back if it is reversible.
 func (j *Job) Abort(ctx context.Context) error {
 	st, a, err := j.take(ctx, func(js *JobState) error {
 		if js == nil {
 			return nil
 		}
-		if p := js.Phase; js.Reverse || p == PhaseGone || p == PhaseHold || p == PhaseGrace || p == PhaseCleanup || p == PhasePin {
+		if p := js.Phase; js.Reverse || p == PhaseGone || p == PhaseHold || p == PhaseGrace || p == PhaseCleanup ||
+			p == PhasePin {
 			return fmt.Errorf("shard: phase %s cannot be undone; resume the job", p)
 		}
 		return nil

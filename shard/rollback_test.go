@@ -30,7 +30,8 @@ func TestRollback(t *testing.T) {
 		require.NoError(t, back.Wait(ctx))
 		w.quiet()
 		require.Len(t, back.Status().WritePauses, back.Status().Groups)
-		t.Logf("%d writes; pauses there %v, back %v", w.writes.Load(), j.Status().WritePauses, back.Status().WritePauses)
+		t.Logf("%d writes; pauses there %v, back %v", w.writes.Load(), j.Status().WritePauses,
+			back.Status().WritePauses)
 		w.check()
 		require.Zero(t, w.c.Map().Counts()["s2"])
 		require.True(t, func() bool {
@@ -66,24 +67,27 @@ func TestComplete(t *testing.T) {
 	})
 }
 
-// Taken back in the middle: some groups handed over, one on its way. The way back dies at each of its steps and is resumed.
+// Taken back in the middle: some groups handed over, one on its way. The way back dies at each of its steps and is
+// resumed.
 func TestRollbackOnTheWayAndCrashes(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
-		for _, at := range []string{"before drain", "before gone"} { // before the commit of a group, and after; the simulation has the other steps
+		// before the commit of a group, and after; the simulation has the other steps
+		for _, at := range []string{"before drain", "before gone"} {
 			t.Run(slug(at), func(t *testing.T) {
 				w := newWorld(t, renamed(p, slug(at)), 2, 32, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)
 				n := 0
-				j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 4, Chunk: 20, Reversible: true, step: func(name string) error {
-					if name == "before prepare" {
-						n++
-					}
-					if n == 2 && name == at {
-						return errCrash
-					}
-					return nil
-				}})
+				j, err := w.c.Move(ctx, w.plan(ctx),
+					MoveOptions{Group: 4, Chunk: 20, Reversible: true, step: func(name string) error {
+						if name == "before prepare" {
+							n++
+						}
+						if n == 2 && name == at {
+							return errCrash
+						}
+						return nil
+					}})
 				require.NoError(t, err)
 				require.ErrorIs(t, j.Wait(ctx), errCrash)
 				crashed := map[string]bool{}

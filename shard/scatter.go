@@ -12,14 +12,14 @@ import (
 
 // Query is a question to all shards.
 type Query[T any] struct {
-	// SQL and Args run on every shard. With Less it must have the matching ORDER BY. Do not put the LIMIT into it: rows in the middle of
-	// a move are left out after they are read, so reading stops by itself once enough rows counted.
+	// SQL and Args run on every shard. With Less it must have the matching ORDER BY. Do not put the LIMIT into it: rows
+	// in the middle of a move are left out after they are read, so reading stops by itself once enough rows counted.
 	SQL  string
 	Args []any
 	// Scan reads one row. Required.
 	Scan func(rows *sql.Rows) (T, error)
-	// SlotOf returns the slot of a row, so that rows that a move has copied but not yet handed over, or handed over but not yet
-	// cleaned up, are left out. nil: no row is left out, so ask only while no move is in progress.
+	// SlotOf returns the slot of a row, so that rows that a move has copied but not yet handed over, or handed over but
+	// not yet cleaned up, are left out. nil: no row is left out, so ask only while no move is in progress.
 	SlotOf func(T) Slot
 	// Only asks the shards that own one of these slots, as RangeSlots gives them. nil: all. SlotOf is needed with it.
 	Only []Slot
@@ -43,8 +43,8 @@ type Result[T any] struct {
 // scatterRetries bounds how often a scatter is repeated because slots changed hands meanwhile.
 const scatterRetries = 10
 
-// Scatter asks all shards in parallel and merges. It fails with a *PartialError when any shard fails, unless q.Partial. When slots
-// changed hands while it ran it is repeated, so that no row is missing or there twice.
+// Scatter asks all shards in parallel and merges. It fails with a *PartialError when any shard fails, unless q.Partial.
+// When slots changed hands while it ran it is repeated, so that no row is missing or there twice.
 func Scatter[T any](ctx context.Context, c *Cluster, q Query[T]) (Result[T], error) {
 	if q.Scan == nil {
 		return Result[T]{}, fmt.Errorf("shard: Query.Scan is nil")

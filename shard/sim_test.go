@@ -19,9 +19,10 @@ var (
 	simFirst = flag.Uint64("sim.first", 1, "the first of them")
 )
 
-// simulation is one run: three shards, two processes of clients, two of movers. Clients increment counters through Do, set, delete and read registers
-// through Tx and Do, and stand still at any point, for longer than the lease too. Movers move, die, freeze and come back as zombies,
-// complete and roll back. Afterwards, and at every read, the books must balance.
+// simulation is one run: three shards, two processes of clients, two of movers. Clients increment counters through Do,
+// set, delete and read registers through Tx and Do, and stand still at any point, for longer than the lease too. Movers
+// move, die, freeze and come back as zombies, complete and roll back. Afterwards, and at every read, the books must
+// balance.
 type simulation struct {
 	seed    uint64
 	mutant  string
@@ -76,7 +77,9 @@ func (m *simulation) cluster(proc string, lease time.Duration, mover bool) (*Clu
 		first = shards[:2]
 	}
 	ctx := context.WithValue(context.Background(), actorKey{}, "new-"+proc)
-	c, err := New(ctx, store, first, Options{Dialect: simDialect{proc: proc, mutant: m.mutant, cursor: map[*simDB]int64{}}, Tables: []Table{{Name: "t", Key: []string{"id"}}}, Slots: simSlots,
+	c, err := New(ctx, store, first, Options{
+		Dialect: simDialect{proc: proc, mutant: m.mutant, cursor: map[*simDB]int64{}},
+		Tables:  []Table{{Name: "t", Key: []string{"id"}}}, Slots: simSlots,
 		Refresh: -1, Lease: lease, Retry: 2 * time.Second, HotKeys: -1})
 	if err == nil && len(first) == 2 {
 		err = c.AddShard(shards[2])
@@ -114,7 +117,8 @@ func (m *simulation) supervise() {
 		return nil
 	}
 	calls := 0
-	call := func() context.Context { // each has a name of its own, and so has the job that it begins: turns are drawn by name
+	// each has a name of its own, and so has the job that it begins: turns are drawn by name
+	call := func() context.Context {
 		calls++
 		return context.WithValue(context.Background(), actorKey{}, fmt.Sprint("supervisor-", calls))
 	}
@@ -227,7 +231,8 @@ func (m *simulation) check() {
 
 // simulate runs one seed.
 func simulate(t *testing.T, seed uint64, mutant string) *simulation {
-	m := &simulation{seed: seed, mutant: mutant, s: &scheduler{rng: rand.New(rand.NewPCG(seed, 1))}, store: MemoryStore(), dbs: map[ID]*simDB{}}
+	m := &simulation{seed: seed, mutant: mutant, s: &scheduler{rng: rand.New(rand.NewPCG(seed, 1))},
+		store: MemoryStore(), dbs: map[ID]*simDB{}}
 	synctest.Test(t, func(*testing.T) {
 		for _, id := range []ID{"a", "b", "c"} {
 			m.dbs[id] = newSimDB(id, m.s)
@@ -309,13 +314,16 @@ func TestSimulation(t *testing.T) {
 	require.Equal(t, a.s.steps, b.s.steps, "a seed is one history")
 	require.Equal(t, a.count, b.count)
 	require.Equal(t, a.hist, b.hist)
-	t.Logf("%d seeds from %d: %d steps, %d increments acknowledged, %d unknown, %d reads, %d crashes of movers", *simSeeds, *simFirst, steps, acked, unknown, reads, crashes)
+	t.Logf("%d seeds from %d: %d steps, %d increments acknowledged, %d unknown, %d reads, %d crashes of movers",
+		*simSeeds, *simFirst, steps, acked, unknown, reads, crashes)
 }
 
-// Each precaution taken away must be noticed. (The epoch in the slot's row needs a slot that comes back under an operation that is late: see TestHeldDoAwayAndBack.)
+// Each precaution taken away must be noticed. (The epoch in the slot's row needs a slot that comes back under an
+// operation that is late: see TestHeldDoAwayAndBack.)
 func TestSimulationCatchesMutants(t *testing.T) {
 	deterministic(t)
-	for _, mutant := range []string{"nolock", "cursor", "latesource", "notoken", "nograce", "noask", "nosettle", "quickrow"} {
+	for _, mutant := range []string{"nolock", "cursor", "latesource", "notoken", "nograce", "noask", "nosettle",
+		"quickrow"} {
 		t.Run(mutant, func(t *testing.T) {
 			for seed := uint64(1); seed <= 300; seed++ {
 				if m := simulate(t, seed, mutant); len(m.bad) > 0 {

@@ -26,7 +26,8 @@ func (m *simulation) writer(g int) {
 		ctx := context.WithValue(context.Background(), actorKey{}, fmt.Sprintf("writer%d-%d", g, n))
 		c := m.clients[r.IntN(len(m.clients))]
 		if r.IntN(2) == 0 {
-			m.increment(ctx, c, r, r.IntN(simCounters-2)) // the last two are for raw: a snapshot must be able to stay valid for long
+			// the last two are for raw: a snapshot must be able to stay valid for long
+			m.increment(ctx, c, r, r.IntN(simCounters-2))
 		} else {
 			m.set(ctx, c, r, simCounters+r.IntN((simKeys-simCounters)/simWriters)*simWriters+g, int64(n*simWriters+g+1))
 		}
@@ -81,8 +82,8 @@ func (m *simulation) set(ctx context.Context, c *Cluster, r *rand.Rand, id int, 
 	}
 }
 
-// raw writes to a database as a program does that knows of no map: the row guard is all there is. The row of the register
-// belongs to one writer, so only counters are written.
+// raw writes to a database as a program does that knows of no map: the row guard is all there is. The row of the
+// register belongs to one writer, so only counters are written.
 func (m *simulation) raw(g int) {
 	r := rand.New(rand.NewPCG(m.seed, uint64(g)+300))
 	for n := 0; !m.stopped(); n++ {
@@ -148,7 +149,8 @@ func (m *simulation) reader(g int) {
 		m.mu.Lock()
 		m.reads++
 		if err == nil && !slices.Contains(m.hist[id][lo:], v) {
-			m.bad = append(m.bad, fmt.Sprintf("stale read (%d) of key %d: got %d, possible were %v", how, id, v, m.hist[id][lo:]))
+			m.bad = append(m.bad, fmt.Sprintf("stale read (%d) of key %d: got %d, possible were %v", how, id, v,
+				m.hist[id][lo:]))
 		}
 		m.mu.Unlock()
 		time.Sleep(time.Duration(r.IntN(6)) * time.Millisecond)

@@ -17,10 +17,11 @@ import (
 	"time"
 )
 
-// A database for the simulation: read committed and repeatable read over committed versions, shared and exclusive locks with
-// timeouts, a sequence that is not transactional; in short what PostgreSQL does as far as the protocol depends on it. The real Cluster and
-// mover run on it through database/sql: a statement is a function that the driver runs in the transaction. Each statement, each commit
-// and each access to the map store first waits for its turn, which the scheduler gives in an order drawn from a seed.
+// A database for the simulation: read committed and repeatable read over committed versions, shared and exclusive locks
+// with timeouts, a sequence that is not transactional; in short what PostgreSQL does as far as the protocol depends on
+// it. The real Cluster and mover run on it through database/sql: a statement is a function that the driver runs in the
+// transaction. Each statement, each commit and each access to the map store first waits for its turn, which the
+// scheduler gives in an order drawn from a seed.
 
 // scheduler lets one actor run at a time.
 type scheduler struct {
@@ -103,7 +104,8 @@ type simRow struct {
 }
 
 func (d *simData) clone() *simData {
-	return &simData{maps.Clone(d.slots), maps.Clone(d.rows), maps.Clone(d.dirty), maps.Clone(d.places), maps.Clone(d.quick), d.token}
+	return &simData{maps.Clone(d.slots), maps.Clone(d.rows), maps.Clone(d.dirty), maps.Clone(d.places),
+		maps.Clone(d.quick), d.token}
 }
 
 type simDB struct {
@@ -117,7 +119,9 @@ type simDB struct {
 }
 
 func newSimDB(id ID, s *scheduler) *simDB {
-	return &simDB{id: id, s: s, locks: map[string]map[*simTx]bool{}, data: &simData{slots: map[Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]dirtyKey{}, places: map[string]string{}, quick: map[Slot]bool{}}}
+	return &simDB{id: id, s: s, locks: map[string]map[*simTx]bool{},
+		data: &simData{slots: map[Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]dirtyKey{},
+			places: map[string]string{}, quick: map[Slot]bool{}}}
 }
 
 // simTx keeps its changes apart until it commits.
@@ -270,7 +274,8 @@ func stmt(ctx context.Context, e execer, f func(*simTx) error) error {
 
 const simLockTimeout = 400 * time.Millisecond
 
-// table locks the table as writers do. Functions that are committed later need not be heard of until the transaction ends.
+// table locks the table as writers do. Functions that are committed later need not be heard of until the transaction
+// ends.
 func (t *simTx) table() error {
 	err := t.lock("table", false, simLockTimeout)
 	if err == nil && t.quick == nil {

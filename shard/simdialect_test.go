@@ -27,7 +27,8 @@ func (simDialect) IsFenced(err error) bool                             { return 
 func (simDialect) IsRetryable(err error) bool                          { return errors.Is(err, errSimRetry) }
 func (simDialect) guards(context.Context, *sql.Tx, []*tableInfo) error { return nil }
 
-func (d simDialect) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ []string, readOnly bool) (r slotRow, err error) {
+func (d simDialect) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ []string, readOnly bool) (r slotRow,
+	err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		if !readOnly {
 			if err := t.lock(fmt.Sprint("slot", s), false, simLockTimeout); err != nil {
@@ -160,7 +161,8 @@ func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []Slot, f func(*s
 			}
 			now := t.view().slots[s].slotRow
 			if f(&now); now.state != stateCapture && t.view().quick[s] {
-				t.db.violation("slot %d would be %s on %s while its keys are noted without a lock", s, now.state, t.db.id)
+				t.db.violation("slot %d would be %s on %s while its keys are noted without a lock", s, now.state,
+					t.db.id)
 				return ErrMoverLost
 			}
 			t.change(func(data *simData) {
@@ -174,7 +176,8 @@ func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []Slot, f func(*s
 	})
 }
 
-func (d simDialect) chunk(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []Slot, after string, n int) (out []row, next string, err error) {
+func (d simDialect) chunk(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []Slot, after string, n int) (out []row,
+	next string, err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		from, _ := strconv.ParseInt(cmp.Or(after, "-1"), 10, 64)
 		data := t.view()

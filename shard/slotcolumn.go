@@ -16,8 +16,8 @@ type FillOptions struct {
 	Batch int
 	// RowsPerSecond throttles. 0: no throttle.
 	RowsPerSecond int
-	// Key makes the sharding key from the columns of Table.By, which are int64, string or nil. Default: Int or String for one
-	// column, Composite for several. It must be what the application passes to Do and Tx.
+	// Key makes the sharding key from the columns of Table.By, which are int64, string or nil. Default: Int or String
+	// for one column, Composite for several. It must be what the application passes to Do and Tx.
 	Key func(by []any) (Key, error)
 	// Progress is called after each batch with the number of rows filled so far. May be nil.
 	Progress func(id ID, table string, rows int64)
@@ -27,15 +27,15 @@ type FillOptions struct {
 type FillReport struct {
 	// Rows that got a slot, in this call.
 	Rows int64
-	// Misplaced rows belong to another shard than the one they are on: the map does not describe where the data is. With a map of one shard, or one made by
-	// Options.Modulo from the same id % n, there are none.
+	// Misplaced rows belong to another shard than the one they are on: the map does not describe where the data is.
+	// With a map of one shard, or one made by Options.Modulo from the same id % n, there are none.
 	Misplaced int64
 }
 
-// FillSlots makes the tables of Options.Tables fit to be sharded: it adds the slot column and its index where they are missing, gives every
-// row without a slot its slot in batches, and then requires one (PostgreSQL). The service goes on meanwhile; it
-// must write the slot into new rows from the time the column is there, and rows without are found until none is left. It can
-// be stopped and called again at any time. Not while a move is in progress: ErrMoving.
+// FillSlots makes the tables of Options.Tables fit to be sharded: it adds the slot column and its index where they are
+// missing, gives every row without a slot its slot in batches, and then requires one (PostgreSQL). The service goes on
+// meanwhile; it must write the slot into new rows from the time the column is there, and rows without are found until
+// none is left. It can be stopped and called again at any time. Not while a move is in progress: ErrMoving.
 func (c *Cluster) FillSlots(ctx context.Context, o FillOptions) (FillReport, error) {
 	var rep FillReport
 	if c.opts.Dialect == nil || len(c.opts.Tables) == 0 {
@@ -57,7 +57,8 @@ func (c *Cluster) FillSlots(ctx context.Context, o FillOptions) (FillReport, err
 	if v.st.Job != nil {
 		return rep, ErrMoving
 	}
-	j := &Job{c: c, opts: MoveOptions{LockTimeout: 200 * time.Millisecond, RowsPerSecond: o.RowsPerSecond}, ctx: ctx, token: v.st.Token}
+	j := &Job{c: c, opts: MoveOptions{LockTimeout: 200 * time.Millisecond, RowsPerSecond: o.RowsPerSecond}, ctx: ctx,
+		token: v.st.Token}
 	for _, sh := range v.dbs {
 		for _, t := range c.opts.Tables {
 			if err := j.fillTable(v, sh, t, o, &rep); err != nil {

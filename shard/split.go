@@ -8,9 +8,10 @@ import (
 	"strconv"
 )
 
-// Parts are the n keys that a key is split into when one database cannot bear its writes: key#0 to key#n-1, each with a slot, and so
-// mostly a shard, of its own. Write to Part, which takes one of them; read them all with DoMany and add up. For a counter of a celebrity's likes that is
-// n times the writes. For reads write a copy under each part, and read Part. n below 2: the key itself.
+// Parts are the n keys that a key is split into when one database cannot bear its writes: key#0 to key#n-1, each with a
+// slot, and so mostly a shard, of its own. Write to Part, which takes one of them; read them all with DoMany and add
+// up. For a counter of a celebrity's likes that is n times the writes. For reads write a copy under each part, and read
+// Part. n below 2: the key itself.
 func Parts(k Key, n int) []Key {
 	if n < 2 {
 		return []Key{k}
@@ -42,8 +43,9 @@ type AutoPinOptions struct {
 	Move MoveOptions
 }
 
-// AutoPin pins the hottest key, if it takes more than its share and is not pinned yet, to the shard with the lowest load, by what this process
-// routed; nil, nil when there is nothing to do. Call it from time to time, in one process: each call begins at most one job. ErrMoving while another is in progress.
+// AutoPin pins the hottest key, if it takes more than its share and is not pinned yet, to the shard with the lowest
+// load, by what this process routed; nil, nil when there is nothing to do. Call it from time to time, in one process:
+// each call begins at most one job. ErrMoving while another is in progress.
 func (c *Cluster) AutoPin(ctx context.Context, o AutoPinOptions) (*Job, error) {
 	if o.Share < 0 || o.Share > 1 || o.Max < 0 || o.Max > maxPins {
 		return nil, fmt.Errorf("shard: AutoPinOptions.Share %v or Max %d is out of range", o.Share, o.Max)

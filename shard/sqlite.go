@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// SQLite is the dialect of SQLite 3.35 and later. Write transactions are serial there, so a change of a slot's state needs no lock;
-// the guards are AFTER triggers that look the state up. Open the database so that transactions begin immediately
-// (modernc.org/sqlite: _txlock=immediate), else one that reads first may fail with SQLITE_BUSY.
+// SQLite is the dialect of SQLite 3.35 and later. Write transactions are serial there, so a change of a slot's state
+// needs no lock; the guards are AFTER triggers that look the state up. Open the database so that transactions begin
+// immediately (modernc.org/sqlite: _txlock=immediate), else one that reads first may fail with SQLITE_BUSY.
 //
 // Not captured: rows that INSERT OR REPLACE removes for a conflict on another unique index than the key, unless PRAGMA
 // recursive_triggers is on. Keys must not be BLOBs.
@@ -56,7 +56,8 @@ func (sqlite) slotState(ctx context.Context, tx *sql.Tx, s Slot, by []string, _ 
 	for i := range by {
 		same = append(same, fmt.Sprintf("json_extract(by, '$[%d]') = json_extract(?2, '$[%d]')", i, i))
 	}
-	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where `+strings.Join(same, " and ")+`)`, int(s), jsonStrings(by)).Scan(&pins)
+	err = tx.QueryRowContext(ctx, `select exists (select 1 from tk_pin where `+strings.Join(same, " and ")+`)`, int(s),
+		jsonStrings(by)).Scan(&pins)
 	if pins {
 		at.state = stateGone // to a slot that the caller's map does not know
 	}
@@ -84,7 +85,8 @@ func (d sqlite) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot
 			}
 		}
 	}
-	if err := tx.QueryRowContext(ctx, `select count(*) from pragma_table_info('tk_slot') where name = 'since'`).Scan(&n); err != nil {
+	if err := tx.QueryRowContext(ctx, `select count(*) from pragma_table_info('tk_slot') where name = 'since'`).Scan(
+		&n); err != nil {
 		return err
 	}
 	if n == 0 {
@@ -106,7 +108,8 @@ func (sqlite) begin(ctx context.Context, db *sql.DB, token uint64, _ time.Durati
 	if err != nil {
 		return nil, err
 	}
-	res, err := tx.ExecContext(ctx, `update tk_mover set token = ?1, active = 1 where id = 1 and token <= ?1`, int64(token))
+	res, err := tx.ExecContext(ctx, `update tk_mover set token = ?1, active = 1 where id = 1 and token <= ?1`,
+		int64(token))
 	if err == nil {
 		var n int64
 		if n, err = res.RowsAffected(); err == nil && n != 1 {
@@ -163,7 +166,8 @@ func (sqlite) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error
 		slot := quote(t.SlotColumn)
 		state := func(r string) string { return `(select state from tk_slot where slot = ` + r + `.` + slot + `)` }
 		moving := func(r string) string {
-			return `coalesce(` + state(r) + `, 'gone') <> 'owned' or exists (select 1 from tk_pin where hashed = ` + r + `.` + slot + `)`
+			return `coalesce(` + state(r) + `, 'gone') <> 'owned' or exists (select 1 from tk_pin where hashed = ` + r +
+				`.` + slot + `)`
 		}
 		act := func(r string) string {
 			keys := names(t.keys, func(c string) string { return r + "." + c })
@@ -182,7 +186,8 @@ insert into tk_dirty (tbl, slot, pk) select ` + literal(t.Name) + `, ` + r + `.`
 				when[i] = moving(r)
 				body += act(r)
 			}
-			q := `create trigger if not exists ` + quote("tk_guard_"+t.Name+"_"+op) + ` after ` + op + ` on ` + t.Name + ` when (select active from tk_mover where id = 1) = 0 and (` +
+			q := `create trigger if not exists ` + quote("tk_guard_"+t.Name+"_"+op) + ` after ` + op + ` on ` + t.Name +
+				` when (select active from tk_mover where id = 1) = 0 and (` +
 				strings.Join(when, " or ") + `) begin ` + body + `end`
 			if _, err := tx.ExecContext(ctx, q); err != nil {
 				return err
@@ -203,7 +208,8 @@ func (d sqlite) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string,
 }
 
 func (d sqlite) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, slot Slot, by string) error {
-	if _, err := tx.ExecContext(ctx, `insert or ignore into tk_pin (hashed, by, slot) values (?, ?, ?)`, int(old), by, int(slot)); err != nil {
+	if _, err := tx.ExecContext(ctx, `insert or ignore into tk_pin (hashed, by, slot) values (?, ?, ?)`, int(old), by,
+		int(slot)); err != nil {
 		return err
 	}
 	for _, t := range tables {
@@ -212,7 +218,8 @@ func (d sqlite) pin(ctx context.Context, tx *sql.Tx, tables []*tableInfo, old, s
 			same[i] = fmt.Sprintf("cast(%s as text) = json_extract(?3, '$[%d]')", quote(c.name), i)
 		}
 		col := quote(t.SlotColumn)
-		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+col+` = ?1 and `+strings.Join(same, " and "), int(old), int(slot), by); err != nil {
+		if _, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+col+` = ?1 and `+
+			strings.Join(same, " and "), int(old), int(slot), by); err != nil {
 			return err
 		}
 	}

@@ -15,7 +15,9 @@ import (
 
 // selectCols reads the stored values: a unary plus hides the declared type, by which drivers would convert.
 func (t *tableInfo) selectCols() string {
-	return names(t.cols, func(c string) string { return "+" + c }) + ", " + quote(t.SlotColumn) + ", json_array(" + names(t.keys, ident) + ")"
+	return names(t.cols, func(c string) string {
+		return "+" + c
+	}) + ", " + quote(t.SlotColumn) + ", json_array(" + names(t.keys, ident) + ")"
 }
 
 func (t *tableInfo) scan(rows *sql.Rows, more ...any) (r row, err error) {
@@ -27,9 +29,11 @@ func (t *tableInfo) scan(rows *sql.Rows, more ...any) (r row, err error) {
 	return r, rows.Scan(append(append(dst, &r.slot, &r.pk), more...)...)
 }
 
-func (d sqlite) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row, next string, err error) {
+func (d sqlite) chunk(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, after string, n int) (out []row,
+	next string, err error) {
 	slot, keys := quote(t.SlotColumn), names(t.keys, ident)
-	q := `select ` + t.selectCols() + `, json_array(` + slot + `, ` + keys + `) from ` + t.Name + ` where ` + d.inSlots(slot, 1)
+	q := `select ` + t.selectCols() + `, json_array(` + slot + `, ` + keys + `) from ` + t.Name + ` where ` +
+		d.inSlots(slot, 1)
 	args := []any{d.slotList(slots)}
 	if after != "" {
 		want := []string{"json_extract(?2, '$[0]')"}
@@ -94,7 +98,8 @@ func (d sqlite) current(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []str
 }
 
 func (d sqlite) upsert(ctx context.Context, tx *sql.Tx, t *tableInfo, rows []row) error {
-	q := `insert into ` + t.Name + ` (` + names(t.cols, ident) + `) values (` + strings.TrimSuffix(strings.Repeat("?, ", len(t.cols)), ", ") + `)` + t.upsertTail()
+	q := `insert into ` + t.Name + ` (` + names(t.cols, ident) + `) values (` +
+		strings.TrimSuffix(strings.Repeat("?, ", len(t.cols)), ", ") + `)` + t.upsertTail()
 	for _, r := range rows {
 		if _, err := tx.ExecContext(ctx, q, r.vals...); err != nil {
 			return err
@@ -113,7 +118,8 @@ func (d sqlite) remove(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []stri
 }
 
 func (d sqlite) sums(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, into map[Slot]string) error {
-	rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1), d.slotList(slots))
+	rows, err := tx.QueryContext(ctx, `select `+t.selectCols()+` from `+t.Name+` where `+
+		d.inSlots(quote(t.SlotColumn), 1), d.slotList(slots))
 	if err != nil {
 		return err
 	}
@@ -168,7 +174,8 @@ func hashValue(h *xxhash.Digest, v any) {
 
 func (d sqlite) clear(ctx context.Context, tx *sql.Tx, t *tableInfo, slots []Slot, n int) (int64, error) {
 	keys := names(t.keys, ident)
-	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where (`+keys+`) in (select `+keys+` from `+t.Name+` where `+d.inSlots(quote(t.SlotColumn), 1)+` order by `+keys+` limit `+strconv.Itoa(n)+`)`, d.slotList(slots))
+	res, err := tx.ExecContext(ctx, `delete from `+t.Name+` where (`+keys+`) in (select `+keys+` from `+t.Name+
+		` where `+d.inSlots(quote(t.SlotColumn), 1)+` order by `+keys+` limit `+strconv.Itoa(n)+`)`, d.slotList(slots))
 	if err != nil {
 		return 0, err
 	}
@@ -187,7 +194,8 @@ func (sqlite) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
 	if err != nil || indexed > 0 {
 		return err
 	}
-	_, err = db.ExecContext(ctx, `create index if not exists `+quote("tk_slots_"+t.Name)+` on `+t.Name+` (`+col+`, `+names(t.keys, ident)+`)`)
+	_, err = db.ExecContext(ctx, `create index if not exists `+quote("tk_slots_"+t.Name)+` on `+t.Name+` (`+col+`, `+
+		names(t.keys, ident)+`)`)
 	return err
 }
 
@@ -195,13 +203,16 @@ func (sqlite) addSlotColumn(ctx context.Context, db *sql.DB, t *tableInfo) error
 func (sqlite) requireSlot(context.Context, *sql.DB, *tableInfo) error { return nil }
 
 func (sqlite) unslotted(ctx context.Context, tx *sql.Tx, t *tableInfo, n int) (pks, by []string, err error) {
-	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select json_array(`+names(t.keys, ident)+`), json_array(`+names(t.by, ident)+`)`, n)
+	return readUnslotted(ctx, tx, t, quote(t.SlotColumn), `select json_array(`+names(t.keys, ident)+`), json_array(`+
+		names(t.by, ident)+`)`, n)
 }
 
-func (d sqlite) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64, err error) {
+func (d sqlite) fillSlots(ctx context.Context, tx *sql.Tx, t *tableInfo, pks []string, slots []Slot) (total int64,
+	err error) {
 	col := quote(t.SlotColumn)
 	for i, pk := range pks {
-		res, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+d.key(t)+` and `+col+` is null`, pk, int(slots[i]))
+		res, err := tx.ExecContext(ctx, `update `+t.Name+` set `+col+` = ?2 where `+d.key(t)+` and `+col+` is null`, pk,
+			int(slots[i]))
 		if err != nil {
 			return total, err
 		}
@@ -236,7 +247,9 @@ func (d sqlite) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
 }
 
 func (sqlite) all(ctx context.Context, tx *sql.Tx, t *tableInfo) (out []row, err error) {
-	rows, err := tx.QueryContext(ctx, `select `+names(t.cols, func(c string) string { return "+" + c })+`, 0, json_array(`+names(t.keys, ident)+`) from `+t.Name)
+	rows, err := tx.QueryContext(ctx, `select `+names(t.cols, func(c string) string {
+		return "+" + c
+	})+`, 0, json_array(`+names(t.keys, ident)+`) from `+t.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Operations that are between routing and their statement, or act on an old map, while the slot moves. The statements of these tests find
-// no row where the slot does not live, so no guard refuses them.
+// Operations that are between routing and their statement, or act on an old map, while the slot moves. The statements
+// of these tests find no row where the slot does not live, so no guard refuses them.
 
 // held is a Do whose statement waits.
 type held struct {
@@ -58,13 +58,14 @@ func (w *world) moveKey(t *testing.T, id int, to ID, o MoveOptions) *Job {
 func (w *world) stored(t *testing.T, id int) (v int64) {
 	t.Helper()
 	require.NoError(t, w.c.Refresh(t.Context()))
-	err := w.c.DB(w.c.Map().Owner(w.c.Slot(Int(int64(id))))).QueryRow(w.p.d.bind(`select v from t where id = ?`), id).Scan(&v)
+	err := w.c.DB(w.c.Map().Owner(w.c.Slot(Int(int64(id))))).QueryRow(w.p.d.bind(`select v from t where id = ?`),
+		id).Scan(&v)
 	require.NoError(t, err)
 	return v
 }
 
-// At any time of a move a Do may stand between routing and its statement. Its process moves, too: the mover leaves the rows
-// until it has ended.
+// At any time of a move a Do may stand between routing and its statement. Its process moves, too: the mover leaves the
+// rows until it has ended.
 func TestHeldDoInTheMoversProcess(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 40)
@@ -108,7 +109,8 @@ func TestHeldDoInTheMoversProcess(t *testing.T) {
 	})
 }
 
-// Of another process the mover knows nothing. After the lease it goes on, and the Do learns that its outcome is not known.
+// Of another process the mover knows nothing. After the lease it goes on, and the Do learns that its outcome is not
+// known.
 func TestHeldDoInAFrozenProcess(t *testing.T) {
 	everyPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 40)
@@ -152,14 +154,15 @@ func TestHeldDoAwayAndBack(t *testing.T) {
 		back := make(chan struct{})
 		arrived, proceed, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		go func() {
-			done <- frozen.Do(context.Background(), Int(int64(id)), func(ctx context.Context, db *sql.DB, _ Slot) error {
-				close(arrived)
-				<-proceed
-				_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
-				close(back)
-				<-proceed
-				return err
-			})
+			done <- frozen.Do(context.Background(), Int(int64(id)),
+				func(ctx context.Context, db *sql.DB, _ Slot) error {
+					close(arrived)
+					<-proceed
+					_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+					close(back)
+					<-proceed
+					return err
+				})
 		}()
 		<-arrived
 		require.NoError(t, w.moveKey(t, id, "s2", MoveOptions{}).Wait(t.Context()))
@@ -173,7 +176,8 @@ func TestHeldDoAwayAndBack(t *testing.T) {
 	})
 }
 
-// A process with an old map comes late: it must not work on rows that are still there, nor miss one that is only on the new owner.
+// A process with an old map comes late: it must not work on rows that are still there, nor miss one that is only on the
+// new owner.
 func TestStaleMapIsNotActedOn(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 40)
@@ -200,10 +204,11 @@ func TestStaleMapIsNotActedOn(t *testing.T) {
 			_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
 			return err
 		}))
-		require.NoError(t, stale.DoMany(t.Context(), []Key{Int(int64(id))}, func(ctx context.Context, db *sql.DB, _ []int) error {
-			_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
-			return err
-		}))
+		require.NoError(t, stale.DoMany(t.Context(), []Key{Int(int64(id))},
+			func(ctx context.Context, db *sql.DB, _ []int) error {
+				_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+				return err
+			}))
 		require.NoError(t, j.Wait(t.Context()))
 		require.EqualValues(t, 7, w.stored(t, id))
 		w.keys[id].value = 7
@@ -215,7 +220,8 @@ func TestStaleMapIsNotActedOn(t *testing.T) {
 func TestFenceWaitsForTheLease(t *testing.T) {
 	eachPlace(t, func(t *testing.T, p *place) {
 		w := newWorld(t, p, 2, 64, 40)
-		slow, err := New(t.Context(), w.store, w.shards, Options{Dialect: p.d, Tables: testTables, Refresh: -1, Lease: 1500 * time.Millisecond})
+		slow, err := New(t.Context(), w.store, w.shards,
+			Options{Dialect: p.d, Tables: testTables, Refresh: -1, Lease: 1500 * time.Millisecond})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = slow.Close() })
 		until := time.Now().Add(1500 * time.Millisecond)
@@ -233,10 +239,11 @@ func TestFenceWaitsForTheLease(t *testing.T) {
 		}})
 		n := 0
 		for time.Now().Before(until.Add(-50 * time.Millisecond)) {
-			require.NoError(t, slow.Do(t.Context(), Int(int64(id)), func(ctx context.Context, db *sql.DB, _ Slot) error {
-				_, err := db.ExecContext(ctx, p.d.bind(`update t set v = v + 1 where id = ?`), id)
-				return err
-			}))
+			require.NoError(t, slow.Do(t.Context(), Int(int64(id)),
+				func(ctx context.Context, db *sql.DB, _ Slot) error {
+					_, err := db.ExecContext(ctx, p.d.bind(`update t set v = v + 1 where id = ?`), id)
+					return err
+				}))
 			n++
 		}
 		require.NoError(t, j.Wait(t.Context()))

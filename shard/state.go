@@ -135,20 +135,23 @@ func (s *State) forgetEmpty() {
 	}
 }
 
-// A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified. Load sees every
-// CompareAndSwap that returned before it was called, or else the store is a Stale one. Package shardtest has the conformance suite.
+// A MapStore keeps the State. Implementations are safe for concurrent use; a State handed out or in is not modified.
+// Load sees every CompareAndSwap that returned before it was called, or else the store is a Stale one. Package
+// shardtest has the conformance suite.
 type MapStore interface {
 	// Load returns the state; ErrNoMap when there is none yet.
 	Load(ctx context.Context) (*State, error)
-	// CompareAndSwap stores next if the stored epoch is old (0: none stored), else ErrConflict. It must be durable when it returns nil.
+	// CompareAndSwap stores next if the stored epoch is old (0: none stored), else ErrConflict. It must be durable when
+	// it returns nil.
 	CompareAndSwap(ctx context.Context, old uint64, next *State) error
 }
 
-// Stale is a MapStore whose Load may miss changes that are younger than Staleness. Options.Lease must be longer, and counts from that much earlier.
+// Stale is a MapStore whose Load may miss changes that are younger than Staleness. Options.Lease must be longer, and
+// counts from that much earlier.
 type Stale interface{ Staleness() time.Duration }
 
-// Watcher is a MapStore that tells of changes, so that they are known sooner than after Options.Refresh. Watch calls changed after each, until ctx
-// ends or it fails; it is then called again.
+// Watcher is a MapStore that tells of changes, so that they are known sooner than after Options.Refresh. Watch calls
+// changed after each, until ctx ends or it fails; it is then called again.
 type Watcher interface {
 	Watch(ctx context.Context, changed func()) error
 }
@@ -198,8 +201,8 @@ func (m *memoryStore) CompareAndSwap(_ context.Context, old uint64, next *State)
 	return nil
 }
 
-// SQLStore keeps the state as one row of the table tk_map in db, which it creates. Reads run in write transactions, so db may be
-// a replica.Cluster.
+// SQLStore keeps the state as one row of the table tk_map in db, which it creates. Reads run in write transactions, so
+// db may be a replica.Cluster.
 func SQLStore(db *sql.DB, d Dialect) MapStore { return &sqlStore{db: db, d: d} }
 
 type sqlStore struct {
@@ -215,7 +218,8 @@ func (s *sqlStore) make(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	if err := createTable(ctx, s.db, `tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+` not null)`); err != nil {
+	if err := createTable(ctx, s.db, `tk_map (id integer primary key, epoch bigint not null, state `+s.d.longText()+
+		` not null)`); err != nil {
 		return fmt.Errorf("shard: create tk_map: %w", err)
 	}
 	s.made = true
@@ -265,9 +269,13 @@ func (s *sqlStore) CompareAndSwap(ctx context.Context, old uint64, next *State) 
 	return s.inTx(ctx, func(tx *sql.Tx) error {
 		var res sql.Result
 		if old == 0 {
-			res, err = tx.ExecContext(ctx, s.d.bind(`insert into tk_map (id, epoch, state) values (1, ?, ?) on conflict (id) do nothing`), int64(next.Epoch), string(text))
+			res, err = tx.ExecContext(ctx, s.d.bind(
+				`insert into tk_map (id, epoch, state) values (1, ?, ?) on conflict (id) do nothing`),
+				int64(next.Epoch), string(text))
 		} else {
-			res, err = tx.ExecContext(ctx, s.d.bind(`update tk_map set epoch = ?, state = ? where id = 1 and epoch = ?`), int64(next.Epoch), string(text), int64(old))
+			res, err = tx.ExecContext(ctx, s.d.bind(
+				`update tk_map set epoch = ?, state = ? where id = 1 and epoch = ?`), int64(next.Epoch), string(text),
+				int64(old))
 		}
 		if err != nil {
 			return fmt.Errorf("shard: store map: %w", err)

@@ -23,7 +23,8 @@ type ShardStats struct {
 // Stats returns the counters. Cheap, safe at any time.
 func (c *Cluster) Stats() Stats {
 	v := c.view.Load()
-	s := Stats{Routed: c.n.routed.Load(), Refused: c.n.refused.Load(), CrossShard: c.n.crossShard.Load(), Asked: c.n.asked.Load(), Unknown: c.n.unknown.Load(), Scatters: c.n.scatters.Load(), MapEpoch: v.Epoch()}
+	s := Stats{Routed: c.n.routed.Load(), Refused: c.n.refused.Load(), CrossShard: c.n.crossShard.Load(),
+		Asked: c.n.asked.Load(), Unknown: c.n.unknown.Load(), Scatters: c.n.scatters.Load(), MapEpoch: v.Epoch()}
 	if j := v.st.Job; j != nil {
 		s.Moving = len(j.Moves) - j.Done
 	}

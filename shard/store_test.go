@@ -33,7 +33,8 @@ func TestMapStores(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		s := testserver.Postgres(t, testserver.PostgresOptions{})
 		shardtest.MapStore(t, func(t *testing.T) shard.MapStore {
-			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable", s.Primary().Addr()))
+			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/postgres?sslmode=disable",
+				s.Primary().Addr()))
 			require.NoError(t, err)
 			t.Cleanup(func() { _ = db.Close() })
 			return shard.SQLStore(db, shard.Postgres())

@@ -7,11 +7,11 @@ import (
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
-// The functions of this file place keys without a stored map. They are for caches and workers, where a key that moves costs a miss;
-// rows need a Map, which says what moves and when.
+// The functions of this file place keys without a stored map. They are for caches and workers, where a key that moves
+// costs a miss; rows need a Map, which says what moves and when.
 
-// Jump returns the bucket of a hash among n: "A Fast, Minimal Memory, Consistent Hash Algorithm" (Lamping and Veach, 2014). Adding
-// bucket n moves 1/(n+1) of the keys; only the last bucket can be removed. n below 1 counts as 1.
+// Jump returns the bucket of a hash among n: "A Fast, Minimal Memory, Consistent Hash Algorithm" (Lamping and Veach,
+// 2014). Adding bucket n moves 1/(n+1) of the keys; only the last bucket can be removed. n below 1 counts as 1.
 func Jump(hash uint64, n int) int {
 	b, j := int64(-1), int64(0)
 	for j < int64(max(n, 1)) {
@@ -22,8 +22,9 @@ func Jump(hash uint64, n int) int {
 	return int(b)
 }
 
-// Rendezvous returns the node with the highest hash of key and name, "" without nodes: "Using Name-Based Mappings to Increase Hit
-// Rates" (Thaler and Ravishankar, 1998). Any node can leave; only its keys move. It costs one mix per node.
+// Rendezvous returns the node with the highest hash of key and name, "" without nodes: "Using Name-Based Mappings to
+// Increase Hit Rates" (Thaler and Ravishankar, 1998). Any node can leave; only its keys move. It costs one mix per
+// node.
 func Rendezvous(key string, nodes []string) string {
 	k := placement.HashString(key)
 	best, at := uint64(0), -1
@@ -38,8 +39,8 @@ func Rendezvous(key string, nodes []string) string {
 	return nodes[at]
 }
 
-// Ring is a consistent-hash ring with virtual nodes: "Consistent Hashing and Random Trees" (Karger et al., 1997). Immutable, safe for
-// concurrent use. With 160 points a node the fullest of 100 nodes holds about 1.25 times the mean.
+// Ring is a consistent-hash ring with virtual nodes: "Consistent Hashing and Random Trees" (Karger et al., 1997).
+// Immutable, safe for concurrent use. With 160 points a node the fullest of 100 nodes holds about 1.25 times the mean.
 type Ring struct {
 	points []ringPoint
 }

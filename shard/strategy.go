@@ -23,8 +23,9 @@ func (m *Map) rangeSlot(n int64) Slot {
 	return Slot(r)
 }
 
-// RangeSlots are the slots of the keys from lo to hi, both included, in a map made with Options.RangeWidth: to move them (Change.Slots), or to
-// ask only the shards that have them (Query.Only). nil in other maps, where a range of keys is everywhere.
+// RangeSlots are the slots of the keys from lo to hi, both included, in a map made with Options.RangeWidth: to move
+// them (Change.Slots), or to ask only the shards that have them (Query.Only). nil in other maps, where a range of keys
+// is everywhere.
 func (m *Map) RangeSlots(lo, hi int64) []Slot {
 	if m.width == 0 || hi < lo {
 		return nil
@@ -40,8 +41,8 @@ func (m *Map) RangeSlots(lo, hi int64) []Slot {
 	return out
 }
 
-// Assign puts a key of a directory on a shard, and gives it a slot of its own. It must not have been assigned before: ErrConflict; a move or Pin takes it
-// elsewhere then. ErrMoving while a job is in progress.
+// Assign puts a key of a directory on a shard, and gives it a slot of its own. It must not have been assigned before:
+// ErrConflict; a move or Pin takes it elsewhere then. ErrMoving while a job is in progress.
 func (c *Cluster) Assign(ctx context.Context, k Key, to ID) (Slot, error) {
 	sh, err := c.shard(to)
 	if err != nil {
@@ -73,13 +74,16 @@ func (c *Cluster) Assign(ctx context.Context, k Key, to ID) (Slot, error) {
 		if err := next.setOwner(slot, to); err != nil {
 			return 0, err
 		}
-		// The shard knows of the slot first. If the swap fails the slot is somebody else's, or free: its row is set again by whoever gets it.
+		// The shard knows of the slot first. If the swap fails the slot is somebody else's, or free: its row is set
+		// again by whoever gets it.
 		if d := c.opts.Dialect; d != nil {
 			if err := c.prepareShard(ctx, sh); err != nil {
 				return 0, err
 			}
 			j := &Job{c: c, opts: MoveOptions{LockTimeout: 200 * time.Millisecond}, ctx: ctx, token: st.Token}
-			if err := j.in(sh, func(tx *sql.Tx) error { return d.setState(ctx, tx, []Slot{slot}, stateOwned) }); err != nil {
+			if err := j.in(sh, func(tx *sql.Tx) error {
+				return d.setState(ctx, tx, []Slot{slot}, stateOwned)
+			}); err != nil {
 				return 0, err
 			}
 		}
@@ -97,7 +101,8 @@ func (c *Cluster) Assign(ctx context.Context, k Key, to ID) (Slot, error) {
 	}
 }
 
-// disown takes back what Assign told a shard of a slot, unless another process assigned the slot to the same shard meanwhile.
+// disown takes back what Assign told a shard of a slot, unless another process assigned the slot to the same shard
+// meanwhile.
 func (c *Cluster) disown(ctx context.Context, sh *shardState, s Slot, token uint64) error {
 	if c.opts.Dialect == nil {
 		return nil

@@ -26,7 +26,8 @@ func TestRangePlacement(t *testing.T) {
 		ctx := t.Context()
 		shards := freshShards(t, p)
 		const month = 30
-		c, err := New(ctx, MemoryStore(), shards, Options{Dialect: p.d, Tables: testTables, Slots: 16, RangeWidth: month, Refresh: -1, Lease: leaseForTests})
+		c, err := New(ctx, MemoryStore(), shards,
+			Options{Dialect: p.d, Tables: testTables, Slots: 16, RangeWidth: month, Refresh: -1, Lease: leaseForTests})
 		require.NoError(t, err)
 		defer c.Close()
 		for id := int64(1); id < 480; id += 7 {
@@ -46,11 +47,18 @@ func TestRangePlacement(t *testing.T) {
 			id   int64
 			slot Slot
 		}
-		q := Query[order]{SQL: p.d.bind(`select id, slot from t where id between ? and ? order by id`), Args: []any{40, 99}, SlotOf: func(o order) Slot { return o.slot },
-			Scan: func(r *sql.Rows) (o order, err error) { return o, r.Scan(&o.id, &o.slot) }, Less: func(a, b order) bool { return a.id < b.id }, Only: c.Map().RangeSlots(40, 99)}
+		q := Query[order]{SQL: p.d.bind(`select id, slot from t where id between ? and ? order by id`),
+			Args: []any{40, 99}, SlotOf: func(o order) Slot {
+				return o.slot
+			},
+			Scan: func(r *sql.Rows) (o order, err error) {
+				return o, r.Scan(&o.id, &o.slot)
+			}, Less: func(a, b order) bool { return a.id < b.id }, Only: c.Map().RangeSlots(40, 99)}
 		res, err := Scatter(ctx, c, q)
 		require.NoError(t, err)
-		require.Equal(t, []int64{43, 50, 57, 64, 71, 78, 85, 92, 99}, ids(res.Rows, func(o order) int64 { return o.id }))
+		require.Equal(t, []int64{43, 50, 57, 64, 71, 78, 85, 92, 99}, ids(res.Rows, func(o order) int64 {
+			return o.id
+		}))
 		require.NoError(t, shards[0].DB.Close())
 		_, err = Scatter(ctx, c, q)
 		require.NoError(t, err, "the shard that is away has none of these months")
@@ -58,7 +66,8 @@ func TestRangePlacement(t *testing.T) {
 		_, err = Scatter(ctx, c, q)
 		require.Error(t, err)
 	})
-	m, err := newMap(&State{Epoch: 1, HashVersion: 1, Slots: 8, RangeWidth: 10, Shards: []ID{"a"}, Owners: make(Owners, 8)})
+	m, err := newMap(&State{Epoch: 1, HashVersion: 1, Slots: 8, RangeWidth: 10, Shards: []ID{"a"},
+		Owners: make(Owners, 8)})
 	require.NoError(t, err)
 	for n, want := range map[int64]Slot{0: 0, 9: 0, 10: 1, 79: 7, 80: 0, -1: 7, -10: 7, -11: 6} {
 		require.Equal(t, want, m.SlotOf(Int(n)), n)
@@ -77,7 +86,8 @@ func TestDirectory(t *testing.T) {
 		tables := []Table{{Name: "u", Key: []string{"a", "b"}, By: []string{"a"}}}
 		store := MemoryStore()
 		open := func() *Cluster {
-			c, err := New(ctx, store, shards, Options{Dialect: p.d, Tables: tables, Slots: 16, Directory: true, Refresh: -1, Lease: leaseForTests})
+			c, err := New(ctx, store, shards,
+				Options{Dialect: p.d, Tables: tables, Slots: 16, Directory: true, Refresh: -1, Lease: leaseForTests})
 			require.NoError(t, err)
 			t.Cleanup(func() { _ = c.Close() })
 			return c

@@ -33,8 +33,8 @@ func (t *Tx) Slot() Slot { return t.slot }
 // Shard the transaction runs on.
 func (t *Tx) Shard() ID { return t.sh.ID }
 
-// SlotOf returns the slot of another key of the same shard, or ErrCrossShard. The transaction then holds that slot too, as it does the one
-// it was begun for; without this call writes of another slot are only guarded row by row.
+// SlotOf returns the slot of another key of the same shard, or ErrCrossShard. The transaction then holds that slot too,
+// as it does the one it was begun for; without this call writes of another slot are only guarded row by row.
 func (t *Tx) SlotOf(k Key) (Slot, error) {
 	s := t.v.SlotOf(k)
 	if i, ok := t.v.ownerIndex(s); !ok || t.v.dbs[i] != t.sh {
@@ -56,10 +56,11 @@ func (t *Tx) SlotOf(k Key) (Slot, error) {
 	return s, nil
 }
 
-// Tx runs f in a transaction on the shard that owns the key and commits when f returns nil. Refused by a fence it is rolled back
-// and repeated on the new owner, as it is after a serialisation failure. It holds the slot's state shared until it ends, so a hand-over
-// waits for it, no write of it is lost and no read of it is stale. A read-only one does not hold the slot; it checks when it
-// began, and again when it took longer than Options.Lease. On a replica that lags it may read what is old by the lag.
+// Tx runs f in a transaction on the shard that owns the key and commits when f returns nil. Refused by a fence it is
+// rolled back and repeated on the new owner, as it is after a serialisation failure. It holds the slot's state shared
+// until it ends, so a hand-over waits for it, no write of it is lost and no read of it is stale. A read-only one does
+// not hold the slot; it checks when it began, and again when it took longer than Options.Lease. On a replica that lags
+// it may read what is old by the lag.
 func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx) error) error {
 	d, readOnly := c.opts.Dialect, o != nil && o.ReadOnly
 	again := func(err error) error {

@@ -21,7 +21,8 @@ type Usage struct {
 	slots map[Slot]int64 // rows
 }
 
-// Usage asks all shards, those without slots included. It counts rows, so it takes as long as an index scan of every table.
+// Usage asks all shards, those without slots included. It counts rows, so it takes as long as an index scan of every
+// table.
 func (c *Cluster) Usage(ctx context.Context) ([]Usage, error) {
 	d := c.opts.Dialect
 	if d == nil {
@@ -71,7 +72,8 @@ func (c *Cluster) Usage(ctx context.Context) ([]Usage, error) {
 
 func countSlots(ctx context.Context, d Dialect, sh *shardState, t Table, into map[Slot]int64) error {
 	col := d.quote(t.SlotColumn)
-	rows, err := sh.DB.QueryContext(ctx, `select `+col+`, count(*) from `+t.Name+` where `+col+` is not null group by 1`)
+	rows, err := sh.DB.QueryContext(ctx, `select `+col+`, count(*) from `+t.Name+` where `+col+
+		` is not null group by 1`)
 	if err != nil {
 		return err
 	}
@@ -99,9 +101,10 @@ type Limits struct {
 	Fill float64
 }
 
-// Suggest returns the plan that relieves the shards that are over a limit: it takes slots from them, those with most rows first, until they are filled to
-// Limits.Fill, and gives each to the shard with most room. An empty plan: none is over. ErrNoRoom: the others cannot take
-// them. A slot's bytes and load are estimated by its share of the shard's rows, its hot keys counted for what they are; a single key that is too hot needs Pin.
+// Suggest returns the plan that relieves the shards that are over a limit: it takes slots from them, those with most
+// rows first, until they are filled to Limits.Fill, and gives each to the shard with most room. An empty plan: none is
+// over. ErrNoRoom: the others cannot take them. A slot's bytes and load are estimated by its share of the shard's rows,
+// its hot keys counted for what they are; a single key that is too hot needs Pin.
 func (c *Cluster) Suggest(ctx context.Context, l Limits) (Plan, error) {
 	if l.Rows < 0 || l.Bytes < 0 || l.Load < 0 || l.Load > 1 {
 		return Plan{}, errors.New("shard: Limits.Rows, Bytes or Load is out of range")
@@ -163,7 +166,8 @@ func suggest(epoch uint64, usage []Usage, hot map[Slot]float64, l Limits) (Plan,
 			if rows > 0 {
 				part = float64(u.slots[s]) / float64(rows)
 			}
-			give := Usage{Rows: u.slots[s], Bytes: int64(part * float64(bytes)), Load: load * (hot[s] + max(cold, 0)/float64(n))}
+			give := Usage{Rows: u.slots[s], Bytes: int64(part * float64(bytes)),
+				Load: load * (hot[s] + max(cold, 0)/float64(n))}
 			if to := roomiest(usage, i, give, full, l.Fill); to >= 0 {
 				t := &usage[to]
 				t.Rows, t.Bytes, t.Load = t.Rows+give.Rows, t.Bytes+give.Bytes, t.Load+give.Load

@@ -9,8 +9,8 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// catchUpAndVerify drains until little is left and compares checksums per slot, while writers go on. Slots that are being written
-// to may differ for that reason; they are compared again behind the fence.
+// catchUpAndVerify drains until little is left and compares checksums per slot, while writers go on. Slots that are
+// being written to may differ for that reason; they are compared again behind the fence.
 func (j *Job) catchUpAndVerify(g *group) error {
 	if err := j.heeded(g); err != nil { // not later: what is verified now would be written to again meanwhile
 		return err
@@ -55,8 +55,9 @@ func (j *Job) catchUpAndVerify(g *group) error {
 	return nil
 }
 
-// settle makes the writers of the group lock the slots' states from now on, and waits for those that began before and may not have: a
-// fence waits for who holds the lock. It keeps nobody waiting, and what is verified after it was settled before: j.verified says both.
+// settle makes the writers of the group lock the slots' states from now on, and waits for those that began before and
+// may not have: a fence waits for who holds the lock. It keeps nobody waiting, and what is verified after it was
+// settled before: j.verified says both.
 func (j *Job) settle(g *group) error {
 	d := j.c.opts.Dialect
 	if err := j.in(g.from, func(tx *sql.Tx) error { return d.slow(j.ctx, tx, g.tables, g.slots) }); err != nil {

@@ -42,9 +42,11 @@ func sqlitePlace(t testing.TB) *place {
 	dir := t.TempDir()
 	return &place{d: SQLite(),
 		ddl: []string{`create table t (id integer primary key, slot integer not null, v integer not null, at timestamp, note text)`, `create index t_slot on t (slot, id)`,
-			`create table u (a text, b integer, slot integer not null, x blob, primary key (a, b))`, `create index u_slot on u (slot, a, b)`},
+			`create table u (a text, b integer, slot integer not null, x blob, primary key (a, b))`,
+			`create index u_slot on u (slot, a, b)`},
 		open: func(name string) *sql.DB {
-			db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(off)")
+			db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+
+				"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(off)")
 			require.NoError(t, err)
 			db.SetMaxOpenConns(1) // SQLite has one writer; waiting in the pool is fairer than its busy timeout
 			t.Cleanup(func() { _ = db.Close() })
@@ -56,11 +58,13 @@ func postgresPlace(t testing.TB) *place {
 	s := testserver.Postgres(t, testserver.PostgresOptions{Config: map[string]string{"max_prepared_transactions": "5"}})
 	return &place{d: Postgres(),
 		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at timestamptz, note text)`, `create index on t (slot, id)`,
-			`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`, `create index on u (slot, a, b)`},
+			`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`,
+			`create index on u (slot, a, b)`},
 		open: func(name string) *sql.DB {
 			_, err := s.Primary().DB().Exec("create database " + name)
 			require.NoError(t, err)
-			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
+			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(),
+				name))
 			require.NoError(t, err)
 			db.SetMaxOpenConns(16)
 			db.SetMaxIdleConns(16)
@@ -135,7 +139,9 @@ func (w *world) process(slots int) *Cluster {
 	if w.c == nil { // the first one makes the map
 		shards = shards[:len(shards)-1]
 	}
-	c, err := New(context.Background(), w.store, shards, Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Lease: leaseForTests, Retry: 20 * time.Second})
+	c, err := New(context.Background(), w.store, shards,
+		Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Lease: leaseForTests,
+			Retry: 20 * time.Second})
 	require.NoError(w.t, err)
 	if w.c == nil {
 		require.NoError(w.t, c.AddShard(w.shards[len(w.shards)-1]))
@@ -226,7 +232,8 @@ func (w *world) get(c *Cluster, id int, got *int64, other *int) error {
 			return nil
 		}
 		if err == nil {
-			err = tx.QueryRow(w.p.d.bind(`select count(*) from u where b = ? and a = ?`), id, fmt.Sprint("k", id)).Scan(other)
+			err = tx.QueryRow(w.p.d.bind(`select count(*) from u where b = ? and a = ?`), id,
+				fmt.Sprint("k", id)).Scan(other)
 		}
 		return err
 	})

@@ -1,10 +1,12 @@
-// Package kubernetes lets package autoscale size a Deployment, StatefulSet or anything else with a scale subresource, over plain HTTP: the
-// subresource is one small JSON object, for which a client library of a hundred modules is too much.
+// Package kubernetes lets package autoscale size a Deployment, StatefulSet or anything else with a scale subresource,
+// over plain HTTP: the subresource is one small JSON object, for which a client library of a hundred modules is too
+// much.
 //
 //	target, err := kubernetes.InCluster("shop", "deployments", "web")
 //	c, err := autoscale.New(target.Funcs(), policy, samples, autoscale.Options{})
 //
-// The service account needs the verbs get and update on "deployments/scale". Do not let a HorizontalPodAutoscaler scale the same object.
+// The service account needs the verbs get and update on "deployments/scale". Do not let a HorizontalPodAutoscaler scale
+// the same object.
 package kubernetes
 
 import (
@@ -82,16 +84,18 @@ func New(o Options) (*Target, error) {
 	if o.API == "v1" { // replicationcontrollers
 		base = "/api/v1"
 	}
-	return &Target{o, strings.TrimSuffix(o.Server, "/") + path.Join(base, "namespaces", o.Namespace, o.Resource, o.Name, "scale")}, nil
+	return &Target{o, strings.TrimSuffix(o.Server, "/") +
+		path.Join(base, "namespaces", o.Namespace, o.Resource, o.Name, "scale")}, nil
 }
 
 // account is where a pod finds its service account.
 const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
 
-// InCluster is New for a program that runs in the cluster: address, token and certificate are those of its service account. An
-// empty namespace is its own.
+// InCluster is New for a program that runs in the cluster: address, token and certificate are those of its service
+// account. An empty namespace is its own.
 func InCluster(namespace, resource, name string) (*Target, error) {
-	return inCluster(account, os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"), namespace, resource, name)
+	return inCluster(account, os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT"), namespace,
+		resource, name)
 }
 
 func inCluster(dir, host, port, namespace, resource, name string) (*Target, error) {
@@ -113,12 +117,15 @@ func inCluster(dir, host, port, namespace, resource, name string) (*Target, erro
 		}
 		namespace = strings.TrimSpace(string(b))
 	}
-	return New(Options{Server: "https://" + net.JoinHostPort(host, port), Namespace: namespace, Resource: resource, Name: name,
+	return New(Options{Server: "https://" + net.JoinHostPort(host, port), Namespace: namespace, Resource: resource,
+		Name: name,
 		Token: func() (string, error) {
 			b, err := os.ReadFile(dir + "token") // the kubelet renews it
 			return strings.TrimSpace(string(b)), err
 		},
-		Client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, IdleConnTimeout: time.Minute}},
+		Client: &http.Client{Timeout: 10 * time.Second,
+			Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+				IdleConnTimeout: time.Minute}},
 	})
 }
 
@@ -144,8 +151,8 @@ func (t *Target) Get(ctx context.Context) (int, error) {
 	return s.Spec.Replicas, err
 }
 
-// Set asks for a number of replicas. It names the version it has read, so that a change by somebody else is noticed: it reads again then, and
-// tries up to five times.
+// Set asks for a number of replicas. It names the version it has read, so that a change by somebody else is noticed: it
+// reads again then, and tries up to five times.
 func (t *Target) Set(ctx context.Context, n int) error {
 	if n < 0 {
 		return fmt.Errorf("kubernetes: %d replicas", n)
@@ -212,7 +219,8 @@ func (t *Target) once(ctx context.Context, method string, body *scale) (s scale,
 	}
 	if res.StatusCode/100 == 2 {
 		if err := json.Unmarshal(b, &s); err != nil || s.Kind != "Scale" {
-			return s, 0, fmt.Errorf("kubernetes: %s answered with %q, not with a Scale: %w", t.url, s.Kind, errors.Join(err, errors.ErrUnsupported))
+			return s, 0, fmt.Errorf("kubernetes: %s answered with %q, not with a Scale: %w", t.url, s.Kind,
+				errors.Join(err, errors.ErrUnsupported))
 		}
 		return s, 0, nil
 	}

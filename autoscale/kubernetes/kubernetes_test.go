@@ -40,7 +40,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status := func(code int, message string) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(code)
-		json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code})
+		json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure",
+			"message": message, "code": code})
 	}
 	switch {
 	case a.token != "" && r.Header.Get("Authorization") != "Bearer "+a.token:
@@ -81,14 +82,18 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.version++
 	}
 	json.NewEncoder(w).Encode(map[string]any{"kind": "Scale", "apiVersion": "autoscaling/v1",
-		"metadata": map[string]any{"name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": fmt.Sprint(a.version)},
-		"spec":     map[string]any{"replicas": a.replicas}, "status": map[string]any{"replicas": a.replicas, "selector": "app=web"}})
+		"metadata": map[string]any{"name": "web", "namespace": "shop", "uid": "u-1",
+			"resourceVersion": fmt.Sprint(a.version)},
+		"spec":   map[string]any{"replicas": a.replicas},
+		"status": map[string]any{"replicas": a.replicas, "selector": "app=web"}})
 }
 
 func target(t *testing.T, a *apiServer, name string) *Target {
 	srv := httptest.NewServer(a)
 	t.Cleanup(srv.Close)
-	x, err := New(Options{Server: srv.URL, Namespace: "shop", Name: name, Token: func() (string, error) { return "secret", nil }, Client: srv.Client()})
+	x, err := New(Options{Server: srv.URL, Namespace: "shop", Name: name, Token: func() (string, error) {
+		return "secret", nil
+	}, Client: srv.Client()})
 	require.NoError(t, err)
 	return x
 }
@@ -133,14 +138,18 @@ func TestErrorsSayWhatTheServerSaid(t *testing.T) {
 	require.ErrorIs(t, err, ErrForbidden)
 	a.token = "another"
 	require.ErrorIs(t, target(t, a, "web").Set(t.Context(), 1), ErrForbidden)
-	html := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("<html>")) }))
+	html := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Write([]byte("<html>"))
+	}))
 	defer html.Close()
 	x, err := New(Options{Server: html.URL, Namespace: "shop", Name: "web", Client: html.Client()})
 	require.NoError(t, err)
 	_, err = x.Get(t.Context())
 	require.ErrorContains(t, err, "not with a Scale")
-	for field, o := range map[string]Options{"Server": {Server: "10.0.0.1", Namespace: "a", Name: "b"}, "Namespace": {Server: "https://x", Namespace: "../../api", Name: "b"},
-		"Name": {Server: "https://x", Namespace: "a"}, "Resource": {Server: "https://x", Namespace: "a", Name: "b", Resource: "deployments?x"}} {
+	for field, o := range map[string]Options{"Server": {Server: "10.0.0.1", Namespace: "a", Name: "b"},
+		"Namespace": {Server: "https://x", Namespace: "../../api", Name: "b"},
+		"Name":      {Server: "https://x", Namespace: "a"},
+		"Resource":  {Server: "https://x", Namespace: "a", Name: "b", Resource: "deployments?x"}} {
 		_, err := New(o)
 		require.ErrorContains(t, err, "Options."+field)
 	}
@@ -150,7 +159,8 @@ func TestErrorsSayWhatTheServerSaid(t *testing.T) {
 func TestController(t *testing.T) {
 	a := &apiServer{replicas: 2, version: 1, token: "secret"}
 	load := 800.0
-	c, err := autoscale.New(target(t, a, "web").Funcs(), autoscale.Policy{Min: 1, Max: 10, Metrics: []autoscale.Metric{{Name: "rps", Target: 100}}},
+	c, err := autoscale.New(target(t, a, "web").Funcs(),
+		autoscale.Policy{Min: 1, Max: 10, Metrics: []autoscale.Metric{{Name: "rps", Target: 100}}},
 		func(context.Context) ([]autoscale.Sample, error) {
 			return []autoscale.Sample{{Metric: "rps", Value: load}}, nil
 		}, autoscale.Options{})

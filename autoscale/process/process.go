@@ -1,7 +1,7 @@
 //go:build unix
 
-// Package process lets package autoscale size a tier of operating-system processes: copies of one command on this machine, each with a
-// number of its own, started when the tier grows and drained when it shrinks.
+// Package process lets package autoscale size a tier of operating-system processes: copies of one command on this
+// machine, each with a number of its own, started when the tier grows and drained when it shrinks.
 //
 //	g, err := process.New(process.Options{Command: func(slot int) *exec.Cmd {
 //		cmd := exec.Command("./web", "-listen", fmt.Sprintf("127.0.0.1:%d", 8000+slot))
@@ -30,8 +30,8 @@ var ErrClosed = errors.New("process: closed")
 
 // Options describe the copies. Command is required.
 type Options struct {
-	// Command makes the command of a copy. Slots are the smallest numbers from 0 that no running copy has, so that they can stand for
-	// ports or directories.
+	// Command makes the command of a copy. Slots are the smallest numbers from 0 that no running copy has, so that they
+	// can stand for ports or directories.
 	Command func(slot int) *exec.Cmd
 	// Ready returns nil when a copy may get work; it is asked every 50 ms until then. Nil: at once.
 	Ready func(ctx context.Context, slot int) error
@@ -86,8 +86,8 @@ func New(o Options) (*Group, error) {
 	return &Group{o: o, copies: map[int]*running{}}, nil
 }
 
-// Funcs are what a controller needs. A copy that ended by itself still counts until it is replaced, so that the controller does not
-// take a crash for a smaller load.
+// Funcs are what a controller needs. A copy that ended by itself still counts until it is replaced, so that the
+// controller does not take a crash for a smaller load.
 func (g *Group) Funcs() autoscale.Funcs {
 	return autoscale.Funcs{Get: g.Get, Set: g.Set, Broken: g.Broken, Replace: g.Replace}
 }
@@ -112,8 +112,8 @@ func (g *Group) Slots() (slots []int) {
 	return slots
 }
 
-// Set starts or drains copies until there are n: broken ones go first, then those with the highest slots. It returns when the new ones are ready
-// and the old ones have ended.
+// Set starts or drains copies until there are n: broken ones go first, then those with the highest slots. It returns
+// when the new ones are ready and the old ones have ended.
 func (g *Group) Set(ctx context.Context, n int) error {
 	if n < 0 {
 		return fmt.Errorf("process: %d copies", n)
@@ -275,7 +275,8 @@ func (g *Group) Broken(context.Context) (out []autoscale.Instance, err error) {
 	return out, nil
 }
 
-// Replace stops what is left of a copy and starts a new one in its slot: after a crash, or to bring a new version into service (autoscale.Rollout).
+// Replace stops what is left of a copy and starts a new one in its slot: after a crash, or to bring a new version into
+// service (autoscale.Rollout).
 func (g *Group) Replace(ctx context.Context, id string) error {
 	slot, err := strconv.Atoi(id)
 	if err != nil {

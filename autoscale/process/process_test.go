@@ -51,7 +51,9 @@ func serve(dir string) {
 	if err != nil {
 		os.Exit(1)
 	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, os.Getenv("TIERKIT_VERSION")) })}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, os.Getenv("TIERKIT_VERSION"))
+	})}
 	term := make(chan os.Signal, 1)
 	if os.Getenv("TIERKIT_MOOD") != "stubborn" {
 		signal.Notify(term, syscall.SIGTERM)
@@ -138,7 +140,8 @@ func TestGrowsAndDrains(t *testing.T) {
 func TestControllerReplacesACrashedCopy(t *testing.T) {
 	exits := make(chan int, 8)
 	g, dir := tier(t, func(o *Options) { o.OnExit = func(slot int, err error) { exits <- slot } })
-	c, err := autoscale.New(g.Funcs(), autoscale.Policy{Min: 2, Max: 4, Metrics: []autoscale.Metric{{Name: "load", Target: 1}}},
+	c, err := autoscale.New(g.Funcs(), autoscale.Policy{Min: 2, Max: 4,
+		Metrics: []autoscale.Metric{{Name: "load", Target: 1}}},
 		func(context.Context) ([]autoscale.Sample, error) {
 			return []autoscale.Sample{{Metric: "load", Value: 2}}, nil
 		},
@@ -202,7 +205,8 @@ func TestRollout(t *testing.T) {
 		Command: func(slot int) *exec.Cmd {
 			_ = os.Remove(filepath.Join(dir, strconv.Itoa(slot)))
 			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "TIERKIT_COPY="+dir, "TIERKIT_SLOT="+strconv.Itoa(slot), "TIERKIT_VERSION="+version)
+			cmd.Env = append(os.Environ(), "TIERKIT_COPY="+dir, "TIERKIT_SLOT="+strconv.Itoa(slot), "TIERKIT_VERSION="+
+				version)
 			return cmd
 		},
 		Ready: func(_ context.Context, slot int) error { _, err := get(dir, slot); return err },

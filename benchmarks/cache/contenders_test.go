@@ -1,5 +1,5 @@
-// Package cache measures tierkit's cache beside otter, ristretto, theine, freelru and golang-lru, and a raw map as limit, in one run:
-// go test -bench . -count 15 ./cache
+// Package cache measures tierkit's cache beside otter, ristretto, theine, freelru and golang-lru, and a raw map as
+// limit, in one run: go test -bench . -count 15 ./cache
 package cache
 
 import (
@@ -49,7 +49,8 @@ func open[K key](tb testing.TB, name string, max int, ttl time.Duration) ops[K, 
 		check(err)
 		return ops[K, K]{c.GetIfPresent, func(k, v K) { c.Set(k, v) }, c.CleanUp, func() { c.StopAllGoroutines() }}
 	case "ristretto":
-		c, err := ristretto.NewCache(&ristretto.Config[K, K]{NumCounters: int64(max) * 10, MaxCost: int64(max), BufferItems: 64, IgnoreInternalCost: true})
+		c, err := ristretto.NewCache(&ristretto.Config[K, K]{NumCounters: int64(max) * 10, MaxCost: int64(max),
+			BufferItems: 64, IgnoreInternalCost: true})
 		check(err)
 		return ops[K, K]{c.Get, func(k, v K) { c.SetWithTTL(k, v, 1, ttl) }, c.Wait, c.Close}
 	case "theine":
@@ -78,7 +79,10 @@ func open[K key](tb testing.TB, name string, max int, ttl time.Duration) ops[K, 
 		return ops[K, K]{c.Get, func(k, v K) { c.Add(k, v) }, nothing, nothing}
 	case "limit":
 		m := make(map[K]K, max)
-		return ops[K, K]{func(k K) (K, bool) { v, ok := m[k]; return v, ok }, func(k, v K) { m[k] = v }, nothing, nothing}
+		return ops[K, K]{func(k K) (K, bool) {
+			v, ok := m[k]
+			return v, ok
+		}, func(k, v K) { m[k] = v }, nothing, nothing}
 	}
 	tb.Fatal(name)
 	return ops[K, K]{}

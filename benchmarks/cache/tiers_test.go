@@ -72,7 +72,8 @@ func BenchmarkNear(b *testing.B) {
 		run(b, func(k string) bool { _, err := t.Load(ctx, k, load); return err == nil })
 	})
 	b.Run("ring-of-3", func(b *testing.B) {
-		servers := map[string]cache.Remote{"a": connect(b, server.Addr()), "b": connect(b, testserver.Redis(b).Addr()), "c": connect(b, testserver.Redis(b).Addr())}
+		servers := map[string]cache.Remote{"a": connect(b, server.Addr()), "b": connect(b, testserver.Redis(b).Addr()),
+			"c": connect(b, testserver.Redis(b).Addr())}
 		r, err := cache.NewRing(cache.RingOptions{Servers: servers})
 		check(err)
 		b.Cleanup(func() { check(r.Close()) })
@@ -144,7 +145,8 @@ func BenchmarkRedis(b *testing.B) {
 			check(c.MGet(ctx, bare...).Err())
 		}
 	})
-	b.Run("bare-pipeline-100", func(b *testing.B) { // GET and PTTL in one script are what a lease needs: compare with 100 GETs
+	// GET and PTTL in one script are what a lease needs: compare with 100 GETs
+	b.Run("bare-pipeline-100", func(b *testing.B) {
 		for b.Loop() {
 			_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
 				for _, k := range bare {

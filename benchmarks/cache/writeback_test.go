@@ -12,8 +12,8 @@ import (
 	"github.com/tierkit/tierkit/cache"
 )
 
-// BenchmarkBack measures acknowledged writes of 64 goroutines to a write-back cache: with a journal, without one, and as limit one write and fdatasync after
-// the other into a file that has its blocks.
+// BenchmarkBack measures acknowledged writes of 64 goroutines to a write-back cache: with a journal, without one, and
+// as limit one write and fdatasync after the other into a file that has its blocks.
 func BenchmarkBack(b *testing.B) {
 	const writers, keys, size = 64, 10_000, 100
 	value := make([]byte, size)
@@ -55,7 +55,8 @@ func BenchmarkBack(b *testing.B) {
 		return c
 	}
 	b.Run("tierkit", func(b *testing.B) {
-		back, err := cache.OpenBack(open(b), store, cache.BackOptions{MaxPending: 2 * keys}, cache.Journal[uint64, []byte]{Dir: b.TempDir(), Value: cache.Bytes{}})
+		back, err := cache.OpenBack(open(b), store, cache.BackOptions{MaxPending: 2 * keys},
+			cache.Journal[uint64, []byte]{Dir: b.TempDir(), Value: cache.Bytes{}})
 		if err != nil {
 			b.Fatal(err)
 		}

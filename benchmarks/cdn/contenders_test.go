@@ -142,14 +142,16 @@ func serve(role, addr string) {
 		bodies[path], lengths[path] = bytes.Repeat([]byte("x"), size), []string{strconv.Itoa(size)}
 	}
 	etag, text, control := []string{`"1"`}, []string{"text/plain"}, []string{"max-age=3600"}
-	age, status, date := []string{"1"}, []string{"tierkit; hit; ttl=3599"}, []string{time.Now().UTC().Format(http.TimeFormat)}
+	age, status, date := []string{"1"}, []string{"tierkit; hit; ttl=3599"},
+		[]string{time.Now().UTC().Format(http.TimeFormat)}
 	var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header["Content-Type"] = text
 		header["Content-Length"] = lengths[r.URL.Path]
 		header["Cache-Control"] = control
 		header["Etag"] = etag
-		if role == "limit" && os.Getenv("CDN_PLAIN") == "" { // the fields that a hit has, so that both send the same bytes
+		// the fields that a hit has, so that both send the same bytes
+		if role == "limit" && os.Getenv("CDN_PLAIN") == "" {
 			header["Age"], header["Cache-Status"], header["Date"] = age, status, date
 		}
 		w.Write(bodies[r.URL.Path])
@@ -160,7 +162,8 @@ func serve(role, addr string) {
 			o.Disk = cdn.DiskOptions{Dir: os.Getenv("CDN_DIR"), InPlace: 64 << 10}
 			first, err := cdn.New(o)
 			check(err)
-			for start := time.Now(); first.Stats().DiskObjects < len(bodies) && time.Since(start) < 10*time.Second; time.Sleep(time.Millisecond) {
+			for start := time.Now(); first.Stats().DiskObjects < len(bodies) &&
+				time.Since(start) < 10*time.Second; time.Sleep(time.Millisecond) {
 				for path := range bodies {
 					check(first.Warm(context.Background(), first.Handler(h), "http://"+addr+path))
 				}

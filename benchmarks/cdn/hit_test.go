@@ -1,11 +1,11 @@
-// Package cdn compares hits of tierkit's edge cache with nginx's and Varnish's and with a net/http handler that writes from
-// memory, each in processes of its own, with wrk as the client:
+// Package cdn compares hits of tierkit's edge cache with nginx's and Varnish's and with a net/http handler that writes
+// from memory, each in processes of its own, with wrk as the client:
 //
 //	go test -bench . -benchtime 1x ./cdn          (needs wrk; nginx and varnish are left out when they are missing)
 //
-// limit is the handler, with the header fields that a hit has; tierkit-disk has the object on disk only and serves it through sendfile. cpu-us/op is the CPU time
-// per request of the server and its children. The rounds of all contenders are interleaved, so that a change of the
-// machine's load hits all alike, and each figure is the median of the rounds.
+// limit is the handler, with the header fields that a hit has; tierkit-disk has the object on disk only and serves it
+// through sendfile. cpu-us/op is the CPU time per request of the server and its children. The rounds of all contenders
+// are interleaved, so that a change of the machine's load hits all alike, and each figure is the median of the rounds.
 package cdn
 
 import (
@@ -79,7 +79,9 @@ func BenchmarkHit(b *testing.B) {
 				for b.Loop() { // measured above
 				}
 				median := func(f func(figures) float64) float64 {
-					fs := slices.SortedFunc(slices.Values(seen[name]), func(x, y figures) int { return cmp.Compare(f(x), f(y)) })
+					fs := slices.SortedFunc(slices.Values(seen[name]), func(x, y figures) int {
+						return cmp.Compare(f(x), f(y))
+					})
 					return f(fs[len(fs)/2])
 				}
 				b.ReportMetric(median(func(f figures) float64 { return f.rate }), "req/s")

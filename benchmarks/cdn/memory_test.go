@@ -18,7 +18,8 @@ const memoryBudget = 256 << 20
 
 type memory struct{ Heap, RSS, Peak, Objects float64 }
 
-// fillMillion puts a million distinct URLs of 1 to 8 KB through a cache, in a process of its own, and tells what that took.
+// fillMillion puts a million distinct URLs of 1 to 8 KB through a cache, in a process of its own, and tells what that
+// took.
 func fillMillion() {
 	c, err := cdn.New(cdn.Options{MaxBytes: memoryBudget})
 	check(err)

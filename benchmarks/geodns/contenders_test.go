@@ -55,7 +55,8 @@ func (c contender) await(b *testing.B, addr string) int {
 	if q.SetQuestion("h7.example.test.", dns.TypeA); c.geo() {
 		q.SetQuestion("geo.example.test.", dns.TypeA)
 		q.SetEdns0(1232, false)
-		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(129, 187, 254, 0)}}
+		q.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24,
+			Address: net.IPv4(129, 187, 254, 0)}}
 	}
 	client := dns.Client{Timeout: 200 * time.Millisecond}
 	var last any
@@ -121,7 +122,8 @@ func contenders(b *testing.B, dir string) (all []contender) {
 	core := func(corefile string) func(addr string) *exec.Cmd {
 		return func(addr string) *exec.Cmd {
 			_, port, _ := net.SplitHostPort(addr)
-			cmd := exec.Command(coredns, "-quiet", "-conf", write(dir, "Corefile", strings.ReplaceAll(corefile, "PORT", port)))
+			cmd := exec.Command(coredns, "-quiet", "-conf",
+				write(dir, "Corefile", strings.ReplaceAll(corefile, "PORT", port)))
 			cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 			return cmd
 		}
@@ -134,7 +136,8 @@ func contenders(b *testing.B, dir string) (all []contender) {
 			os.RemoveAll(filepath.Join(dir, "nsd"))
 			write(dir, "nsd/empty", "")
 			conf := fmt.Sprintf("server:\n ip-address: %s\n server-count: 1\n username: \"\"\n zonesdir: %q\n database: \"\"\n pidfile: %q\n zonelistfile: %q\n xfrdfile: %q\n xfrdir: %q\n do-ip6: no\nremote-control:\n control-enable: no\nzone:\n name: example.test\n zonefile: %q\n",
-				strings.Replace(addr, ":", "@", 1), dir, dir+"/nsd/pid", dir+"/nsd/zones", dir+"/nsd/xfrd", dir+"/nsd", file)
+				strings.Replace(addr, ":", "@", 1), dir, dir+"/nsd/pid", dir+"/nsd/zones", dir+"/nsd/xfrd", dir+"/nsd",
+				file)
 			return exec.Command(nsd, "-d", "-c", write(dir, "nsd.conf", conf))
 		})
 	} else {
@@ -164,7 +167,8 @@ func contenders(b *testing.B, dir string) (all []contender) {
 	if coredns != "" {
 		var corefile strings.Builder
 		for i, continents := range []string{"'NA', 'SA'", "'EU', 'AF'", "'AS', 'OC', 'AN'"} {
-			f := write(dir, fmt.Sprint("zones/geo", i), fmt.Sprintf("$ORIGIN example.test.\n$TTL 30\n@ IN SOA ns1 hostmaster 1 3600 600 604800 60\n@ IN NS ns1\nns1 IN A 127.0.0.1\ngeo IN A 192.0.2.%d\n", i+1))
+			f := write(dir, fmt.Sprint("zones/geo", i),
+				fmt.Sprintf("$ORIGIN example.test.\n$TTL 30\n@ IN SOA ns1 hostmaster 1 3600 600 604800 60\n@ IN NS ns1\nns1 IN A 127.0.0.1\ngeo IN A 192.0.2.%d\n", i+1))
 			fmt.Fprintf(&corefile, "example.test:PORT {\n bind 127.0.0.1\n metadata\n geoip %s {\n  edns-subnet\n }\n view v%d {\n  expr metadata('geoip/continent/code') in [%s]\n }\n file %s\n}\n", db, i, continents, f)
 		}
 		add("geo+ecs/coredns", "192.0.2.2", core(corefile.String()))
@@ -173,7 +177,8 @@ func contenders(b *testing.B, dir string) (all []contender) {
 		b.Log("without Knot's geoip: apt install knot-module-geoip")
 	} else if knot != "" {
 		write(dir, "geo.conf", "geo.example.test:\n  - geo: \"NA\"\n    A: 192.0.2.1\n  - geo: \"EU\"\n    A: 192.0.2.2\n  - geo: \"AS\"\n    A: 192.0.2.3\n  - geo: \"*\"\n    A: 192.0.2.1\n")
-		add("geo+ecs/knot", "192.0.2.2", knots(fmt.Sprintf("mod-geoip:\n  - id: geo\n    config-file: %q\n    ttl: 30\n    mode: geodb\n    geodb-file: %q\n    geodb-key: [ continent/code ]\n", dir+"/geo.conf", db)))
+		add("geo+ecs/knot", "192.0.2.2", knots(
+			fmt.Sprintf("mod-geoip:\n  - id: geo\n    config-file: %q\n    ttl: 30\n    mode: geodb\n    geodb-file: %q\n    geodb-key: [ continent/code ]\n", dir+"/geo.conf", db)))
 	}
 	return all
 }

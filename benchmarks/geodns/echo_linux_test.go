@@ -33,7 +33,8 @@ func echoBatches(c *net.UDPConn) {
 	}
 	write := func(fd uintptr) bool {
 		for from < n {
-			sent, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&msgs[from])), uintptr(n-from), 0, 0, 0)
+			sent, _, e := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&msgs[from])), uintptr(n-from),
+				0, 0, 0)
 			if e == unix.EAGAIN {
 				return false
 			}

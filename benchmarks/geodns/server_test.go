@@ -1,11 +1,12 @@
-// Package geodns compares tierkit's name server with a bare miekg/dns server, CoreDNS, NSD and Knot, each in a process of its
-// own on one core, with dnsperf as the client:
+// Package geodns compares tierkit's name server with a bare miekg/dns server, CoreDNS, NSD and Knot, each in a process
+// of its own on one core, with dnsperf as the client:
 //
 //	go test -bench . -benchtime 1x ./geodns          (needs dnsperf; NSD and Knot are left out when they are missing)
 //
 // limit is an echo on recvmmsg and sendmmsg, the least that a Go program can do; echo reads and writes one packet at a
-// time. cpu-us/op is the server's CPU time per answer, with that of its child processes; geo queries carry a client subnet and
-// are answered by its place. The rounds of all contenders are interleaved, and each figure is the median of the rounds.
+// time. cpu-us/op is the server's CPU time per answer, with that of its child processes; geo queries carry a client
+// subnet and are answered by its place. The rounds of all contenders are interleaved, and each figure is the median of
+// the rounds.
 package geodns
 
 import (

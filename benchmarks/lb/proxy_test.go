@@ -33,8 +33,9 @@ var (
 	sizes    = flag.String("sizes", "100,10000", "bytes of the answers")
 	length   = flag.Duration("time", 2*time.Second, "of one measurement, in whole seconds")
 	clean    = flag.Float64("clean", 0.1, "cores that other processes may take; a measurement above is made again, up to four times, and the cleanest counts")
-	backends = flag.String("backend", "once", "how the backend writes its answer: once, or head and body in turn (sendfile)")
-	conns    = flag.Int("conns", 64, "connections of the client")
+	backends = flag.String("backend", "once",
+		"how the backend writes its answer: once, or head and body in turn (sendfile)")
+	conns = flag.Int("conns", 64, "connections of the client")
 )
 
 func TestMain(m *testing.M) {
@@ -46,7 +47,8 @@ func BenchmarkProxy(b *testing.B) { compare(b, *names, true) }
 func BenchmarkTCP(b *testing.B)   { compare(b, *tcp, false) }
 
 // sample is one measurement.
-type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign, rss float64 } // 1/s, us, us, us, us, us, cores, cores, MiB
+// 1/s, us, us, us, us, us, cores, cores, MiB
+type sample struct{ rate, cpu, p50, p99, half50, half99, foreign, halfForeign, rss float64 }
 
 func compare(b *testing.B, list string, half bool) {
 	wrk, err := exec.LookPath("wrk")
@@ -90,7 +92,9 @@ func compare(b *testing.B, list string, half bool) {
 			all := map[string][]sample{}
 			for range *rounds {
 				for _, name := range order {
-					all[name] = append(all[name], cleanest(func() sample { return measure(b, wrk, running[name], backend) }))
+					all[name] = append(all[name], cleanest(func() sample {
+						return measure(b, wrk, running[name], backend)
+					}))
 				}
 			}
 			if ours := median(all["tierkit"], func(s sample) float64 { return s.rate }); half && ours > 0 {
@@ -101,12 +105,14 @@ func compare(b *testing.B, list string, half bool) {
 						}
 						h := cleanest(func() (s sample) {
 							defer watchForeign(&s, running[name], backend)()
-							if s.half50, s.half99, err = openLoop(running[name].Addr, ours/2, *conns, *length); err != nil {
+							if s.half50, s.half99,
+								err = openLoop(running[name].Addr, ours/2, *conns, *length); err != nil {
 								b.Fatalf("%s: %v", name, err)
 							}
 							return s
 						})
-						all[name][r].half50, all[name][r].half99, all[name][r].halfForeign = h.half50, h.half99, h.foreign
+						all[name][r].half50, all[name][r].half99, all[name][r].halfForeign = h.half50, h.half99,
+							h.foreign
 					}
 				}
 			}
@@ -115,11 +121,19 @@ func compare(b *testing.B, list string, half bool) {
 					for b.Loop() {
 					}
 					for unit, of := range map[string]func(sample) float64{
-						"req/s": func(s sample) float64 { return s.rate }, "cpu-us/req": func(s sample) float64 { return s.cpu },
-						"p50-us": func(s sample) float64 { return s.p50 }, "p99-us": func(s sample) float64 { return s.p99 },
-						"half-p50-us": func(s sample) float64 { return s.half50 }, "half-p99-us": func(s sample) float64 { return s.half99 },
-						"rss-MiB":       func(s sample) float64 { return s.rss },
-						"foreign-cores": func(s sample) float64 { return s.foreign }, "half-foreign-cores": func(s sample) float64 { return s.halfForeign },
+						"req/s": func(s sample) float64 {
+							return s.rate
+						}, "cpu-us/req": func(s sample) float64 { return s.cpu },
+						"p50-us": func(s sample) float64 {
+							return s.p50
+						}, "p99-us": func(s sample) float64 { return s.p99 },
+						"half-p50-us": func(s sample) float64 {
+							return s.half50
+						}, "half-p99-us": func(s sample) float64 { return s.half99 },
+						"rss-MiB": func(s sample) float64 { return s.rss },
+						"foreign-cores": func(s sample) float64 {
+							return s.foreign
+						}, "half-foreign-cores": func(s sample) float64 { return s.halfForeign },
 					} {
 						b.ReportMetric(median(all[name], of), unit)
 					}
@@ -152,7 +166,8 @@ var (
 
 func measure(b *testing.B, wrk string, p, backend *contender.Process) (s sample) {
 	cpu := p.CPU()
-	cmd := exec.Command(wrk, "-t2", "-c"+strconv.Itoa(*conns), fmt.Sprintf("-d%ds", max(1, int(length.Seconds()))), "--latency", "http://"+p.Addr+"/")
+	cmd := exec.Command(wrk, "-t2", "-c"+strconv.Itoa(*conns), fmt.Sprintf("-d%ds", max(1, int(length.Seconds()))),
+		"--latency", "http://"+p.Addr+"/")
 	stop := watchForeign(&s, p, backend)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package metrics measures tierkit's metrics beside Prometheus's client, VictoriaMetrics' and OpenTelemetry's in one run:
-// go test -bench . -count 5 ./metrics
+// Package metrics measures tierkit's metrics beside Prometheus's client, VictoriaMetrics' and OpenTelemetry's in one
+// run: go test -bench . -count 5 ./metrics
 package metrics
 
 import (
@@ -57,10 +57,13 @@ func BenchmarkHTTP(b *testing.B) {
 		size := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "s"}, []string{})
 		flight := prometheus.NewGauge(prometheus.GaugeOpts{Name: "f"})
 		reg.MustRegister(count, took, size, flight)
-		serve(b, promhttp.InstrumentHandlerInFlight(flight, promhttp.InstrumentHandlerCounter(count, promhttp.InstrumentHandlerDuration(took, promhttp.InstrumentHandlerResponseSize(size, hello)))))
+		serve(b, promhttp.InstrumentHandlerInFlight(flight,
+			promhttp.InstrumentHandlerCounter(count,
+				promhttp.InstrumentHandlerDuration(took, promhttp.InstrumentHandlerResponseSize(size, hello)))))
 	})
 	b.Run("otelhttp", func(b *testing.B) {
-		serve(b, otelhttp.NewHandler(hello, "x", otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader())))))
+		serve(b, otelhttp.NewHandler(hello, "x",
+			otelhttp.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader())))))
 	})
 	b.Run("limit", func(b *testing.B) { // two clock reads and the handler
 		var sink atomic.Int64
@@ -165,7 +168,8 @@ func BenchmarkUniquesEstimate(b *testing.B) {
 	})
 }
 
-// BenchmarkScrape answers one scrape of 10,000 series: counters with three labels, and then the histograms of 230 routes.
+// BenchmarkScrape answers one scrape of 10,000 series: counters with three labels, and then the histograms of 230
+// routes.
 func BenchmarkScrape(b *testing.B) {
 	scrape := func(b *testing.B, h http.Handler, header ...string) {
 		r := httptest.NewRequest("GET", "/metrics", nil)
@@ -187,14 +191,16 @@ func BenchmarkScrape(b *testing.B) {
 	}
 	counters := make([]counter, n)
 	reg := prometheus.NewRegistry()
-	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shop_requests_total", Help: "Requests"}, []string{"server", "route", "class"})
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "shop_requests_total", Help: "Requests"},
+		[]string{"server", "route", "class"})
 	reg.MustRegister(vec)
 	set := vm.NewSet()
 	for i := range counters {
 		c := counter{"web", fmt.Sprintf("GET /route/%d/{id}", i), "2xx", uint64(i) * 7919}
 		counters[i] = c
 		vec.WithLabelValues(c.Server, c.Route, c.Class).Add(float64(c.N))
-		set.NewCounter(fmt.Sprintf("shop_requests_total{server=%q,route=%q,class=%q}", c.Server, c.Route, c.Class)).Set(c.N)
+		set.NewCounter(fmt.Sprintf("shop_requests_total{server=%q,route=%q,class=%q}", c.Server, c.Route, c.Class)).Set(
+			c.N)
 	}
 	m := metrics.New(metrics.Options{NoHost: true, NoRuntime: true})
 	if err := m.Register(metrics.Collect("shop", func() []counter { return counters })); err != nil {
@@ -217,7 +223,9 @@ func BenchmarkScrape(b *testing.B) {
 		web.ServeHTTP(&nullWriter{http.Header{}}, r)
 	}
 	b.Run("histograms/tierkit", func(b *testing.B) { scrape(b, m.Handler()) })
-	b.Run("histograms/promhttp", func(b *testing.B) { scrape(b, promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{})) })
+	b.Run("histograms/promhttp", func(b *testing.B) {
+		scrape(b, promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{}))
+	})
 }
 
 // BenchmarkHost reads the machine once.

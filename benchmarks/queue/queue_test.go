@@ -1,8 +1,8 @@
-// Package queue measures the embedded queue beside its physical limit (a bare group-commit writer on the same disk), JetStream, bbolt, pebble, SQLite and PostgreSQL:
-// go test -bench . -count 5 ./queue
+// Package queue measures the embedded queue beside its physical limit (a bare group-commit writer on the same disk),
+// JetStream, bbolt, pebble, SQLite and PostgreSQL: go test -bench . -count 5 ./queue
 //
-// Every publish waits until its message is durable, except for the contenders whose name says otherwise. The directory is that of
-// os.TempDir, which must be on the disk to be measured (TMPDIR), not in memory.
+// Every publish waits until its message is durable, except for the contenders whose name says otherwise. The directory
+// is that of os.TempDir, which must be on the disk to be measured (TMPDIR), not in memory.
 package queue
 
 import (
@@ -41,7 +41,8 @@ var contenders = []struct {
 	name string
 	open publisher
 }{
-	{"limit", rawLog}, {"tierkit", embedded(queue.Options{})}, {"pebble", pebbleLog}, {"bbolt-batch", bboltBatch}, {"sqlite", sqliteTable},
+	{"limit", rawLog}, {"tierkit", embedded(queue.Options{})}, {"pebble", pebbleLog}, {"bbolt-batch", bboltBatch},
+	{"sqlite", sqliteTable},
 	{"postgres-skip-locked", postgres},
 	{"jetstream-always", natsStream(true)}, {"jetstream-default-not-durable", natsStream(false)},
 }
@@ -88,7 +89,8 @@ func BenchmarkPublish(b *testing.B) {
 	}
 }
 
-// BenchmarkConsume is b.N deliveries, fetched and acknowledged by 8 workers: in batches without waiting for each ack, and one by one with.
+// BenchmarkConsume is b.N deliveries, fetched and acknowledged by 8 workers: in batches without waiting for each ack,
+// and one by one with.
 func BenchmarkConsume(b *testing.B) {
 	for _, c := range []struct {
 		name  string
@@ -146,7 +148,8 @@ func consume(b *testing.B, q *queue.Queue, batch int) {
 	}
 	msgs := make([]queue.Message, 0, 1000)
 	for i := range b.N {
-		if msgs = append(msgs, queue.Message{Topic: "t", Body: make([]byte, 1024)}); len(msgs) == cap(msgs) || i == b.N-1 {
+		if msgs = append(msgs, queue.Message{Topic: "t", Body: make([]byte, 1024)}); len(msgs) == cap(msgs) ||
+			i == b.N-1 {
 			if _, err := q.PublishBatch(ctx, msgs); err != nil {
 				b.Fatal(err)
 			}
@@ -193,7 +196,8 @@ func embedded(o queue.Options) publisher {
 	}
 }
 
-// rawLog is the limit: frames with a checksum in a zero-filled file, one write and one fdatasync per group, and nothing else.
+// rawLog is the limit: frames with a checksum in a zero-filled file, one write and one fdatasync per group, and nothing
+// else.
 func rawLog(b *testing.B, dir string) (func([]byte) error, func()) {
 	const size = 256 << 20
 	f, err := os.OpenFile(filepath.Join(dir, "log"), os.O_RDWR|os.O_CREATE, 0o600)
@@ -225,7 +229,8 @@ func rawLog(b *testing.B, dir string) (func([]byte) error, func()) {
 		at, last, took := int64(0), 0, time.Duration(0)
 		for {
 			if last > 1 { // the producers just released are about to come back
-				for start, limit := time.Now(), min(took/4, 100*time.Microsecond); time.Since(start) < limit; runtime.Gosched() {
+				for start, limit := time.Now(),
+					min(took/4, 100*time.Microsecond); time.Since(start) < limit; runtime.Gosched() {
 					mu.Lock()
 					enough := cur.n >= last
 					mu.Unlock()
@@ -321,7 +326,8 @@ func bboltBatch(b *testing.B, dir string) (func([]byte) error, func()) {
 
 // sqliteTable is what queues on SQLite do, such as goqite: a row and a commit per message.
 func sqliteTable(b *testing.B, dir string) (func([]byte) error, func()) {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "q.db")+"?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(10000)")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "q.db")+
+		"?_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=busy_timeout(10000)")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -368,7 +374,8 @@ func openPostgres(b *testing.B) (*queue.Queue, func()) {
 }
 
 func serve(b *testing.B, dir string, always bool) (*nats.Conn, func()) {
-	s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true, SyncAlways: always})
+	s, err := server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: dir, NoSigs: true,
+		NoLog: true, SyncAlways: always})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -40,13 +40,15 @@ func libraries(t *testing.T) (*replica.Cluster, context.Context) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	for end := time.Now().Add(30 * time.Second); len(c.Explain("select 1").Nodes) == 0 || c.Status().Primary == "" || c.Explain("select 1").Nodes[0] == c.Status().Primary; {
+	for end := time.Now().Add(30 * time.Second); len(c.Explain("select 1").Nodes) == 0 || c.Status().Primary == "" ||
+		c.Explain("select 1").Nodes[0] == c.Status().Primary; {
 		if time.Now().After(end) {
 			t.Fatalf("%+v", c.Status())
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	// The table came by another way than the cluster: no session knows of it, and what is prepared may be prepared on the standby.
+	// The table came by another way than the cluster: no session knows of it, and what is prepared may be prepared on
+	// the standby.
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		err := s.Nodes[1].DB().QueryRow(`select count(*) from authors`).Scan(new(int))
 		if err == nil {

@@ -59,7 +59,8 @@ func pgCluster(b *testing.B, s *testserver.PostgresCluster, o replica.Options) *
 	}
 }
 
-// BenchmarkPostgresRead is a point read by primary key. All servers share this machine, so spreading cannot be faster than the limit.
+// BenchmarkPostgresRead is a point read by primary key. All servers share this machine, so spreading cannot be faster
+// than the limit.
 func BenchmarkPostgresRead(b *testing.B) {
 	s := testserver.Postgres(b, testserver.PostgresOptions{Standbys: 2})
 	_, err := s.Primary().DB().Exec(`create table users (id int primary key, name text); insert into users select i, 'user ' || i from generate_series(1, 10000) i`)
@@ -110,7 +111,8 @@ func BenchmarkPostgresRead(b *testing.B) {
 	b.Run("point/tierkit", func(b *testing.B) { read(b, pgCluster(b, s, replica.Options{}).DB()) })
 }
 
-// BenchmarkReadYourWrites inserts and reads back at once, with 8 users. It reports stale reads and the share of reads on the primary.
+// BenchmarkReadYourWrites inserts and reads back at once, with 8 users. It reports stale reads and the share of reads
+// on the primary.
 func BenchmarkReadYourWrites(b *testing.B) {
 	run := func(b *testing.B, c *replica.Cluster, session bool) {
 		var stale, seq atomic.Int64
@@ -143,7 +145,8 @@ func BenchmarkReadYourWrites(b *testing.B) {
 		b.ReportMetric(100*primary/float64(b.N), "%primary")
 	}
 	b.Run("delay200ms/tierkit", func(b *testing.B) {
-		s := testserver.Postgres(b, testserver.PostgresOptions{Standbys: 2, Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
+		s := testserver.Postgres(b, testserver.PostgresOptions{Standbys: 2,
+			Config: map[string]string{"recovery_min_apply_delay": "'200ms'"}})
 		_, err := s.Primary().DB().Exec(`create table t (id bigint primary key)`)
 		must(b, err)
 		time.Sleep(500 * time.Millisecond)
@@ -172,8 +175,8 @@ func BenchmarkReadYourWrites(b *testing.B) {
 	})
 }
 
-// BenchmarkFailover kills the primary under load and reports the time from its ejection (at the first refused connection) to the first write that
-// succeeded on the new one.
+// BenchmarkFailover kills the primary under load and reports the time from its ejection (at the first refused
+// connection) to the first write that succeeded on the new one.
 func BenchmarkFailover(b *testing.B) {
 	b.Run("kill/tierkit", func(b *testing.B) {
 		var took []float64
@@ -191,11 +194,12 @@ func failover(b *testing.B) time.Duration {
 	_, err := s.Primary().DB().Exec(`create table t (id bigint primary key)`)
 	must(b, err)
 	var refused atomic.Int64
-	c := pgCluster(b, s, replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()}, Hooks: &replica.Hooks{NodeChanged: func(before, after replica.NodeStatus) {
-		if after.Name == "s0" && after.State == "down" {
-			refused.CompareAndSwap(0, time.Now().UnixNano())
-		}
-	}}})
+	c := pgCluster(b, s, replica.Options{Promotion: &replica.Promotion{Lease: replica.MemoryLease()},
+		Hooks: &replica.Hooks{NodeChanged: func(before, after replica.NodeStatus) {
+			if after.Name == "s0" && after.State == "down" {
+				refused.CompareAndSwap(0, time.Now().UnixNano())
+			}
+		}}})
 	var id, done atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -1,5 +1,5 @@
-// Package replica compares the cost of package replica with plain database/sql (the limit) and with other read/write splitters,
-// on a driver that costs nothing, and on PostgreSQL.
+// Package replica compares the cost of package replica with plain database/sql (the limit) and with other read/write
+// splitters, on a driver that costs nothing, and on PostgreSQL.
 package replica
 
 import (
@@ -132,7 +132,9 @@ func write(b *testing.B, db *sql.DB) {
 }
 
 func cluster(b *testing.B) *replica.Cluster {
-	c, err := replica.New(replica.Plain(replica.PlainHooks{}), []replica.Node{{Name: "p", Connector: zero{}}, {Name: "r1", Connector: zero{}}, {Name: "r2", Connector: zero{}}}, replica.Options{})
+	c, err := replica.New(replica.Plain(replica.PlainHooks{}),
+		[]replica.Node{{Name: "p", Connector: zero{}}, {Name: "r1", Connector: zero{}},
+			{Name: "r2", Connector: zero{}}}, replica.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}

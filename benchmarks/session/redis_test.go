@@ -14,8 +14,8 @@ import (
 	"github.com/tierkit/tierkit/session/redisstore"
 )
 
-// BenchmarkRedisRead is a request that reads its session, which has an idle timeout, from Redis: 32 requests at a time over 16 connections. The limit is one GET
-// of as many bytes.
+// BenchmarkRedisRead is a request that reads its session, which has an idle timeout, from Redis: 32 requests at a time
+// over 16 connections. The limit is one GET of as many bytes.
 func BenchmarkRedisRead(b *testing.B) {
 	server := testserver.Redis(b)
 	c := redis.NewClient(&redis.Options{Addr: server.Addr(), PoolSize: 16, MinIdleConns: 16, MaxRetries: -1})

@@ -1,5 +1,5 @@
-// Package session measures tierkit's sessions and tokens beside scs and golang-jwt, and a bare handler and a bare HMAC as limits:
-// go test -bench . -count 5 ./session
+// Package session measures tierkit's sessions and tokens beside scs and golang-jwt, and a bare handler and a bare HMAC
+// as limits: go test -bench . -count 5 ./session
 package session
 
 import (
@@ -104,7 +104,8 @@ func BenchmarkRead(b *testing.B) {
 	b.Run("scs-idle", func(b *testing.B) { h := theirs(true); serve(b, h, "/", login(b, h)) })
 	b.Run("scs-no-idle", func(b *testing.B) { h := theirs(false); serve(b, h, "/", login(b, h)) })
 	b.Run("tierkit-encrypted", func(b *testing.B) {
-		h := oursOn(b, session.NewMemory(), session.Options{EncryptionKeys: []session.EncryptionKey{{ID: "k", Secret: make([]byte, 32)}}})
+		h := oursOn(b, session.NewMemory(), session.Options{
+			EncryptionKeys: []session.EncryptionKey{{ID: "k", Secret: make([]byte, 32)}}})
 		serve(b, h, "/", login(b, h))
 	})
 	b.Run("gorilla-cookie", func(b *testing.B) { h := gorilla(); serve(b, h, "/", login(b, h)) })
@@ -113,7 +114,8 @@ func BenchmarkRead(b *testing.B) {
 	})
 }
 
-// BenchmarkWrite changes one value per request. All requests change the same session, which scs answers with lost updates.
+// BenchmarkWrite changes one value per request. All requests change the same session, which scs answers with lost
+// updates.
 func BenchmarkWrite(b *testing.B) {
 	b.Run("tierkit", func(b *testing.B) { h := ours(b); serve(b, h, "/write", login(b, h)) })
 	b.Run("scs-idle", func(b *testing.B) { h := theirs(true); serve(b, h, "/write", login(b, h)) })
@@ -123,7 +125,8 @@ func BenchmarkWrite(b *testing.B) {
 func gorilla() http.Handler {
 	store := sessions.NewCookieStore(make([]byte, 32), make([]byte, 32))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, _ := store.Get(r.WithContext(context.Background()), "session") // it caches in the request's context, which lives on here
+		// it caches in the request's context, which lives on here
+		s, _ := store.Get(r.WithContext(context.Background()), "session")
 		if r.URL.Path == "/login" {
 			s.Values["name"], s.Values["count"], s.Values["theme"] = "Ada", 1, "dark"
 			_ = s.Save(r, w)

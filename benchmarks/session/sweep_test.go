@@ -15,10 +15,11 @@ import (
 	"github.com/tierkit/tierkit/session"
 )
 
-// BenchmarkSweep is the longest that a request waits while half a million sessions expire, beside the same requests when none expires (limit): what both
-// have is the machine's and the collector's. Of the waits above 1 ms it tells the cause, which the kernel counts per thread: "preempted" ones lost
-// their processor to another process in the middle, "waited" ones gave it up themselves, for a lock or the collector; "ran" ones are the store's own work. Two requests at a
-// time; "unpaced" ones keep both processors busy all the time.
+// BenchmarkSweep is the longest that a request waits while half a million sessions expire, beside the same requests
+// when none expires (limit): what both have is the machine's and the collector's. Of the waits above 1 ms it tells the
+// cause, which the kernel counts per thread: "preempted" ones lost their processor to another process in the middle,
+// "waited" ones gave it up themselves, for a lock or the collector; "ran" ones are the store's own work. Two requests
+// at a time; "unpaced" ones keep both processors busy all the time.
 func BenchmarkSweep(b *testing.B) {
 	for _, c := range []struct {
 		name   string
@@ -41,7 +42,8 @@ func BenchmarkSweep(b *testing.B) {
 	}
 }
 
-// stalls are the waits above 1 ms, by cause; worstRan is the longest request that kept its processor all the time, median any request's.
+// stalls are the waits above 1 ms, by cause; worstRan is the longest request that kept its processor all the time,
+// median any request's.
 type stalls struct {
 	worst, worstRan, median time.Duration
 	preempted, waited, ran  int
@@ -69,7 +71,8 @@ func sweep(expire bool, pace int) (total stalls) {
 		return sha256.Sum256(b[:])
 	}
 	for i := range 500_000 {
-		_ = m.Create(context.Background(), key(i, 9), session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute), Data: make([]byte, 100)})
+		_ = m.Create(context.Background(), key(i, 9),
+			session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute), Data: make([]byte, 100)})
 	}
 	debug.FreeOSMemory() // the collection that filling the store is due for is not the requests' affair
 	later := at
@@ -90,7 +93,9 @@ func sweep(expire bool, pace int) (total stalls) {
 				k := key(i, g)
 				v, f := switches()
 				start := time.Now()
-				_ = m.Create(context.Background(), k, session.Record{Created: later, Seen: later, Expires: later.Add(time.Minute), Data: make([]byte, 100)})
+				_ = m.Create(context.Background(), k,
+					session.Record{Created: later, Seen: later, Expires: later.Add(time.Minute),
+						Data: make([]byte, 100)})
 				d := time.Since(start)
 				v2, f2 := switches()
 				times = append(times, d)

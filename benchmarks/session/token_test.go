@@ -42,7 +42,8 @@ func cpu(b *testing.B) func() {
 }
 
 // claims are those of a usual access token.
-var claims = token.Claims{ID: "7f1c2a9be04d4c55", Subject: "user-48151623", Issuer: "shop.example", Audience: "api.shop.example"}
+var claims = token.Claims{ID: "7f1c2a9be04d4c55", Subject: "user-48151623", Issuer: "shop.example",
+	Audience: "api.shop.example"}
 
 // BenchmarkVerify checks one token.
 func BenchmarkVerify(b *testing.B) {
@@ -74,7 +75,8 @@ func BenchmarkVerify(b *testing.B) {
 			}
 		}
 	})
-	// The HMAC of as many bytes as the compact token signs, from a pool of ready states, as requests that run at the same time need it.
+	// The HMAC of as many bytes as the compact token signs, from a pool of ready states, as requests that run at the
+	// same time need it.
 	b.Run("limit", func(b *testing.B) {
 		t, _ := authority(b, token.Compact).Sign(claims)
 		pool := sync.Pool{New: func() any { return hmac.New(sha256.New, secret) }}
@@ -117,18 +119,21 @@ func TestInterop(t *testing.T) {
 				t.Fatal(err)
 			}
 			if c.key.Alg != token.RS256 {
-				s, err := a.Sign(token.Claims{Subject: "ada ✓", Issuer: "shop", ID: "1", Session: "s", Extra: map[string]string{"role": "x"}})
+				s, err := a.Sign(token.Claims{Subject: "ada ✓", Issuer: "shop", ID: "1", Session: "s",
+					Extra: map[string]string{"role": "x"}})
 				if err != nil {
 					t.Fatal(err)
 				}
 				var m jwt.MapClaims
 				_, err = jwt.ParseWithClaims(s, &m, func(*jwt.Token) (any, error) { return c.verifies, nil },
-					jwt.WithValidMethods([]string{c.method.Alg()}), jwt.WithAudience("web"), jwt.WithIssuer("shop"), jwt.WithExpirationRequired(), jwt.WithIssuedAt())
+					jwt.WithValidMethods([]string{c.method.Alg()}), jwt.WithAudience("web"), jwt.WithIssuer("shop"),
+					jwt.WithExpirationRequired(), jwt.WithIssuedAt())
 				if err != nil || m["sub"] != "ada ✓" || m["role"] != "x" || m["jti"] != "1" || m["sid"] != "s" {
 					t.Fatal(m, err)
 				}
 			}
-			k := jwt.NewWithClaims(c.method, jwt.RegisteredClaims{Subject: "bob", Audience: jwt.ClaimStrings{"web", "app"}, ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Minute))})
+			k := jwt.NewWithClaims(c.method, jwt.RegisteredClaims{Subject: "bob",
+				Audience: jwt.ClaimStrings{"web", "app"}, ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Minute))})
 			k.Header["kid"] = "k1"
 			s, err := k.SignedString(c.signs)
 			if err != nil {
@@ -141,8 +146,11 @@ func TestInterop(t *testing.T) {
 			for _, forged := range []struct {
 				method jwt.SigningMethod
 				key    any
-			}{{jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType}, {jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32))}, {jwt.SigningMethodPS256, rs}} {
-				k := jwt.NewWithClaims(forged.method, jwt.RegisteredClaims{Audience: jwt.ClaimStrings{"web"}, ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Minute))})
+			}{{jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType},
+				{jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32))}, {jwt.SigningMethodPS256, rs}} {
+				k := jwt.NewWithClaims(forged.method,
+					jwt.RegisteredClaims{Audience: jwt.ClaimStrings{"web"},
+						ExpiresAt: jwt.NewNumericDate(time.Now().Add(time.Minute))})
 				k.Header["kid"] = "k1"
 				s, err := k.SignedString(forged.key)
 				if err != nil {

@@ -18,18 +18,20 @@ import (
 
 const rows = 2000
 
-// BenchmarkFence is a one-row UPDATE by key on PostgreSQL from 4 clients: limit has no guard; idle has the guard and no slot that moves;
-// beside updates rows of slots that do not move while others do; moving updates rows whose slots are being copied. The mover rests
-// between two chunks meanwhile, so that the guard is measured and not who else uses the processors. Each is measured in ten interleaved
-// pairs with limit, and "x" is the median of their ratios.
+// BenchmarkFence is a one-row UPDATE by key on PostgreSQL from 4 clients: limit has no guard; idle has the guard and no
+// slot that moves; beside updates rows of slots that do not move while others do; moving updates rows whose slots are
+// being copied. The mover rests between two chunks meanwhile, so that the guard is measured and not who else uses the
+// processors. Each is measured in ten interleaved pairs with limit, and "x" is the median of their ratios.
 func BenchmarkFence(b *testing.B) {
 	for _, durable := range []bool{true, false} {
-		s := testserver.Postgres(b, testserver.PostgresOptions{Fsync: durable, Config: map[string]string{"synchronous_commit": map[bool]string{true: "on", false: "off"}[durable]}})
+		s := testserver.Postgres(b, testserver.PostgresOptions{Fsync: durable,
+			Config: map[string]string{"synchronous_commit": map[bool]string{true: "on", false: "off"}[durable]}})
 		open := func(name string) shard.Shard {
 			if _, err := s.Primary().DB().Exec("create database " + name); err != nil {
 				b.Fatal(err)
 			}
-			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
+			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(),
+				name))
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -42,7 +44,8 @@ func BenchmarkFence(b *testing.B) {
 		}
 		ctx := context.Background()
 		plain, one, two := open("plain"), open("one"), open("two")
-		c, err := shard.New(ctx, shard.MemoryStore(), []shard.Shard{one, two}, shard.Options{Dialect: shard.Postgres(), Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}})
+		c, err := shard.New(ctx, shard.MemoryStore(), []shard.Shard{one, two},
+			shard.Options{Dialect: shard.Postgres(), Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -69,7 +72,8 @@ func BenchmarkFence(b *testing.B) {
 			for range clients {
 				wg.Go(func() {
 					for range each {
-						if _, err := db.Exec(`update t set v = v + 1 where id = $1`, ids[rand.IntN(len(ids))]); err != nil {
+						if _, err := db.Exec(`update t set v = v + 1 where id = $1`,
+							ids[rand.IntN(len(ids))]); err != nil {
 							b.Error(err)
 							return
 						}
@@ -112,7 +116,8 @@ func BenchmarkFence(b *testing.B) {
 				stay = append(stay, id)
 			}
 		}
-		job, err := c.Move(ctx, plan, shard.MoveOptions{Group: 16384, Chunk: 500, RowsPerSecond: 1}) // rests for minutes after 500 rows
+		// rests for minutes after 500 rows
+		job, err := c.Move(ctx, plan, shard.MoveOptions{Group: 16384, Chunk: 500, RowsPerSecond: 1})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -50,7 +50,8 @@ type anchor struct {
 }
 
 func newAnchor(capacity, working int) *anchor {
-	h := &anchor{a: make([]uint32, capacity), k: make([]uint32, capacity), w: make([]uint32, capacity), l: make([]uint32, capacity), n: uint32(working)}
+	h := &anchor{a: make([]uint32, capacity), k: make([]uint32, capacity), w: make([]uint32, capacity),
+		l: make([]uint32, capacity), n: uint32(working)}
 	for i := range capacity {
 		h.k[i], h.w[i], h.l[i] = uint32(i), uint32(i), uint32(i)
 	}

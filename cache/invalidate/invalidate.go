@@ -1,6 +1,6 @@
-// Package invalidate deletes cache entries exactly when the rows that they were made of have changed: the keys are written in the same
-// transaction as the row, and a relay deletes them from the cache after the commit. A process that dies between its commit and its delete leaves nothing
-// old behind.
+// Package invalidate deletes cache entries exactly when the rows that they were made of have changed: the keys are
+// written in the same transaction as the row, and a relay deletes them from the cache after the commit. A process that
+// dies between its commit and its delete leaves nothing old behind.
 //
 //	box, err := invalidate.New(db, invalidate.Options{Regions: []invalidate.Region{{Name: "eu", Drop: tiered.Drop}}})
 //	err = box.Migrate(ctx)
@@ -11,9 +11,10 @@
 //	err = tx.Commit()
 //	box.Wake()
 //
-// How long an old value can be served after the commit: until the relay of this process has deleted it, which Wake starts at once; if this process
-// dies, until another process's relay looks, which is at most Options.Interval; if none runs, until one is started. Backlog says how far behind they are. A
-// reader that must not see an old value at all uses cache.Fresh, or deletes the key itself before it acknowledges the write.
+// How long an old value can be served after the commit: until the relay of this process has deleted it, which Wake
+// starts at once; if this process dies, until another process's relay looks, which is at most Options.Interval; if none
+// runs, until one is started. Backlog says how far behind they are. A reader that must not see an old value at all uses
+// cache.Fresh, or deletes the key itself before it acknowledges the write.
 package invalidate
 
 import (
@@ -37,13 +38,14 @@ const (
 	MySQL // and MariaDB 10.6 or later
 )
 
-// Region is one cache that is told of changes: a data centre's. Each has a table of its own, so that one that cannot be reached does not hold the
-// others up, and gets all of its invalidations when it is back.
+// Region is one cache that is told of changes: a data centre's. Each has a table of its own, so that one that cannot be
+// reached does not hold the others up, and gets all of its invalidations when it is back.
 type Region struct {
 	// Name is part of the table's name: lower-case letters, digits and _.
 	Name string
-	// Drop deletes a key, and returns nil when that is confirmed: Drop of a cache.Tiered. It is called until then, so it must do no harm to
-	// delete a key again, and several keys at the same time; keys that fail do not hold the others up. Nil only writes: the region relays for itself, on a database connection of its own.
+	// Drop deletes a key, and returns nil when that is confirmed: Drop of a cache.Tiered. It is called until then, so
+	// it must do no harm to delete a key again, and several keys at the same time; keys that fail do not hold the
+	// others up. Nil only writes: the region relays for itself, on a database connection of its own.
 	Drop func(ctx context.Context, key string) error
 }
 
@@ -59,7 +61,8 @@ type Options struct {
 	Batch int
 }
 
-// Outbox is the tables of keys on their way to be deleted. It is safe for concurrent use; any number of processes may relay.
+// Outbox is the tables of keys on their way to be deleted. It is safe for concurrent use; any number of processes may
+// relay.
 type Outbox struct {
 	db      *sql.DB
 	regions []region
@@ -107,7 +110,8 @@ func New(db *sql.DB, o Options) (*Outbox, error) {
 // atOnce is how many keys a relay deletes at the same time: one whose server does not answer costs its timeout.
 const atOnce = 8
 
-// deliver deletes each key once, however often it was written. Keys that cannot be deleted, such as those of one server among many, stay.
+// deliver deletes each key once, however often it was written. Keys that cannot be deleted, such as those of one server
+// among many, stay.
 func (r *region) deliver(ctx context.Context, rows []outbox.Row) (done []outbox.Row, err error) {
 	byKey := map[string][]outbox.Row{}
 	for _, row := range rows {
@@ -176,8 +180,8 @@ func (b *Outbox) Wake() {
 	}
 }
 
-// Relay deletes what has been committed, in all regions with a Drop, and returns how many rows that were. A region that fails does not keep the others from
-// going on.
+// Relay deletes what has been committed, in all regions with a Drop, and returns how many rows that were. A region that
+// fails does not keep the others from going on.
 func (b *Outbox) Relay(ctx context.Context) (n int, err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -209,7 +213,8 @@ func (b *Outbox) Run(ctx context.Context, report func(error)) error {
 	return nil
 }
 
-// Backlog is how many keys wait for a region, and for how long the oldest: how old a value may be that its cache serves.
+// Backlog is how many keys wait for a region, and for how long the oldest: how old a value may be that its cache
+// serves.
 func (b *Outbox) Backlog(ctx context.Context, name string) (n int, oldest time.Duration, err error) {
 	for _, r := range b.regions {
 		if r.Name == name {

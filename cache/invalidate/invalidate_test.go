@@ -28,13 +28,15 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func sqlite(t *testing.T, path string) *sql.DB {
-	db, err := sql.Open("sqlite", "file:"+path+"?_txlock=immediate&_pragma=journal_mode(wal)&_pragma=busy_timeout(10000)")
+	db, err := sql.Open("sqlite", "file:"+path+
+		"?_txlock=immediate&_pragma=journal_mode(wal)&_pragma=busy_timeout(10000)")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
 }
 
-// A process that is killed with kill -9 between its commit and its delete: the old value is served no longer than the relay takes.
+// A process that is killed with kill -9 between its commit and its delete: the old value is served no longer than the
+// relay takes.
 func TestKilledBetweenCommitAndDelete(t *testing.T) {
 	if path := os.Getenv("TIERKIT_INVALIDATE_CHILD"); path != "" {
 		db := sqlite(t, path)
@@ -56,7 +58,8 @@ func TestKilledBetweenCommitAndDelete(t *testing.T) {
 	c, err := cache.New(cache.Options[string, string]{})
 	require.NoError(t, err)
 	defer c.Close()
-	box, err := invalidate.New(db, invalidate.Options{Interval: 20 * time.Millisecond, Regions: []invalidate.Region{{Name: "eu", Drop: c.Drop}}})
+	box, err := invalidate.New(db, invalidate.Options{Interval: 20 * time.Millisecond,
+		Regions: []invalidate.Region{{Name: "eu", Drop: c.Drop}}})
 	require.NoError(t, err)
 	require.NoError(t, box.Migrate(t.Context()))
 	read := func() string {
@@ -83,7 +86,8 @@ func TestKilledBetweenCommitAndDelete(t *testing.T) {
 	}, 30*time.Second, time.Millisecond)
 }
 
-// On every database: a rolled back change invalidates nothing, a committed one every region that can be reached, and the others when they are back.
+// On every database: a rolled back change invalidates nothing, a committed one every region that can be reached, and
+// the others when they are back.
 func TestRegions(t *testing.T) {
 	for name, open := range map[string]func(t *testing.T) (*sql.DB, invalidate.Dialect){
 		"sqlite": func(t *testing.T) (*sql.DB, invalidate.Dialect) {
@@ -119,7 +123,8 @@ func TestRegions(t *testing.T) {
 					return nil
 				}}
 			}
-			box, err := invalidate.New(db, invalidate.Options{Dialect: dialect, Regions: []invalidate.Region{region("eu"), region("us")}})
+			box, err := invalidate.New(db, invalidate.Options{Dialect: dialect,
+				Regions: []invalidate.Region{region("eu"), region("us")}})
 			require.NoError(t, err)
 			require.NoError(t, box.Migrate(t.Context()))
 			require.NoError(t, box.Migrate(t.Context()))
@@ -152,7 +157,11 @@ func TestRegions(t *testing.T) {
 			go func() { defer close(done); box.Run(ctx, nil) }()
 			add(true, "c")
 			box.Wake()
-			require.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(dropped["us"]) == 3 && len(dropped["eu"]) == 3 }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return len(dropped["us"]) == 3 && len(dropped["eu"]) == 3
+			}, 20*time.Second, time.Millisecond)
 			cancel()
 			<-done
 			require.ElementsMatch(t, []string{"a", "b", "c"}, dropped["us"], "nothing is lost meanwhile")
@@ -179,21 +188,23 @@ func TestOptions(t *testing.T) {
 	require.ErrorContains(t, err, `"b"`)
 }
 
-// Keys that cannot be deleted, such as those of one cache server that is out, do not keep the others, however many they are.
+// Keys that cannot be deleted, such as those of one cache server that is out, do not keep the others, however many they
+// are.
 func TestFailingKeysDoNotHoldTheOthersUp(t *testing.T) {
 	db := sqlite(t, filepath.Join(t.TempDir(), "data.db"))
 	var mu sync.Mutex
 	var out atomic.Bool
 	dropped := map[string]int{}
-	box, err := invalidate.New(db, invalidate.Options{Batch: 10, Regions: []invalidate.Region{{Name: "eu", Drop: func(_ context.Context, key string) error {
-		if out.Load() && key[0] == 'a' {
-			return cache.ErrServerOut
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		dropped[key]++
-		return nil
-	}}}})
+	box, err := invalidate.New(db, invalidate.Options{Batch: 10,
+		Regions: []invalidate.Region{{Name: "eu", Drop: func(_ context.Context, key string) error {
+			if out.Load() && key[0] == 'a' {
+				return cache.ErrServerOut
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			dropped[key]++
+			return nil
+		}}}})
 	require.NoError(t, err)
 	require.NoError(t, box.Migrate(t.Context()))
 	out.Store(true)
@@ -221,20 +232,23 @@ func TestRelayDoesNotHoldWritersUp(t *testing.T) {
 			return sqlite(t, filepath.Join(t.TempDir(), "data.db")), invalidate.SQLite, "pragma busy_timeout = 1000"
 		},
 		"postgres": func(t *testing.T) (*sql.DB, invalidate.Dialect, string) {
-			return testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(), invalidate.PostgreSQL, "set lock_timeout = '1s'"
+			return testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(), invalidate.PostgreSQL,
+				"set lock_timeout = '1s'"
 		},
 		"mariadb": func(t *testing.T) (*sql.DB, invalidate.Dialect, string) {
-			return testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), invalidate.MySQL, "set innodb_lock_wait_timeout = 1"
+			return testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), invalidate.MySQL,
+				"set innodb_lock_wait_timeout = 1"
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db, d, patience := open(t)
 			at, gate := make(chan struct{}, 10), make(chan struct{})
-			box, err := invalidate.New(db, invalidate.Options{Dialect: d, Regions: []invalidate.Region{{Name: "eu", Drop: func(context.Context, string) error {
-				at <- struct{}{}
-				<-gate
-				return nil
-			}}}})
+			box, err := invalidate.New(db, invalidate.Options{Dialect: d,
+				Regions: []invalidate.Region{{Name: "eu", Drop: func(context.Context, string) error {
+					at <- struct{}{}
+					<-gate
+					return nil
+				}}}})
 			require.NoError(t, err)
 			require.NoError(t, box.Migrate(t.Context()))
 			require.NoError(t, box.Add(t.Context(), db, "k"))

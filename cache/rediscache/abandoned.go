@@ -9,8 +9,8 @@ import (
 // maxAbandoned bounds what is remembered of an outage. What is forgotten ends with its Lease.
 const maxAbandoned = 4096
 
-// abandoned is a lease that nobody will fill: its Fetch or its Release got no answer, though the server may have executed it, then or later. Without a word
-// from here everybody would wait for the key until Options.Lease ends.
+// abandoned is a lease that nobody will fill: its Fetch or its Release got no answer, though the server may have
+// executed it, then or later. Without a word from here everybody would wait for the key until Options.Lease ends.
 type abandoned struct{ key, lease string }
 
 func (r *Remote) abandon(leases ...abandoned) {
@@ -25,7 +25,8 @@ func (r *Remote) abandon(leases ...abandoned) {
 	}
 }
 
-// takeAbandoned is called before the server is asked whether it answers: what was sent before that, it has read by then.
+// takeAbandoned is called before the server is asked whether it answers: what was sent before that, it has read by
+// then.
 func (r *Remote) takeAbandoned() []abandoned {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,7 +48,8 @@ func (r *Remote) hand(all []abandoned) bool {
 	}
 }
 
-// giveUp releases the abandoned leases that it is sent, until ctx ends. It has a goroutine of its own so that it cannot delay a renewal.
+// giveUp releases the abandoned leases that it is sent, until ctx ends. It has a goroutine of its own so that it cannot
+// delay a renewal.
 func (r *Remote) giveUp(ctx context.Context) {
 	defer r.tasks.Done()
 	for {

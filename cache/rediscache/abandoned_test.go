@@ -14,8 +14,8 @@ import (
 	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
-// A server that does not answer in time still executes what it was sent, and so grants leases to nobody. They are released when it answers again, long
-// before they end; so are those whose Release got no answer.
+// A server that does not answer in time still executes what it was sent, and so grants leases to nobody. They are
+// released when it answers again, long before they end; so are those whose Release got no answer.
 func TestAbandonedLeases(t *testing.T) {
 	server := testserver.Redis(t)
 	o := rediscache.Options{Lease: time.Hour, Timeout: 300 * time.Millisecond}

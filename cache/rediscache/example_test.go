@@ -50,7 +50,9 @@ func Example_manyServers() {
 		log.Fatal(err)
 	}
 	defer users.Close()
-	name, err := users.Load(context.Background(), "42", func(context.Context, string) (string, error) { return "Ada", nil })
+	name, err := users.Load(context.Background(), "42", func(context.Context, string) (string, error) {
+		return "Ada", nil
+	})
 	fmt.Println(name, err, ring.Stats().Servers)
 	// Output: Ada <nil> 3
 }

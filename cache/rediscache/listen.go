@@ -22,13 +22,16 @@ func (r *Remote) listen(ctx context.Context) {
 		if err != nil {
 			var ne net.Error
 			if errors.As(err, &ne) && ne.Timeout() {
-				continue // nothing was said; renew speaks more often, so the connection is slow or dead, and trust runs out by itself
+				// nothing was said; renew speaks more often, so the connection is slow or dead, and trust runs out by
+				// itself
+				continue
 			}
 			if ctx.Err() != nil || errors.Is(err, redis.ErrClosed) {
 				return
 			}
 			r.trusted.Store(0)
-			_ = backoff.Sleep(ctx, backoff.Policy{Base: 5 * time.Millisecond, Max: 250 * time.Millisecond}.Delay(failures))
+			_ = backoff.Sleep(ctx, backoff.Policy{Base: 5 * time.Millisecond,
+				Max: 250 * time.Millisecond}.Delay(failures))
 			failures++
 			continue
 		}
@@ -76,7 +79,8 @@ func (r *Remote) receive(ctx context.Context, m *redis.Message) {
 		r.ack(id, r.id)
 		return
 	}
-	// Not on the subscription's connection, and not waited for here: an acknowledgement that is lost costs its asker the rest of our registration.
+	// Not on the subscription's connection, and not waited for here: an acknowledgement that is lost costs its asker
+	// the rest of our registration.
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	_ = r.client.Publish(ctx, r.acks(origin), id+"|"+r.id).Err()

@@ -14,7 +14,8 @@ import (
 // manyAtOnce bounds the keys of one script, during which the server does nothing else.
 const manyAtOnce = 500
 
-// fetchAll is fetch of many keys in one script, for a server that is not a cluster. KEYS: values, then leases. ARGV: milliseconds, then leases.
+// fetchAll is fetch of many keys in one script, for a server that is not a cluster. KEYS: values, then leases. ARGV:
+// milliseconds, then leases.
 var fetchAll = redis.NewScript(`
 local n = #KEYS / 2
 local values = redis.call('MGET', unpack(KEYS, 1, n))
@@ -103,7 +104,8 @@ func (r *Remote) fetchAll(ctx context.Context, keys, leases []string) ([]cache.F
 }
 
 // FillMany implements [cache.RemoteMany].
-func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Filled, ttl time.Duration) (out []bool, err error) {
+func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Filled, ttl time.Duration) (out []bool,
+	err error) {
 	defer func() {
 		if err != nil {
 			for i, key := range keys { // what was filled has no lease any more
@@ -132,7 +134,8 @@ func (r *Remote) FillMany(ctx context.Context, keys []string, filled []cache.Fil
 }
 
 // pipeline runs n commands in one round trip, after loading the script if the server does not know it.
-func (r *Remote) pipeline(ctx context.Context, s *redis.Script, n int, cmd func(redis.Pipeliner, int) *redis.Cmd) (cmds []*redis.Cmd, err error) {
+func (r *Remote) pipeline(ctx context.Context, s *redis.Script, n int,
+	cmd func(redis.Pipeliner, int) *redis.Cmd) (cmds []*redis.Cmd, err error) {
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	for range 2 {

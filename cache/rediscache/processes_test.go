@@ -48,7 +48,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// world is memory that the processes share: the system of record, what was acknowledged to anybody, and how far each process is.
+// world is memory that the processes share: the system of record, what was acknowledged to anybody, and how far each
+// process is.
 type world struct {
 	source, acked [8]atomic.Int64
 	changes       atomic.Int64 // acknowledged
@@ -75,14 +76,16 @@ func openWorld(path string) (*world, error) {
 	return (*world)(unsafe.Pointer(&b[0])), nil
 }
 
-// runNode is the main function of a node: it reads and changes keys until its input ends, and asks for cold keys on command.
+// runNode is the main function of a node: it reads and changes keys until its input ends, and asks for cold keys on
+// command.
 func runNode(number int) error {
 	w, err := openWorld(os.Getenv(sharedEnv))
 	if err != nil {
 		return err
 	}
 	c := redis.NewClient(&redis.Options{Addr: os.Getenv(redisEnv), MaxRetries: -1, DialTimeout: time.Second})
-	r, err := rediscache.New(c, rediscache.Options{Lease: patience, Confirm: 500 * time.Millisecond, Timeout: 400 * time.Millisecond})
+	r, err := rediscache.New(c, rediscache.Options{Lease: patience, Confirm: 500 * time.Millisecond,
+		Timeout: 400 * time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -158,7 +161,8 @@ func raise(a *atomic.Int64, v int64) {
 	}
 }
 
-// read checks the promise: a read that begins after a change was acknowledged, to whichever process, does not return an older value.
+// read checks the promise: a read that begins after a change was acknowledged, to whichever process, does not return an
+// older value.
 func (w *world) read(k int, tier *cache.Tiered[int, int]) {
 	floor := w.acked[k].Load()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -217,9 +221,9 @@ func startNode(t *testing.T, number int, shared, addr string) *process {
 	return p
 }
 
-// Two processes share one Redis, which is frozen, thawed, killed and started again while both read and change; then one process is stopped
-// while the other goes on. Throughout, no process serves a value older than the last change that was acknowledged to either, and in every
-// quiet time a cold key that both ask for is loaded once.
+// Two processes share one Redis, which is frozen, thawed, killed and started again while both read and change; then one
+// process is stopped while the other goes on. Throughout, no process serves a value older than the last change that was
+// acknowledged to either, and in every quiet time a cold key that both ask for is loaded once.
 func TestTwoProcesses(t *testing.T) {
 	server := testserver.Redis(t)
 	path := filepath.Join(t.TempDir(), "world")
@@ -268,7 +272,8 @@ func TestTwoProcesses(t *testing.T) {
 	oneLoad := func(when string) {
 		t.Helper()
 		const count = 20
-		for end := time.Now().Add(patience); ; { // a busy machine may make an operation time out, and then a second load is right
+		// a busy machine may make an operation time out, and then a second load is right
+		for end := time.Now().Add(patience); ; {
 			first := next
 			next += count
 			require.LessOrEqual(t, next, firstCold+coldKeys)

@@ -1,14 +1,16 @@
-// Package rediscache is the second tier of package cache in Redis or Valkey: leases, fenced fills, and invalidation of every process's first tier.
+// Package rediscache is the second tier of package cache in Redis or Valkey: leases, fenced fills, and invalidation of
+// every process's first tier.
 //
-// How a Delete is known to have reached everybody. A process that keeps a first tier renews a registration in Redis a few times per
-// [Options.Confirm], and serves its first tier only while the latest registration is confirmed over the connection on which invalidations
-// arrive: since that connection keeps the order, all invalidations published before have then been applied. A Delete
-// removes the value, publishes the key, and reads in the same atomic step which processes are registered; it returns when each of them has
-// acknowledged, or its registration has run out, so at most Confirm later. A process that is cut off from Redis stops trusting its first
-// tier by itself, and empties it before it trusts it again.
+// How a Delete is known to have reached everybody. A process that keeps a first tier renews a registration in Redis a
+// few times per [Options.Confirm], and serves its first tier only while the latest registration is confirmed over the
+// connection on which invalidations arrive: since that connection keeps the order, all invalidations published before
+// have then been applied. A Delete removes the value, publishes the key, and reads in the same atomic step which
+// processes are registered; it returns when each of them has acknowledged, or its registration has run out, so at most
+// Confirm later. A process that is cut off from Redis stops trusting its first tier by itself, and empties it before it
+// trusts it again.
 //
-// Redis must be used as a cache: without persistence (or flushed at its start), and without failover to a replica that lags, because a server that
-// comes back with old data brings deleted values back.
+// Redis must be used as a cache: without persistence (or flushed at its start), and without failover to a replica that
+// lags, because a server that comes back with old data brings deleted values back.
 package rediscache
 
 import (
@@ -30,14 +32,14 @@ import (
 type Options struct {
 	// Prefix of all keys and channels: processes with the same prefix share the tier. Default "cache:".
 	Prefix string
-	// Lease is how long a process has to load a value, and so the longest that others wait for one that has died. A lease whose answer was lost is
-	// released as soon as the server answers again. Default 10 s.
+	// Lease is how long a process has to load a value, and so the longest that others wait for one that has died. A
+	// lease whose answer was lost is released as soon as the server answers again. Default 10 s.
 	Lease time.Duration
-	// Confirm is how long a first tier may serve without hearing from Redis, and so the longest that Delete and Set wait for a process that
-	// has died. Default 1 s, minimum 20 ms.
+	// Confirm is how long a first tier may serve without hearing from Redis, and so the longest that Delete and Set
+	// wait for a process that has died. Default 1 s, minimum 20 ms.
 	Confirm time.Duration
-	// Timeout bounds each operation, beside Confirm, and each wait for an answer of the server. Default 1 s. Clients other than
-	// [redis.Client], such as those of a cluster, obey it only with their own option ContextTimeoutEnabled.
+	// Timeout bounds each operation, beside Confirm, and each wait for an answer of the server. Default 1 s. Clients
+	// other than [redis.Client], such as those of a cluster, obey it only with their own option ContextTimeoutEnabled.
 	Timeout time.Duration
 }
 
@@ -100,11 +102,13 @@ func New(client redis.UniversalClient, o Options) (*Remote, error) {
 	case o.Timeout < time.Millisecond:
 		return nil, fmt.Errorf("rediscache: Options.Timeout is %v, must be at least 1ms", o.Timeout)
 	}
-	// A client without ContextTimeoutEnabled waits for its ReadTimeout however early a context ends: a frozen server would hold every read for seconds.
+	// A client without ContextTimeoutEnabled waits for its ReadTimeout however early a context ends: a frozen server
+	// would hold every read for seconds.
 	if c, ok := client.(*redis.Client); ok && !c.Options().ContextTimeoutEnabled {
 		client = c.WithTimeout(o.Timeout)
 	}
-	r := &Remote{client: client, o: o, id: rand.Text()[:16], start: time.Now(), watchers: map[int]watcher{}, waits: map[string]*wait{}, answers: make(chan []abandoned, 1)}
+	r := &Remote{client: client, o: o, id: rand.Text()[:16], start: time.Now(), watchers: map[int]watcher{},
+		waits: map[string]*wait{}, answers: make(chan []abandoned, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel = cancel
 	r.sub = client.Subscribe(ctx, r.changes(), r.acks(r.id))
@@ -121,13 +125,15 @@ func (r *Remote) nodes() string         { return r.o.Prefix + "nodes" }
 
 // keys of a value and its lease have one hash tag, and so one slot of a cluster.
 func (r *Remote) keys(key string) []string {
-	if key == "" || key[0] == '}' { // what is between the first { and the first } after it is the tag, unless that is nothing
+	// what is between the first { and the first } after it is the tag, unless that is nothing
+	if key == "" || key[0] == '}' {
 		return []string{r.o.Prefix + "w:{-" + key + "}", r.o.Prefix + "m:{-" + key + "}"}
 	}
 	return []string{r.o.Prefix + "v:{" + key + "}", r.o.Prefix + "l:{" + key + "}"}
 }
 
-// fetch takes the lease if nobody has it. A client that repeats the command after a lost answer finds its own, and has it.
+// fetch takes the lease if nobody has it. A client that repeats the command after a lost answer finds its own, and has
+// it.
 var fetch = redis.NewScript(`
 local v = redis.call('GET', KEYS[1])
 if v then return {v, redis.call('PTTL', KEYS[1])} end
@@ -147,8 +153,8 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
 return 0
 `)
 
-// change drops the lease, sets or deletes the value, publishes, and returns who must acknowledge and for how long: registrations end at
-// the server's time. ARGV: channel, message, nodes key, value, TTL (0: delete).
+// change drops the lease, sets or deletes the value, publishes, and returns who must acknowledge and for how long:
+// registrations end at the server's time. ARGV: channel, message, nodes key, value, TTL (0: delete).
 var change = redis.NewScript(`
 redis.call('DEL', KEYS[2])
 if ARGV[5] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5]) end

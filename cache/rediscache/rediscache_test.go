@@ -156,7 +156,9 @@ func TestLoadMany(t *testing.T) {
 		require.Equal(t, want, got)
 		require.Equal(t, []int{5, 13}, asked[2])
 		down := errors.New("down")
-		_, err = a.LoadMany(t.Context(), []int{1, 200}, func(context.Context, []int) (map[int]int, error) { return nil, down })
+		_, err = a.LoadMany(t.Context(), []int{1, 200}, func(context.Context, []int) (map[int]int, error) {
+			return nil, down
+		})
 		require.ErrorIs(t, err, down)
 		v, err := b.Load(t.Context(), 200, func(context.Context, int) (int, error) { return 7, nil })
 		require.NoError(t, err, "the lease was given back")
@@ -214,7 +216,8 @@ func TestDeadHolder(t *testing.T) {
 	require.False(t, ok, "too late")
 }
 
-// history checks, from outside, the one promise: a read that begins after a change was acknowledged does not return an older value.
+// history checks, from outside, the one promise: a read that begins after a change was acknowledged does not return an
+// older value.
 type history struct {
 	source [8]atomic.Int64 // the system of record
 	acked  [8]atomic.Int64 // newest version whose invalidation was acknowledged
@@ -224,7 +227,8 @@ type history struct {
 
 // until waits for n acknowledged changes; the deadline is for a machine that does nothing at all.
 func (h *history) until(n int64) {
-	for end := time.Now().Add(30 * time.Second); h.changes.Load() < n && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); h.changes.Load() < n &&
+		time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 }
 
@@ -257,7 +261,8 @@ func (h *history) read(k int, n *node) error {
 }
 
 // run reads and writes from all nodes while disturb does its worst; it returns the first violation.
-func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, int) error, disturb func()) (violation error) {
+func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, int) error,
+	disturb func()) (violation error) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -301,7 +306,8 @@ func (h *history) run(nodes []*node, drop func(n *node) func(context.Context, in
 
 func TestNoStaleReadAfterAcknowledgedDelete(t *testing.T) {
 	both(t, func(t *testing.T, addr string) {
-		nodes := []*node{newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})}
+		nodes := []*node{newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{}),
+			newNode(t, addr, rediscache.Options{})}
 		var h history
 		err := h.run(nodes, func(n *node) func(context.Context, int) error { return n.Drop }, func() { h.until(300) })
 		require.NoError(t, err)
@@ -337,7 +343,8 @@ func TestServerFails(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		require.NoError(t, s.Restart(t.Context()))
 		before = nodes[0].Stats().L1Hits
-		for end := time.Now().Add(30 * time.Second); after <= before && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); after <= before &&
+			time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			after = nodes[0].Stats().L1Hits
 		}
 		time.Sleep(time.Second) // everybody goes on
@@ -356,7 +363,8 @@ func TestDeadProcessIsWaitedOut(t *testing.T) {
 	c := redis.NewClient(&redis.Options{Addr: addr})
 	defer c.Close()
 	end := time.Now().Add(300 * time.Millisecond)
-	require.NoError(t, c.ZAdd(t.Context(), "cache:nodes", redis.Z{Score: float64(end.UnixMilli()), Member: "dead"}).Err())
+	require.NoError(t, c.ZAdd(t.Context(), "cache:nodes",
+		redis.Z{Score: float64(end.UnixMilli()), Member: "dead"}).Err())
 	require.NoError(t, a.Drop(t.Context(), 1))
 	require.WithinRange(t, time.Now(), end.Add(-5*time.Millisecond), end.Add(20*time.Second))
 }
@@ -364,13 +372,15 @@ func TestDeadProcessIsWaitedOut(t *testing.T) {
 func TestOptionsNameTheField(t *testing.T) {
 	c := redis.NewClient(&redis.Options{})
 	defer c.Close()
-	for field, o := range map[string]rediscache.Options{"Lease": {Lease: -1}, "Confirm": {Confirm: 1}, "Timeout": {Timeout: -1}} {
+	for field, o := range map[string]rediscache.Options{"Lease": {Lease: -1}, "Confirm": {Confirm: 1},
+		"Timeout": {Timeout: -1}} {
 		_, err := rediscache.New(c, o)
 		require.ErrorContains(t, err, field)
 	}
 }
 
-// More keys than one script takes, in one call: what is there, what is leased to this call, and what another holds the lease of.
+// More keys than one script takes, in one call: what is there, what is leased to this call, and what another holds the
+// lease of.
 func TestFetchManyInParts(t *testing.T) {
 	both(t, func(t *testing.T, addr string) {
 		a, b := newNode(t, addr, rediscache.Options{}), newNode(t, addr, rediscache.Options{})
@@ -421,7 +431,8 @@ func TestClusterTakesEveryKey(t *testing.T) {
 	r, err := rediscache.New(c, rediscache.Options{Timeout: patience})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, r.Close()) }()
-	keys := []string{"", "}", "}x", "{", "{}", "{}x", "a{b}c", "a}b", "%", "%}x", "plain", "\x00", strings.Repeat("k", 100_000)}
+	keys := []string{"", "}", "}x", "{", "{}", "{}x", "a{b}c", "a}b", "%", "%}x", "plain", "\x00",
+		strings.Repeat("k", 100_000)}
 	for _, k := range keys {
 		got, err := r.Fetch(t.Context(), k)
 		require.NoError(t, err, k)

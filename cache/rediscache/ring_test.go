@@ -49,8 +49,9 @@ func newRingNode(t *testing.T, o cache.RingOptions) *ringNode {
 	return &ringNode{&node{Tiered: tier, l1: l1}, ring}
 }
 
-// One of three servers is frozen, killed and started again, empty, under reads and changes of two processes: no read that begins after a change
-// was acknowledged sees an older value, the gutter keeps the source from being asked again and again, and afterwards all is as before.
+// One of three servers is frozen, killed and started again, empty, under reads and changes of two processes: no read
+// that begins after a change was acknowledged sees an older value, the gutter keeps the source from being asked again
+// and again, and afterwards all is as before.
 func TestRingServerFails(t *testing.T) {
 	servers := map[string]*testserver.RedisServer{}
 	for _, name := range []string{"a", "b", "c"} {
@@ -64,13 +65,16 @@ func TestRingServerFails(t *testing.T) {
 		for name, s := range servers {
 			remotes[name] = connect(t, s.Addr())
 		}
-		n := newRingNode(t, cache.RingOptions{Servers: remotes, Gutter: connect(t, gutter.Addr()), GutterTTL: time.Minute, Rest: 500 * time.Millisecond})
+		n := newRingNode(t, cache.RingOptions{Servers: remotes, Gutter: connect(t, gutter.Addr()),
+			GutterTTL: time.Minute, Rest: 500 * time.Millisecond})
 		nodes, plain = append(nodes, n), append(plain, n.node)
 	}
 	until := func(what string, ok func(n *ringNode) bool) {
 		t.Helper()
 		for i, n := range nodes {
-			require.Eventually(t, func() bool { return ok(n) }, patience, 2*time.Millisecond, "%s: process %d, %+v", what, i, n.ring.Stats())
+			require.Eventually(t, func() bool {
+				return ok(n)
+			}, patience, 2*time.Millisecond, "%s: process %d, %+v", what, i, n.ring.Stats())
 		}
 	}
 	out := func(n *ringNode) bool { return n.ring.Stats().Out == 1 }
@@ -84,7 +88,10 @@ func TestRingServerFails(t *testing.T) {
 		loads.Store(0)
 		for k := first; k < first+keys; k++ {
 			for _, n := range nodes {
-				v, err := n.Load(t.Context(), k, func(_ context.Context, k int) (int, error) { loads.Add(1); return k, nil })
+				v, err := n.Load(t.Context(), k, func(_ context.Context, k int) (int, error) {
+					loads.Add(1)
+					return k, nil
+				})
 				require.NoError(t, err, when)
 				require.Equal(t, k, v, when)
 			}
@@ -103,7 +110,8 @@ func TestRingServerFails(t *testing.T) {
 		servers["b"].Kill()
 		until("killed", out)
 		until("killed: trusted without the dead server", func(n *ringNode) bool { return n.ring.Trusted() })
-		for _, n := range nodes { // the first tiers were emptied: what a and c have is still there, b's keys go to the gutter once
+		// the first tiers were emptied: what a and c have is still there, b's keys go to the gutter once
+		for _, n := range nodes {
 			before := n.Stats().L1Hits
 			until("killed: first tier serves", func(*ringNode) bool { return n.Stats().L1Hits > before })
 		}
@@ -127,14 +135,17 @@ func TestRingServerFails(t *testing.T) {
 		want := h.source[k].Load()
 		require.NoError(t, nodes[k%2].Drop(t.Context(), k))
 		for _, n := range nodes {
-			v, err := n.Load(t.Context(), k, func(context.Context, int) (int, error) { return int(h.source[k].Load()), nil })
+			v, err := n.Load(t.Context(), k, func(context.Context, int) (int, error) {
+				return int(h.source[k].Load()), nil
+			})
 			require.NoError(t, err)
 			require.EqualValues(t, want, v)
 		}
 	}
 }
 
-// A server is added and another removed while both processes read and change, told at different times: nothing stale, and nothing is loaded again.
+// A server is added and another removed while both processes read and change, told at different times: nothing stale,
+// and nothing is loaded again.
 func TestRingServersMove(t *testing.T) {
 	addrs := map[string]string{}
 	for _, name := range []string{"a", "b", "c", "d"} {
@@ -148,7 +159,8 @@ func TestRingServersMove(t *testing.T) {
 		for name, addr := range addrs {
 			r[name] = connect(t, addr)
 		}
-		n := newRingNode(t, cache.RingOptions{Servers: map[string]cache.Remote{"a": r["a"], "b": r["b"], "c": r["c"]}, Overlap: 4 * time.Second})
+		n := newRingNode(t, cache.RingOptions{Servers: map[string]cache.Remote{"a": r["a"], "b": r["b"], "c": r["c"]},
+			Overlap: 4 * time.Second})
 		nodes, plain = append(nodes, n), append(plain, n.node)
 		after = append(after, map[string]cache.Remote{"a": r["a"], "b": r["b"], "d": r["d"]})
 	}
@@ -156,7 +168,10 @@ func TestRingServersMove(t *testing.T) {
 	var loads atomic.Int64
 	all := func() error {
 		for k := 1000; k < 1000+keys; k++ {
-			v, err := nodes[k%2].Load(t.Context(), k, func(_ context.Context, k int) (int, error) { loads.Add(1); return k, nil })
+			v, err := nodes[k%2].Load(t.Context(), k, func(_ context.Context, k int) (int, error) {
+				loads.Add(1)
+				return k, nil
+			})
 			if err != nil || v != k {
 				return fmt.Errorf("key %d: %d, %w", k, v, err)
 			}
@@ -172,7 +187,8 @@ func TestRingServersMove(t *testing.T) {
 			if faults == nil {
 				faults = n.ring.SetServers(after[i])
 			}
-			for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end) && faults == nil; { // work of the first on the new list, the second on the old
+			// work of the first on the new list, the second on the old
+			for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end) && faults == nil; {
 				faults = all()
 			}
 		}
@@ -194,7 +210,8 @@ func TestRingServersMove(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, faults)
 	require.Positive(t, h.changes.Load())
-	if st := [2]cache.RingStats{nodes[0].ring.Stats(), nodes[1].ring.Stats()}; st[0].Errors+st[0].Outs+st[1].Errors+st[1].Outs == 0 {
+	if st := [2]cache.RingStats{nodes[0].ring.Stats(), nodes[1].ring.Stats()}; st[0].Errors+st[0].Outs+st[1].Errors+
+		st[1].Outs == 0 {
 		require.EqualValues(t, keys, loads.Load(), "taken from where they were")
 	} else { // a machine so slow that servers seem out: what is asked meanwhile is loaded
 		t.Logf("%d loads of %d keys, %+v", loads.Load(), keys, st)
@@ -253,8 +270,10 @@ func TestRingManyKeys(t *testing.T) {
 
 func TestRingOptionsNameTheField(t *testing.T) {
 	s := map[string]cache.Remote{"a": connect(t, testserver.Redis(t).Addr())}
-	for field, o := range map[string]cache.RingOptions{"Servers": {}, "GutterTTL": {Servers: s, GutterTTL: -1}, "Failures": {Servers: s, Failures: -1},
-		"Rest": {Servers: s, Rest: -1}, "Probe": {Servers: s, Probe: 1}, "Overlap": {Servers: s, Overlap: -1}, "a|b": {Servers: map[string]cache.Remote{"a|b": s["a"]}}} {
+	for field, o := range map[string]cache.RingOptions{"Servers": {}, "GutterTTL": {Servers: s, GutterTTL: -1},
+		"Failures": {Servers: s, Failures: -1},
+		"Rest":     {Servers: s, Rest: -1}, "Probe": {Servers: s, Probe: 1}, "Overlap": {Servers: s, Overlap: -1},
+		"a|b": {Servers: map[string]cache.Remote{"a|b": s["a"]}}} {
 		_, err := cache.NewRing(o)
 		require.ErrorContains(t, err, field)
 	}

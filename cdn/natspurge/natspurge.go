@@ -1,5 +1,5 @@
-// Package natspurge tells purges to all edges over NATS: each edge joins a [Bus] with its cache, and a purge at any of them
-// purges them all.
+// Package natspurge tells purges to all edges over NATS: each edge joins a [Bus] with its cache, and a purge at any of
+// them purges them all.
 //
 //	bus, err := natspurge.Join(nc, cache, natspurge.Options{})
 //	http.Handle("/purge", cdn.PurgeHandler(bus, authorised))
@@ -109,8 +109,8 @@ func Join(nc *nats.Conn, local cdn.Purger, o Options) (*Bus, error) {
 	return b, nil
 }
 
-// receive purges here what some edge, perhaps this one, asks for, and answers. Messages of one subscription come one after
-// the other.
+// receive purges here what some edge, perhaps this one, asks for, and answers. Messages of one subscription come one
+// after the other.
 func (b *Bus) receive(m *nats.Msg) {
 	var match cdn.Match
 	if err := json.Unmarshal(m.Data, &match); err != nil {
@@ -155,11 +155,11 @@ func (b *Bus) watch() {
 	}
 }
 
-// Purge purges all edges, this one included, and returns how many objects they had together. It returns when Options.Edges
-// have answered, or with 0 of them after Options.Wait.
+// Purge purges all edges, this one included, and returns how many objects they had together. It returns when
+// Options.Edges have answered, or with 0 of them after Options.Wait.
 //
-// Errors: [ErrMissing]; what an edge failed with; nats.ErrConnectionReconnecting and the like when nobody can be told. This
-// edge is purged in every case.
+// Errors: [ErrMissing]; what an edge failed with; nats.ErrConnectionReconnecting and the like when nobody can be told.
+// This edge is purged in every case.
 func (b *Bus) Purge(ctx context.Context, m cdn.Match) (int, error) {
 	data, err := json.Marshal(m)
 	if err != nil {

@@ -64,7 +64,8 @@ func TestAPurgeReachesTheFleet(t *testing.T) {
 	for range 3 {
 		edges = append(edges, join(t, srv, Options{Edges: 3, Wait: 20 * time.Second}))
 	}
-	for _, m := range []cdn.Match{{URL: "http://a.example/x"}, {Prefix: "http://a.example/"}, {Tag: "all"}, {All: true}} {
+	for _, m := range []cdn.Match{{URL: "http://a.example/x"}, {Prefix: "http://a.example/"}, {Tag: "all"},
+		{All: true}} {
 		for _, e := range edges {
 			e.warm(t, "/x")
 		}
@@ -96,7 +97,9 @@ func TestAnEdgeThatWasCutOffTrustsNothing(t *testing.T) {
 	e.warm(t, "/x")
 	keep.warm(t, "/x")
 	srv.Kill()
-	require.Eventually(t, func() bool { return !e.nc.IsConnected() && !keep.nc.IsConnected() }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return !e.nc.IsConnected() && !keep.nc.IsConnected()
+	}, 20*time.Second, time.Millisecond)
 	n, err := e.bus.Purge(t.Context(), cdn.Match{URL: "http://a.example/other"})
 	require.ErrorIs(t, err, nats.ErrConnectionReconnecting, "nobody was told")
 	require.Zero(t, n)
@@ -104,7 +107,9 @@ func TestAnEdgeThatWasCutOffTrustsNothing(t *testing.T) {
 	require.NoError(t, srv.Restart(t.Context()))
 	require.Eventually(t, func() bool { return e.bus.Stats().Reconnects == 1 }, 20*time.Second, time.Millisecond)
 	require.Eventually(t, func() bool { return keep.nc.IsConnected() }, 20*time.Second, time.Millisecond)
-	require.Eventually(t, func() bool { return e.get("/x") != "" && e.cache.Stats().Misses+e.cache.Stats().Revalidated >= 2 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return e.get("/x") != "" && e.cache.Stats().Misses+e.cache.Stats().Revalidated >= 2
+	}, 20*time.Second, time.Millisecond)
 	require.Contains(t, keep.get("/x"), "hit")
 	require.NoError(t, e.nc.Publish("tierkit.cdn.purge", []byte("nonsense")))
 	select {

@@ -110,12 +110,14 @@ func draw(text string) (string, error) {
 				if i > 0 {
 					size, fill = 10, "#475569"
 				}
-				fmt.Fprintf(&s, `<text x="%d" y="%d" text-anchor="middle" font-size="%d" fill="%s">%s</text>`+"\n", b.x+width/2, b.y+20+i*15, size, fill, html.EscapeString(l))
+				fmt.Fprintf(&s, `<text x="%d" y="%d" text-anchor="middle" font-size="%d" fill="%s">%s</text>`+"\n", b.x+
+					width/2, b.y+20+i*15, size, fill, html.EscapeString(l))
 			}
 		}
 	}
 	x := 16
-	for _, z := range []struct{ zone, name string }{{"us-east", "centre us-east"}, {"eu-west", "centre eu-west"}, {"shared", "over three failure domains"}} {
+	for _, z := range []struct{ zone, name string }{{"us-east", "centre us-east"}, {"eu-west", "centre eu-west"},
+		{"shared", "over three failure domains"}} {
 		fmt.Fprintf(&s, `<rect x="%d" y="%d" width="10" height="10" rx="2" fill="%s"/><text x="%d" y="%d" font-size="11" fill="#475569">%s</text>`+"\n", x, h-16, zoneColor[z.zone], x+15, h-7, z.name)
 		x += 60 + 7*len(z.name)
 	}

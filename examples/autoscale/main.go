@@ -75,7 +75,8 @@ func main() {
 		}
 		peak = max(peak, d.To)
 		if d.To != d.From || tick%10 == 0 {
-			fmt.Printf("%5d ms  %7d  %-16s %d  %s\n", time.Since(start).Milliseconds(), w.backlog.Load(), strings.Repeat("#", d.To), d.To, d.Reason)
+			fmt.Printf("%5d ms  %7d  %-16s %d  %s\n", time.Since(start).Milliseconds(), w.backlog.Load(),
+				strings.Repeat("#", d.To), d.To, d.Reason)
 		}
 		if tick > 3 && w.backlog.Load() == 0 && d.To == 1 {
 			break
@@ -90,8 +91,8 @@ func main() {
 	morning()
 }
 
-// morning plays Thursday from half past seven, with what was measured since Monday and without. Nothing waits: Desired and
-// Forecast are pure functions.
+// morning plays Thursday from half past seven, with what was measured since Monday and without. Nothing waits: Desired
+// and Forecast are pure functions.
 func morning() {
 	demand := func(at time.Time) float64 { // requests per second: 100 at night, 900 from eight to six
 		if at.Hour() >= 8 && at.Hour() < 18 {
@@ -114,6 +115,7 @@ func morning() {
 		past.Add(at, sample.Value, 4032)
 		sample.Forecast, _ = past.Forecast(at, 15*time.Minute, 24*time.Hour)
 		ahead = autoscale.Desired(ahead, policy, []autoscale.Sample{sample}, at).State
-		fmt.Printf(" %s  %10.0f  %-19s  %s\n", at.Format("15:04"), sample.Value, strings.Repeat("#", now.Current), strings.Repeat("#", ahead.Current))
+		fmt.Printf(" %s  %10.0f  %-19s  %s\n", at.Format("15:04"), sample.Value, strings.Repeat("#", now.Current),
+			strings.Repeat("#", ahead.Current))
 	}
 }

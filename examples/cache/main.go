@@ -1,4 +1,5 @@
-// Command cache shows what a cache saves, what it does under a stampede, and two servers that share a second tier without ever serving a deleted value.
+// Command cache shows what a cache saves, what it does under a stampede, and two servers that share a second tier
+// without ever serving a deleted value.
 package main
 
 import (
@@ -43,7 +44,8 @@ func main() {
 	addr := flag.String("redis", "", "second tier in the Redis at this address (default: a stand-in in this process)")
 	requests := flag.Int("requests", 200_000, "requests to play")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "Plays requests against a slow database with and without caches.\n\nusage: cache [-requests N] [-redis HOST:PORT]\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"Plays requests against a slow database with and without caches.\n\nusage: cache [-requests N] [-redis HOST:PORT]\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -141,7 +143,8 @@ func run(addr string, requests int) error {
 			}
 		}
 	}
-	fmt.Printf("two servers, 200 requests: %d read of the database, %d answered by the shared tier, %d in memory\n", db.reads.Load(),
+	fmt.Printf("two servers, 200 requests: %d read of the database, %d answered by the shared tier, %d in memory\n",
+		db.reads.Load(),
 		servers[0].Stats().L2Hits+servers[1].Stats().L2Hits, servers[0].Stats().L1Hits+servers[1].Stats().L1Hits)
 	db.name.Store("Ada Lovelace")
 	start := time.Now()
@@ -181,12 +184,14 @@ func run(addr string, requests int) error {
 	if err := back.Close(ctx); err != nil {
 		return err
 	}
-	fmt.Printf("write-back: 10000 writes became %d in the database; the last value is %d\n", writes.Load(), rows[9].Load())
+	fmt.Printf("write-back: 10000 writes became %d in the database; the last value is %d\n", writes.Load(),
+		rows[9].Load())
 	return journaled(ctx, counters, store, &rows[3])
 }
 
 // journaled writes while the database is away, stops, and starts again: the write is there, as it is after kill -9.
-func journaled(ctx context.Context, counters *cache.Cache[int, int64], store cache.Funcs[int, int64], row *atomic.Int64) error {
+func journaled(ctx context.Context, counters *cache.Cache[int, int64], store cache.Funcs[int, int64],
+	row *atomic.Int64) error {
 	dir, err := os.MkdirTemp("", "journal")
 	if err != nil {
 		return err

@@ -1,5 +1,6 @@
 // Command cdn shows an edge cache at work: a stampede that the origin does not feel, waiters that read while the fill
-// runs, ranges and conditions, a film in slices, an edge that dies, an origin that dies, purges by surrogate key, and a restart from disk.
+// runs, ranges and conditions, a film in slices, an edge that dies, an origin that dies, purges by surrogate key, and a
+// restart from disk.
 //
 //	go run ./examples/cdn
 package main
@@ -26,7 +27,8 @@ import (
 func main() {
 	clients := flag.Int("clients", 1000, "clients that ask for one page at once")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "Shows an edge cache at work; takes about four seconds and needs nothing.\n\nusage: cdn [-clients N]")
+		fmt.Fprintln(flag.CommandLine.Output(),
+			"Shows an edge cache at work; takes about four seconds and needs nothing.\n\nusage: cdn [-clients N]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -125,7 +127,8 @@ func run(clients int) error {
 		})
 	}
 	wg.Wait()
-	fmt.Printf("%d clients ask for one page at once: the origin is asked %d time(s), all done in %d ms.\n\n", clients, asked.Load(), time.Since(start).Milliseconds())
+	fmt.Printf("%d clients ask for one page at once: the origin is asked %d time(s), all done in %d ms.\n\n", clients,
+		asked.Load(), time.Since(start).Milliseconds())
 	if asked.Load() != 1 || failed.Load() > 0 {
 		return fmt.Errorf("want one request to the origin and no failure, had %d and %d", asked.Load(), failed.Load())
 	}
@@ -175,7 +178,8 @@ func run(clients int) error {
 		return err
 	}
 	before := sent.Load()
-	if err := errors.Join(get("the same part", "/film", "Range", "bytes=20000000-20000999"), get("two parts nearby", "/film", "Range", "bytes=20000500-20000509,20400000-20400009")); err != nil {
+	if err := errors.Join(get("the same part", "/film", "Range", "bytes=20000000-20000999"),
+		get("two parts nearby", "/film", "Range", "bytes=20000500-20000509,20400000-20400009")); err != nil {
 		return err
 	}
 	fmt.Printf("  the last two cost the origin %d bytes\n", sent.Load()-before)
@@ -200,7 +204,8 @@ func run(clients int) error {
 
 	fmt.Println("\nWhat each host has had, for the bill:")
 	for _, h := range edge.cache.Hosts() {
-		fmt.Printf("  %-20s %5d requests, %8d bytes out, %8d from the origin\n", strings.SplitN(h.Host, ":", 2)[0], h.Requests, h.BytesOut, h.BytesIn)
+		fmt.Printf("  %-20s %5d requests, %8d bytes out, %8d from the origin\n", strings.SplitN(h.Host, ":", 2)[0],
+			h.Requests, h.BytesOut, h.BytesIn)
 	}
 
 	fmt.Println("\nPurged by surrogate key, then the origin dies:")

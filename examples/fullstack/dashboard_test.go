@@ -26,8 +26,10 @@ func browser(t *testing.T) (context.Context, func() []string) {
 		}
 		t.Skip("needs chromium: apt-get install chromium")
 	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-background-networking", true), chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1600, 1100))
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox,
+		chromedp.DisableGPU,
+		chromedp.Flag("disable-background-networking", true), chromedp.UserDataDir(t.TempDir()),
+		chromedp.WindowSize(1600, 1100))
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
@@ -64,11 +66,14 @@ func TestDashboardInABrowser(t *testing.T) {
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *stack.Stack) { started <- s }, drills: []string{"edge eu-west-edge1"}}
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *stack.Stack) {
+			started <- s
+		}, drills: []string{"edge eu-west-edge1"}}
 		code <- c.run(&out, &out)
 	}()
 	s := <-started
-	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(s.Addresses().Dashboard), chromedp.WaitVisible(chromedp.CSS(`[data-node="us-east-edge1"]`))))
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(s.Addresses().Dashboard),
+		chromedp.WaitVisible(chromedp.CSS(`[data-node="us-east-edge1"]`))))
 
 	// until waits for an expression in the page to be true.
 	until := func(what, expr string) {
@@ -82,7 +87,8 @@ func TestDashboardInABrowser(t *testing.T) {
 	}
 	until("requests at the edges", number(`[data-series="HTTP requests/edge"]`)+` > 20`)
 	until("requests at the web servers", number(`[data-series="HTTP requests/web"]`)+` > 0`)
-	until("traffic on the arrow from the clients", `parseFloat((document.querySelector('[data-edge="clients>us-east-edge1"]')||{getAttribute:()=>0}).getAttribute("data-rate")) > 0`)
+	until("traffic on the arrow from the clients",
+		`parseFloat((document.querySelector('[data-edge="clients>us-east-edge1"]')||{getAttribute:()=>0}).getAttribute("data-rate")) > 0`)
 	until("a primary", `[...document.querySelectorAll('.node')].some(n => n.textContent.includes("primary"))`)
 	until("the killed edge is red", `document.querySelector('[data-node="eu-west-edge1"]').dataset.state === "down"`)
 	until("and named in the status", `document.getElementById("trouble").textContent.includes("eu-west-edge1 is down")`)
@@ -108,7 +114,8 @@ func TestDashboardInABrowser(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644))
 		}
 	}
-	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate("about:blank"))) // before the service ends and its page complains
+	// before the service ends and its page complains
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate("about:blank")))
 	require.Empty(t, consoleErrors())
 	require.Equal(t, 0, <-code, out.String())
 }

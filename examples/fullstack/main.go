@@ -1,6 +1,6 @@
-// Fullstack runs every package of tierkit as one service in one process: from DNS to database, in two data centres. With
-// -replay it plays a web server's log against it as thousands of clients would, with -chaos it breaks things meanwhile, and
-// in the end it compares what clients were promised with what is stored.
+// Fullstack runs every package of tierkit as one service in one process: from DNS to database, in two data centres.
+// With -replay it plays a web server's log against it as thousands of clients would, with -chaos it breaks things
+// meanwhile, and in the end it compares what clients were promised with what is stored.
 package main
 
 import (
@@ -119,7 +119,8 @@ func (c config) run(stdout, stderr io.Writer) int {
 		return failed(err)
 	}
 	if c.chaos && c.playTime(log) < minChaos {
-		return failed(fmt.Errorf("-chaos needs a play of at least %v: this one takes %v, see -rate and -duration", minChaos, c.playTime(log).Round(time.Second)))
+		return failed(fmt.Errorf("-chaos needs a play of at least %v: this one takes %v, see -rate and -duration",
+			minChaos, c.playTime(log).Round(time.Second)))
 	}
 	if c.report != "" { // better refused now than after the play
 		f, err := os.OpenFile(c.report, os.O_WRONLY|os.O_CREATE, 0o644)
@@ -143,7 +144,8 @@ func (c config) run(stdout, stderr io.Writer) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin, Log: slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
+	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin,
+		Log: slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
 	if err != nil {
 		return failed(err)
 	}
@@ -198,7 +200,8 @@ func (c config) playTime(log *accesslog.Log) time.Duration {
 func (c config) announce(w io.Writer, s *stack.Stack) {
 	a := s.Addresses()
 	fmt.Fprintf(w, "site       %s   (also on 127.1.0.2, 127.2.0.1 and 127.2.0.2; Host %s)\n", a.Site, stack.Host)
-	fmt.Fprintf(w, "dns        %s   (dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24)\n", strings.Join(a.NameServers, " "), a.NameServers[0][strings.LastIndexByte(a.NameServers[0], ':')+1:], stack.Host)
+	fmt.Fprintf(w, "dns        %s   (dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24)\n", strings.Join(a.NameServers, " "),
+		a.NameServers[0][strings.LastIndexByte(a.NameServers[0], ':')+1:], stack.Host)
 	fmt.Fprintf(w, "dashboard  %s\nmetrics    %s\n", a.Dashboard, a.Metrics)
 	fmt.Fprintln(w, "still single in this mode:")
 	for _, p := range s.SinglePoints() {
@@ -221,18 +224,22 @@ func (c config) serve(ctx context.Context, stop func(), s *stack.Stack, stdout, 
 	return 0
 }
 
-func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, dir string, stdout, stderr io.Writer) (int, error) {
+func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, dir string, stdout,
+	stderr io.Writer) (int, error) {
 	ledger, err := player.OpenLedger(filepath.Join(dir, "ledger.jsonl"))
 	if err != nil {
 		return 0, err
 	}
 	defer ledger.Close()
 	if p, _ := ledger.Promises(); p.ViewsTotal+len(p.Writes) > 0 {
-		fmt.Fprintf(stdout, "going on with %d acknowledged views and %d acknowledged writes of earlier plays\n", p.ViewsTotal, len(p.Writes))
+		fmt.Fprintf(stdout, "going on with %d acknowledged views and %d acknowledged writes of earlier plays\n",
+			p.ViewsTotal, len(p.Writes))
 	}
 	a := s.Addresses()
-	p := player.New(player.Config{Log: log, Catalog: log.Site(), Ledger: ledger, Rate: c.rate, Duration: c.duration, Host: stack.Host, NameServers: a.NameServers,
-		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: stack.East, Progress: progress(stderr)})
+	p := player.New(player.Config{Log: log, Catalog: log.Site(), Ledger: ledger, Rate: c.rate, Duration: c.duration,
+		Host: stack.Host, NameServers: a.NameServers,
+		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: stack.East,
+		Progress: progress(stderr)})
 
 	var failovers []stack.Failover
 	var chaosErr error
@@ -241,7 +248,8 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	defer cancel()
 	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills}, c.playTime(log))
+			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
+				c.playTime(log))
 		})
 	}
 	result, err := p.Run(ctx)
@@ -300,7 +308,8 @@ func progress(w io.Writer) func(sent, total int) {
 	return func(sent, total int) {
 		const width = 40
 		full := width * sent / total
-		fmt.Fprintf(f, "\r[%s%s] %3d %% %d of %d requests", strings.Repeat("=", full), strings.Repeat(" ", width-full), 100*sent/total, sent, total)
+		fmt.Fprintf(f, "\r[%s%s] %3d %% %d of %d requests", strings.Repeat("=", full), strings.Repeat(" ", width-full),
+			100*sent/total, sent, total)
 		if sent == total {
 			fmt.Fprintln(f)
 		}

@@ -110,8 +110,8 @@ func TestPlaySample(t *testing.T) {
 	require.Less(t, r.OldestAge, 5.0)
 }
 
-// The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring the
-// defect to light.
+// The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring
+// the defect to light.
 func TestMutantsAreCaught(t *testing.T) {
 	for mutant, symptom := range map[stack.Mutant]string{
 		stack.AckBeforeCount:   "acknowledged views are not counted",
@@ -136,7 +136,8 @@ func TestMutantsAreCaught(t *testing.T) {
 
 // The same drills without a mutant: the books balance.
 func TestDrillsWithoutMutantBalance(t *testing.T) {
-	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: rate(240), drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
+	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: rate(240),
+		drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
 	require.Equal(t, 0, code)
 	require.Len(t, r.Failovers, 2)
 	require.Less(t, r.Failovers[1].RecoveredMS, 1000.0)
@@ -149,7 +150,8 @@ func TestKill9AndGoOn(t *testing.T) {
 	require.NoError(t, err)
 	dir, report := t.TempDir(), filepath.Join(t.TempDir(), "r.json")
 	start := func(extra ...string) (*exec.Cmd, *watched) {
-		cmd := exec.Command(exe, append(append([]string{"-data", dir, "-replay", "sample", "-rate", fmt.Sprint(rate(240))}, free...), extra...)...)
+		cmd := exec.Command(exe, append(append(
+			[]string{"-data", dir, "-replay", "sample", "-rate", fmt.Sprint(rate(240))}, free...), extra...)...)
 		cmd.Env = append(os.Environ(), "FULLSTACK_RUN=1")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		out := &watched{}
@@ -192,7 +194,9 @@ func TestInterrupt(t *testing.T) {
 			out := &watched{}
 			cmd.Stdout, cmd.Stderr = out, out
 			require.NoError(t, cmd.Start())
-			require.Eventually(t, func() bool { return strings.Contains(out.String(), "still single") }, 30*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool {
+				return strings.Contains(out.String(), "still single")
+			}, 30*time.Second, 10*time.Millisecond)
 			require.NoError(t, cmd.Process.Signal(os.Interrupt))
 			_ = cmd.Wait()
 			require.Equal(t, code, cmd.ProcessState.ExitCode(), out.String())

@@ -25,7 +25,9 @@ func TestPrometheusScrapesTheStack(t *testing.T) {
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(120), started: func(s *stack.Stack) { started <- s }}
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(120), started: func(s *stack.Stack) {
+			started <- s
+		}}
 		code <- c.run(&out, &out)
 	}()
 	s := <-started
@@ -64,10 +66,14 @@ scrape_configs:
 	for _, q := range []string{
 		`up{job="fullstack"} == 1`,
 		`sum(rate(fullstack_http_requests_total{server="edge",class="2xx"}[5s])) > 0`,
-		`histogram_quantile(0.99, sum(rate(fullstack_http_request_duration_seconds[5s]))) > 0`, // of the native histogram
-		`fullstack_cdn_hits_total > 0`, `fullstack_lb_backend_requests_total > 0`, `fullstack_queue_published_total > 0`, `fullstack_shard_routed_total > 0`,
-		`fullstack_replica_node_reads_total > 0`, `fullstack_dns_queries_total > 0`, `fullstack_autoscale_instances > 0`, `fullstack_host_memory_bytes > 0`,
-		`fullstack_users_daily > 0`, `fullstack_security_events_total{kind="failed_login"} >= 0`, `fullstack_slo_burn_rate >= 0`,
+		// of the native histogram
+		`histogram_quantile(0.99, sum(rate(fullstack_http_request_duration_seconds[5s]))) > 0`,
+		`fullstack_cdn_hits_total > 0`, `fullstack_lb_backend_requests_total > 0`,
+		`fullstack_queue_published_total > 0`, `fullstack_shard_routed_total > 0`,
+		`fullstack_replica_node_reads_total > 0`, `fullstack_dns_queries_total > 0`,
+		`fullstack_autoscale_instances > 0`, `fullstack_host_memory_bytes > 0`,
+		`fullstack_users_daily > 0`, `fullstack_security_events_total{kind="failed_login"} >= 0`,
+		`fullstack_slo_burn_rate >= 0`,
 		`fullstack_slo:bad_ratio:rate5m{slo="available"} >= 0`, // a recording rule has been evaluated
 	} {
 		for deadline := time.Now().Add(30 * time.Second); len(query(q)) == 0; time.Sleep(200 * time.Millisecond) {
@@ -78,7 +84,9 @@ scrape_configs:
 	lint.Stdin = bytes.NewReader(get(s.Addresses().Metrics))
 	problems, err := lint.CombinedOutput()
 	for line := range strings.Lines(string(problems)) {
-		require.True(t, strings.HasPrefix(line, "go_"), "the names of every package follow Prometheus's conventions: %s", line) // go_ are client_golang's own
+		// go_ are client_golang's own
+		require.True(t, strings.HasPrefix(line, "go_"),
+			"the names of every package follow Prometheus's conventions: %s", line)
 	}
 	if len(problems) == 0 {
 		require.NoError(t, err)
@@ -114,7 +122,8 @@ scrape_configs:
 			}
 		}
 	}
-	require.Less(t, len(empty), 25, strings.Join(empty, ", ")) // errors and sizes of what did not happen have no samples yet
+	// errors and sizes of what did not happen have no samples yet
+	require.Less(t, len(empty), 25, strings.Join(empty, ", "))
 	require.Greater(t, len(board.Panels), 60)
 	<-code // its books are judged elsewhere: here a second server and hundreds of queries share the processors
 }

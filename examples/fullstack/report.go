@@ -83,15 +83,21 @@ func quantiles(h metrics.HistogramSnapshot) Quantiles {
 const sendLagLimit = 50 * time.Millisecond
 
 // makeReport compares what clients were promised with what is stored.
-func makeReport(s player.Summary, p player.Promises, b *site.Books, f stack.Figures, sc stack.Scaling, failovers []stack.Failover, sessions, lost int) Report {
+func makeReport(s player.Summary, p player.Promises, b *site.Books, f stack.Figures, sc stack.Scaling,
+	failovers []stack.Failover, sessions, lost int) Report {
 	r := Report{
-		Requests: s.Requests, AckedViews: p.ViewsTotal, CountedViews: b.ViewsTotal, AckedWrites: len(p.Writes), AckedUploads: len(p.Photos),
-		Sessions: sessions, SessionsLost: lost, DurationS: s.Took.Seconds(), Failovers: failovers,
-		ErrorsByCause: map[string]int{}, Latency: map[string]Quantiles{}, PerCenter: s.Centers, PerWeb: f.Webs, ReadsPer: f.Reads, WritesPer: f.Writes,
-		Moves: f.Moves, PeakWorkers: sc.PeakWorkers, EndWorkers: sc.Workers, LeastWork: sc.Least, OldestAge: sc.OldestAge.Seconds(),
-		Honest404: s.Status[404], Unlocated: s.Unlocated, Clients: s.Clients, MegaBytes: float64(s.Bytes) / 1e6, Repeats: s.Repeats,
-		DNSQueries: f.DNS, SendLagP99: quantiles(s.SendLag).P99, PhotoP99: quantiles(s.Resized).P99, Imbalances: []string{},
-		Valid: s.SendLag.Quantile(.99) <= sendLagLimit,
+		Requests: s.Requests, AckedViews: p.ViewsTotal, CountedViews: b.ViewsTotal, AckedWrites: len(p.Writes),
+		AckedUploads: len(p.Photos),
+		Sessions:     sessions, SessionsLost: lost, DurationS: s.Took.Seconds(), Failovers: failovers,
+		ErrorsByCause: map[string]int{}, Latency: map[string]Quantiles{}, PerCenter: s.Centers, PerWeb: f.Webs,
+		ReadsPer: f.Reads, WritesPer: f.Writes,
+		Moves: f.Moves, PeakWorkers: sc.PeakWorkers, EndWorkers: sc.Workers, LeastWork: sc.Least,
+		OldestAge: sc.OldestAge.Seconds(),
+		Honest404: s.Status[404], Unlocated: s.Unlocated, Clients: s.Clients, MegaBytes: float64(s.Bytes) / 1e6,
+		Repeats:    s.Repeats,
+		DNSQueries: f.DNS, SendLagP99: quantiles(s.SendLag).P99, PhotoP99: quantiles(s.Resized).P99,
+		Imbalances: []string{},
+		Valid:      s.SendLag.Quantile(.99) <= sendLagLimit,
 	}
 	r.balance(s, p, b)
 	r.failures(s)
@@ -105,14 +111,17 @@ func makeReport(s player.Summary, p player.Promises, b *site.Books, f stack.Figu
 		r.Latency["clients near "+name+", without edge and nearest centre"] = quantiles(h)
 	}
 	r.Latency["writes, with repetitions"] = quantiles(s.Writes)
-	if all := f.EdgeSum.Hits + f.EdgeSum.Stale + f.EdgeSum.Revalidated + f.EdgeSum.Misses + f.EdgeSum.Collapsed; all > 0 {
+	if all := f.EdgeSum.Hits + f.EdgeSum.Stale + f.EdgeSum.Revalidated + f.EdgeSum.Misses +
+		f.EdgeSum.Collapsed; all > 0 {
 		r.EdgeHits = float64(f.EdgeSum.Hits+f.EdgeSum.Stale) / float64(all)
 	}
 	if all := f.Cache.L1Hits + f.Cache.L2Hits + f.Cache.Loads; all > 0 {
 		r.CacheHits = float64(f.Cache.L1Hits+f.Cache.L2Hits) / float64(all)
 	}
-	r.Queue = map[string]float64{"published": float64(f.Queue.Published), "delivered": float64(f.Queue.Delivered), "acked": float64(f.Queue.Acked),
-		"leases_expired": float64(f.Queue.LeaseExpired), "dead_lettered": float64(f.Queue.DeadLettered), "commits": float64(f.Queue.Commits),
+	r.Queue = map[string]float64{"published": float64(f.Queue.Published), "delivered": float64(f.Queue.Delivered),
+		"acked":          float64(f.Queue.Acked),
+		"leases_expired": float64(f.Queue.LeaseExpired), "dead_lettered": float64(f.Queue.DeadLettered),
+		"commits":         float64(f.Queue.Commits),
 		"published_per_s": float64(f.Queue.Published) / max(s.Took.Seconds(), 1)}
 	return r
 }
@@ -185,7 +194,8 @@ func (r *Report) failures(s player.Summary) {
 	for _, e := range s.Errors {
 		excused := false
 		for i, f := range r.Failovers {
-			if since := e.At.Sub(f.At); f.Excuses && since >= 0 && since <= time.Duration(f.WindowMS*float64(time.Millisecond)) {
+			if since := e.At.Sub(f.At); f.Excuses && since >= 0 &&
+				since <= time.Duration(f.WindowMS*float64(time.Millisecond)) {
 				excused = true
 				if e.At.After(last[i]) {
 					last[i] = e.At
@@ -236,7 +246,8 @@ func (r *Report) print(w io.Writer) {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "  %-26s %s\n", name, fmt.Sprintf(format, args...))
 	}
-	fmt.Fprintf(w, "\nPlayed %d requests of %d clients in %.1f s (%.0f MB)\n", r.Requests, r.Clients, r.DurationS, r.MegaBytes)
+	fmt.Fprintf(w, "\nPlayed %d requests of %d clients in %.1f s (%.0f MB)\n", r.Requests, r.Clients, r.DurationS,
+		r.MegaBytes)
 	line("errors", "%d outside of windows, %d within", r.ClientErrors, r.ErrorsExcused)
 	for cause, n := range r.ErrorsByCause {
 		line("", "%s: %d", cause, n)
@@ -248,8 +259,10 @@ func (r *Report) print(w io.Writer) {
 	line("malformed lines", "%d", r.Malformed)
 	line("clients at unknown places", "%d", r.Unlocated)
 	line("edge hit ratio", "%.1f %%, cache %.1f %%", 100*r.EdgeHits, 100*r.CacheHits)
-	line("queue", "%.0f published, %.0f deliveries, %.0f leases expired, %.0f commits", r.Queue["published"], r.Queue["delivered"], r.Queue["leases_expired"], r.Queue["commits"])
-	line("autoscaler", "%d moves; workers: %d at the peak, %d at the end; oldest waiting message %.2f s", r.Moves, r.PeakWorkers, r.EndWorkers, r.OldestAge)
+	line("queue", "%.0f published, %.0f deliveries, %.0f leases expired, %.0f commits", r.Queue["published"],
+		r.Queue["delivered"], r.Queue["leases_expired"], r.Queue["commits"])
+	line("autoscaler", "%d moves; workers: %d at the peak, %d at the end; oldest waiting message %.2f s", r.Moves,
+		r.PeakWorkers, r.EndWorkers, r.OldestAge)
 	line("write repetitions", "%d, longest write %.0f ms", r.Repeats, r.LongestLate)
 	line("requests per centre", "%s", counts(r.PerCenter))
 	line("requests per web server", "%s", counts(r.PerWeb))
@@ -261,9 +274,11 @@ func (r *Report) print(w io.Writer) {
 		fmt.Fprintf(w, "  %-58s %8d %9.1f %9.1f %9.1f %9.1f\n", name, q.Count, q.P50, q.P90, q.P99, q.Max)
 	}
 	if len(r.Failovers) > 0 {
-		fmt.Fprintf(w, "\n  %-34s %7s %13s %13s %11s\n", "injected failure", "at s", "detected ms", "recovered ms", "window ms")
+		fmt.Fprintf(w, "\n  %-34s %7s %13s %13s %11s\n", "injected failure", "at s", "detected ms", "recovered ms",
+			"window ms")
 		for _, f := range r.Failovers {
-			fmt.Fprintf(w, "  %-34s %7.1f %13.0f %13.0f %11.0f\n", f.What, f.AtS, f.DetectedMS, f.RecoveredMS, f.WindowMS)
+			fmt.Fprintf(w, "  %-34s %7.1f %13.0f %13.0f %11.0f\n", f.What, f.AtS, f.DetectedMS, f.RecoveredMS,
+				f.WindowMS)
 		}
 	}
 	fmt.Fprintf(w, "\nBooks\n")
@@ -275,7 +290,8 @@ func (r *Report) print(w io.Writer) {
 		line("IMBALANCE", "%s", i)
 	}
 	if !r.Valid {
-		line("INVALID RUN", "the player itself was late: %.0f ms at p99, limit %d", r.SendLagP99, sendLagLimit.Milliseconds())
+		line("INVALID RUN", "the player itself was late: %.0f ms at p99, limit %d", r.SendLagP99,
+			sendLagLimit.Milliseconds())
 	}
 	verdict := "FAILED"
 	if r.OK() {

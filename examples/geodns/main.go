@@ -27,7 +27,8 @@ import (
 func main() {
 	serve := flag.String("serve", "", "serve example.test. on this address until interrupted, such as 127.0.0.1:5353")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "Shows a name server that sends users to the nearest healthy data centre; takes about three seconds and needs nothing.\n\nusage: geodns [-serve ADDR]")
+		fmt.Fprintln(flag.CommandLine.Output(),
+			"Shows a name server that sends users to the nearest healthy data centre; takes about three seconds and needs nothing.\n\nusage: geodns [-serve ADDR]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -42,8 +43,10 @@ func main() {
 }
 
 var users = []struct{ place, subnet string }{
-	{"New York", "128.122.0.0/16"}, {"Munich", "129.187.254.0/24"}, {"Tokyo", "133.11.0.0/16"}, {"Sao Paulo", "143.107.0.0/16"},
-	{"Sydney", "129.78.0.0/16"}, {"Lagos", "196.220.0.0/19"}, {"Delhi", "103.27.8.0/22"}, {"Paris (IPv6)", "2001:660::/32"},
+	{"New York", "128.122.0.0/16"}, {"Munich", "129.187.254.0/24"}, {"Tokyo", "133.11.0.0/16"},
+	{"Sao Paulo", "143.107.0.0/16"},
+	{"Sydney", "129.78.0.0/16"}, {"Lagos", "196.220.0.0/19"}, {"Delhi", "103.27.8.0/22"},
+	{"Paris (IPv6)", "2001:660::/32"},
 }
 
 func run(serve string) error {
@@ -52,12 +55,13 @@ func run(serve string) error {
 		Locator: countries.Table(),
 		DCs: []geodns.DC{
 			{Name: "us-east", Lat: 39, Lon: -77, Addrs: addrs("192.0.2.10", "192.0.2.11")},
-			{Name: "eu-west", Lat: 53, Lon: -6, Addrs: addrs("198.51.100.10", "198.51.100.11"), Check: func(context.Context) error {
-				if dublin.Load() {
-					return errors.New("connection refused")
-				}
-				return nil
-			}},
+			{Name: "eu-west", Lat: 53, Lon: -6, Addrs: addrs("198.51.100.10", "198.51.100.11"),
+				Check: func(context.Context) error {
+					if dublin.Load() {
+						return errors.New("connection refused")
+					}
+					return nil
+				}},
 			{Name: "ap-south", Lat: 1.3, Lon: 104, Addrs: addrs("203.0.113.10")},
 		},
 		Health:   geodns.HealthOptions{Interval: 100 * time.Millisecond},
@@ -67,11 +71,13 @@ func run(serve string) error {
 		return err
 	}
 	defer router.Close()
-	zone, err := geodns.NewZone("example.test.", geodns.ZoneOptions{NS: []string{"ns1.example.test.", "ns2.example.test."}})
+	zone, err := geodns.NewZone("example.test.",
+		geodns.ZoneOptions{NS: []string{"ns1.example.test.", "ns2.example.test."}})
 	if err != nil {
 		return err
 	}
-	if err := zone.Add("ns1 IN A 127.0.0.1", "ns2 IN A 127.0.0.1", "@ IN MX 10 mail.example.test.", "blog IN CNAME www"); err != nil {
+	if err := zone.Add("ns1 IN A 127.0.0.1", "ns2 IN A 127.0.0.1", "@ IN MX 10 mail.example.test.",
+		"blog IN CNAME www"); err != nil {
 		return err
 	}
 	if err := zone.Geo("www", router, geodns.GeoOptions{TTL: time.Second}); err != nil {
@@ -90,9 +96,11 @@ func run(serve string) error {
 		servers = append(servers, s)
 	}
 	v4, v6 := countries.Table().Len()
-	fmt.Printf("Two name servers on %v and %v; %d address ranges of %s.\n\n", servers[0].Addr(), servers[1].Addr(), v4+v6, countries.Date)
+	fmt.Printf("Two name servers on %v and %v; %d address ranges of %s.\n\n", servers[0].Addr(), servers[1].Addr(), v4+
+		v6, countries.Date)
 	if serve != "" {
-		fmt.Printf("dig @%s -p %d www.example.test +subnet=129.187.254.0/24\n", servers[2].Addr().Addr(), servers[2].Addr().Port())
+		fmt.Printf("dig @%s -p %d www.example.test +subnet=129.187.254.0/24\n", servers[2].Addr().Addr(),
+			servers[2].Addr().Port())
 		<-servers[2].Done()
 	}
 
@@ -105,7 +113,8 @@ func run(serve string) error {
 			}
 			p := netip.MustParsePrefix(u.subnet)
 			d := router.Route(p.Addr())
-			fmt.Printf("  %-13s %-18s %-3s -> %-9s %-30s scope /%d\n", u.place, u.subnet, d.Location.Country, d.DC, answer, scope)
+			fmt.Printf("  %-13s %-18s %-3s -> %-9s %-30s scope /%d\n", u.place, u.subnet, d.Location.Country, d.DC,
+				answer, scope)
 		}
 		return nil
 	}
@@ -122,7 +131,8 @@ func run(serve string) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	fmt.Printf("  Munich is sent to %s after %d ms\n", must(ask(servers[0], "www.example.test.", "129.187.254.0/24")), time.Since(start).Milliseconds())
+	fmt.Printf("  Munich is sent to %s after %d ms\n", must(ask(servers[0], "www.example.test.", "129.187.254.0/24")),
+		time.Since(start).Milliseconds())
 	dublin.Store(false)
 	for router.Route(netip.MustParseAddr("129.187.254.1")).DC != "eu-west" {
 		if time.Since(start) > 10*time.Second {
@@ -137,7 +147,8 @@ func run(serve string) error {
 	}
 
 	fmt.Println("\nThe same router for HTTP, at the centre in Virginia:")
-	here, err := router.Redirect("us-east", map[string]string{"eu-west": "https://eu.example.test", "ap-south": "https://ap.example.test"},
+	here, err := router.Redirect("us-east", map[string]string{"eu-west": "https://eu.example.test",
+		"ap-south": "https://ap.example.test"},
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "served here") }))
 	if err != nil {
 		return err
@@ -147,7 +158,8 @@ func run(serve string) error {
 		q.RemoteAddr = netip.AddrPortFrom(netip.MustParsePrefix(u.subnet).Addr().Next(), 999).String()
 		w := httptest.NewRecorder()
 		here.ServeHTTP(w, q)
-		fmt.Printf("  %-13s %d %s%s\n", u.place, w.Code, w.Header().Get("Location"), strings.TrimSpace(strings.Split(w.Body.String(), "<")[0]))
+		fmt.Printf("  %-13s %d %s%s\n", u.place, w.Code, w.Header().Get("Location"),
+			strings.TrimSpace(strings.Split(w.Body.String(), "<")[0]))
 	}
 	fmt.Println("\nAfter a deployment, all centres are asked the same:")
 	var targets []geodns.VerifyTarget
@@ -159,7 +171,8 @@ func run(serve string) error {
 		defer centre.Close()
 		targets = append(targets, geodns.VerifyTarget{Name: dc, URL: centre.URL})
 	}
-	report, err := geodns.Verify(context.Background(), targets, []geodns.VerifyRequest{{Path: "/"}}, geodns.VerifyOptions{})
+	report, err := geodns.Verify(context.Background(), targets, []geodns.VerifyRequest{{Path: "/"}},
+		geodns.VerifyOptions{})
 	if err != nil {
 		return err
 	}
@@ -183,7 +196,8 @@ func ask(s *geodns.Server, name, subnet string) (answer string, scope int, err e
 	m := new(dns.Msg)
 	m.SetQuestion(name, dns.TypeA)
 	m.SetEdns0(1232, false)
-	ecs := &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: uint8(p.Bits()), Address: p.Addr().AsSlice()}
+	ecs := &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: uint8(p.Bits()),
+		Address: p.Addr().AsSlice()}
 	if p.Addr().Is6() {
 		ecs.Family = 2
 	}

@@ -1,5 +1,5 @@
-// Command lb shows a load balancer at work: four web servers behind one address, how each policy shares requests out,
-// a server that is killed under load without an error at a client, a drain, a sticky client, and a server that stalls now
+// Command lb shows a load balancer at work: four web servers behind one address, how each policy shares requests out, a
+// server that is killed under load without an error at a client, a drain, a sticky client, and a server that stalls now
 // and then, whose requests are hedged.
 //
 //	go run ./examples/lb
@@ -30,7 +30,8 @@ func main() {
 	requests := flag.Int("requests", 2000, "requests per policy")
 	flag.BoolVar(&ownFront, "front", false, "serve with lb.Front, the balancer's own HTTP/1 server, in place of net/http")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "Shows a load balancer at work; takes about three seconds and needs nothing.\n\nusage: lb [-requests N] [-front]")
+		fmt.Fprintln(flag.CommandLine.Output(),
+			"Shows a load balancer at work; takes about three seconds and needs nothing.\n\nusage: lb [-requests N] [-front]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -172,7 +173,8 @@ func hedging(pool []lb.Endpoint) error {
 		st := b.Stats()
 		b.Close()
 		slices.Sort(took)
-		fmt.Printf("  %-16s %4d ms, %d of 600 were sent to two servers\n", map[bool]string{false: "without hedging", true: "with hedging"}[hedge.After > 0],
+		fmt.Printf("  %-16s %4d ms, %d of 600 were sent to two servers\n",
+			map[bool]string{false: "without hedging", true: "with hedging"}[hedge.After > 0],
 			took[len(took)*99/100].Milliseconds(), st.Hedges)
 	}
 	return nil

@@ -50,7 +50,9 @@ func run(n int) error {
 		users.Add(r.Header.Get("User"), time.Now())
 		fmt.Fprintf(w, "item %s\n", r.PathValue("id"))
 	})
-	mux.HandleFunc("GET /broken", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	mux.HandleFunc("GET /broken", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	})
 	srv := httptest.NewServer(metrics.AccessLog(slog.New(logs), web.Wrap(mux)))
 	defer srv.Close()
 
@@ -76,13 +78,15 @@ func run(n int) error {
 	}
 
 	s := web.Stats()
-	fmt.Printf("%d requests, %d errors, p50 %v, p99 %v\n", s.Requests, s.Errors, s.Took.Quantile(.5).Round(time.Microsecond), s.Took.Quantile(.99).Round(time.Microsecond))
+	fmt.Printf("%d requests, %d errors, p50 %v, p99 %v\n", s.Requests, s.Errors,
+		s.Took.Quantile(.5).Round(time.Microsecond), s.Took.Quantile(.99).Round(time.Microsecond))
 	fmt.Printf("%d unique users today\n", users.At(time.Now()).Day)
 	for _, g := range logs.Errors() {
 		fmt.Printf("error group %q: %d times\n", g.Message, g.Count)
 	}
 	st := slo.Status()
-	fmt.Printf("SLO %s: %.2f %% good, the error budget burns %.0f times too fast, alert: %s\n", st.Name, 100*st.Good, st.Burn1h, st.Alert)
+	fmt.Printf("SLO %s: %.2f %% good, the error budget burns %.0f times too fast, alert: %s\n", st.Name, 100*st.Good,
+		st.Burn1h, st.Alert)
 	fmt.Printf("%d rules for Prometheus\n", strings.Count(string(m.Rules()), "expr:"))
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))

@@ -1,4 +1,5 @@
-// Command queue shows a durable queue: jobs survive a crash in mid-job, a failing one becomes a dead letter, and the pool of workers grows while it runs.
+// Command queue shows a durable queue: jobs survive a crash in mid-job, a failing one becomes a dead letter, and the
+// pool of workers grows while it runs.
 package main
 
 import (
@@ -22,7 +23,8 @@ func main() {
 	jobs := flag.Int("jobs", 2000, "jobs to publish")
 	dir := flag.String("dir", "", "directory of the queue (default: a temporary one, removed at the end)")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "Publishes jobs, kills a worker in mid-job, and shows that all are done.\n\nusage: queue [-jobs N] [-dir DIR]\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"Publishes jobs, kills a worker in mid-job, and shows that all are done.\n\nusage: queue [-jobs N] [-dir DIR]\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -70,7 +72,8 @@ func run(dir string, jobs int) error {
 		return err
 	}
 	fmt.Printf("repeated    photo-0: duplicate=%v, nothing stored\n", r.Duplicate)
-	if _, err := queue.Send(ctx, q, queue.Message{Topic: "photos", Kind: "resize"}, resize{Photo: "broken.jpg"}); err != nil {
+	if _, err := queue.Send(ctx, q, queue.Message{Topic: "photos", Kind: "resize"},
+		resize{Photo: "broken.jpg"}); err != nil {
 		return err
 	}
 
@@ -134,7 +137,8 @@ func run(dir string, jobs int) error {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	fmt.Printf("done        %d jobs, %d of them by a second worker after a lease had ended\n", done.Load(), second.Load())
+	fmt.Printf("done        %d jobs, %d of them by a second worker after a lease had ended\n", done.Load(),
+		second.Load())
 	letters, err := group.Dead(ctx, 10)
 	if err != nil {
 		return err
@@ -143,7 +147,8 @@ func run(dir string, jobs int) error {
 		fmt.Printf("dead letter %s after %d attempts: %s\n", l.Body, l.Attempts, l.Reason)
 	}
 	s := q.Stats()
-	fmt.Printf("engine      %d deliveries, %d leases ended, %d dead letters, %d commits\n", s.Delivered, s.LeaseExpired, s.DeadLettered, s.Commits)
+	fmt.Printf("engine      %d deliveries, %d leases ended, %d dead letters, %d commits\n", s.Delivered, s.LeaseExpired,
+		s.DeadLettered, s.Commits)
 	if int(done.Load()) != jobs {
 		return fmt.Errorf("%d of %d jobs done", done.Load(), jobs)
 	}

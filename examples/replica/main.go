@@ -1,5 +1,6 @@
-// Command replica shows package replica at work: three SQLite databases, one primary and two replicas kept by log shipping, behind
-// one *sql.DB. It reads and writes while a replica and then the primary are killed, and ends with the books.
+// Command replica shows package replica at work: three SQLite databases, one primary and two replicas kept by log
+// shipping, behind one *sql.DB. It reads and writes while a replica and then the primary are killed, and ends with the
+// books.
 package main
 
 import (
@@ -19,7 +20,8 @@ import (
 func main() {
 	length := flag.Duration("step", 700*time.Millisecond, "how long each step runs")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "replica: reads and writes through failures of a replica and of the primary.\n\nUsage: go run ./examples/replica [-step 700ms]\n\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"replica: reads and writes through failures of a replica and of the primary.\n\nUsage: go run ./examples/replica [-step 700ms]\n\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -39,7 +41,8 @@ func run(step time.Duration) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	nodes, err := logship.Open(logship.Options{Dir: dir, Nodes: []logship.NodeConfig{{ID: "db1"}, {ID: "db2"}, {ID: "db3"}}})
+	nodes, err := logship.Open(logship.Options{Dir: dir,
+		Nodes: []logship.NodeConfig{{ID: "db1"}, {ID: "db2"}, {ID: "db3"}}})
 	if err != nil {
 		return err
 	}
@@ -49,7 +52,8 @@ func run(step time.Duration) error {
 		Promotion:     &replica.Promotion{Lease: replica.MemoryLease(), MinStandbys: 2},
 		Hooks: &replica.Hooks{Promoted: func(r replica.PromotionReport, err error) {
 			if err == nil {
-				fmt.Printf("   promoted %s in %v; it lost %d records of %s; %v follow it\n", r.To, r.Took.Round(time.Microsecond), r.LossBytes, r.From, r.Repointed)
+				fmt.Printf("   promoted %s in %v; it lost %d records of %s; %v follow it\n", r.To,
+					r.Took.Round(time.Microsecond), r.LossBytes, r.From, r.Repointed)
 			}
 		}},
 	})
@@ -86,7 +90,8 @@ func run(step time.Duration) error {
 		after := cluster.Stats()
 		fmt.Print("  ")
 		for i, n := range after.Nodes {
-			fmt.Printf(" %s %s: %d reads, %d writes;", n.Node, role(n), n.Reads-before.Nodes[i].Reads, n.Writes-before.Nodes[i].Writes)
+			fmt.Printf(" %s %s: %d reads, %d writes;", n.Node, role(n), n.Reads-before.Nodes[i].Reads,
+				n.Writes-before.Nodes[i].Writes)
 		}
 		fmt.Printf(" failed reads so far %d\n", load.readErrs.Load())
 	}
@@ -179,7 +184,8 @@ func (l *load) user(user int) {
 		}
 		id := user*1_000_000 + i
 		for { // an unknown outcome is repeated until it is known; the key makes that safe
-			_, err := l.c.DB().ExecContext(ctx, `insert into visits (id, who) values (?, ?) on conflict (id) do nothing`, id, "user")
+			_, err := l.c.DB().ExecContext(ctx,
+				`insert into visits (id, who) values (?, ?) on conflict (id) do nothing`, id, "user")
 			if err == nil {
 				break
 			}
@@ -204,7 +210,8 @@ func (l *load) user(user int) {
 func (l *load) missing(ctx context.Context) (lost int, err error) {
 	l.ids.Range(func(id, _ any) bool {
 		var n int
-		if err = l.c.DB().QueryRowContext(replica.Primary(ctx), `select count(*) from visits where id = ?`, id).Scan(&n); err != nil {
+		if err = l.c.DB().QueryRowContext(replica.Primary(ctx), `select count(*) from visits where id = ?`,
+			id).Scan(&n); err != nil {
 			return false
 		}
 		if n == 0 {

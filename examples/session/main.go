@@ -31,7 +31,8 @@ type visitor struct {
 func main() {
 	addr := flag.String("redis", "", "keep sessions in the Redis at this address (default: in memory)")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "Runs two servers over one session store and takes one away.\n\nusage: session [-redis HOST:PORT]\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"Runs two servers over one session store and takes one away.\n\nusage: session [-redis HOST:PORT]\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -58,7 +59,10 @@ func server(name string, store session.Store) (*httptest.Server, *session.Sessio
 		}
 	}
 	mux.HandleFunc("POST /login", func(w http.ResponseWriter, r *http.Request) {
-		check(w, sessions.From(r.Context()).Login(r.Context(), "ada", func(v *visitor) error { v.Name = "Ada"; return nil }))
+		check(w, sessions.From(r.Context()).Login(r.Context(), "ada", func(v *visitor) error {
+			v.Name = "Ada"
+			return nil
+		}))
 	})
 	mux.HandleFunc("POST /cart", func(w http.ResponseWriter, r *http.Request) {
 		check(w, sessions.From(r.Context()).Update(r.Context(), func(v *visitor) error {
@@ -169,7 +173,8 @@ func run(addr string) error {
 
 	secret := make([]byte, 32)
 	rand.Read(secret)
-	authority, err := token.New([]token.Key{{ID: "2026-11", Secret: secret}}, token.Options{Format: token.JWT, Issuer: "shop"})
+	authority, err := token.New([]token.Key{{ID: "2026-11", Secret: secret}},
+		token.Options{Format: token.JWT, Issuer: "shop"})
 	if err != nil {
 		return err
 	}
@@ -215,7 +220,9 @@ func otherService(ctx context.Context, store session.Store) error {
 	}
 	keys := httptest.NewTLSServer(authority.JWKSHandler())
 	defer keys.Close()
-	billing, err := token.NewVerifier(keys.URL, token.VerifierOptions{Issuer: "https://shop.example", Audience: "billing", Client: keys.Client(), Revocations: revocations})
+	billing, err := token.NewVerifier(keys.URL,
+		token.VerifierOptions{Issuer: "https://shop.example", Audience: "billing", Client: keys.Client(),
+			Revocations: revocations})
 	if err != nil {
 		return err
 	}

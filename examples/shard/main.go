@@ -1,5 +1,5 @@
-// Command shard shows package shard at work: SQLite databases that hold accounts, resharded from 2 to 3 while clients write. It ends
-// with the books: every acknowledged write is stored exactly once, on the shard that owns it.
+// Command shard shows package shard at work: SQLite databases that hold accounts, resharded from 2 to 3 while clients
+// write. It ends with the books: every acknowledged write is stored exactly once, on the shard that owns it.
 package main
 
 import (
@@ -27,7 +27,8 @@ func main() {
 	accounts := flag.Int("accounts", 6000, "number of accounts")
 	rate := flag.Int("rate", 3000, "rows copied per second; 0 is as fast as possible")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "shard: reshards from 2 to 3 databases while clients write.\n\nUsage: go run ./examples/shard [-accounts 6000] [-rate 3000]\n\n")
+		fmt.Fprintf(flag.CommandLine.Output(),
+			"shard: reshards from 2 to 3 databases while clients write.\n\nUsage: go run ./examples/shard [-accounts 6000] [-rate 3000]\n\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -49,7 +50,8 @@ func run(accounts, rate int) error {
 	}
 	defer os.RemoveAll(dir)
 	open := func(name string) (shard.Shard, error) {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name+".db")+"?_txlock=immediate&_pragma=journal_mode(wal)&_pragma=busy_timeout(10000)&_pragma=synchronous(normal)")
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name+".db")+
+			"?_txlock=immediate&_pragma=journal_mode(wal)&_pragma=busy_timeout(10000)&_pragma=synchronous(normal)")
 		if err != nil {
 			return shard.Shard{}, err
 		}
@@ -69,7 +71,8 @@ func run(accounts, rate int) error {
 		defer s.DB.Close()
 		shards = append(shards, s)
 	}
-	cluster, err := shard.New(ctx, shard.MemoryStore(), shards[:2], shard.Options{Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "accounts", Key: []string{"id"}}}})
+	cluster, err := shard.New(ctx, shard.MemoryStore(), shards[:2],
+		shard.Options{Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "accounts", Key: []string{"id"}}}})
 	if err != nil {
 		return err
 	}
@@ -84,7 +87,8 @@ func run(accounts, rate int) error {
 		load.Go(func() {
 			for i := g; i < accounts; i += 8 {
 				err := cluster.Tx(ctx, shard.String(name(i)), nil, func(tx *shard.Tx) error {
-					_, err := tx.ExecContext(ctx, `insert into accounts (id, slot, balance) values (?, ?, 0)`, name(i), int(tx.Slot()))
+					_, err := tx.ExecContext(ctx, `insert into accounts (id, slot, balance) values (?, ?, 0)`, name(i),
+						int(tx.Slot()))
 					return err
 				})
 				if err != nil {
@@ -108,7 +112,8 @@ func run(accounts, rate int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("   the plan: %d of %d slots move, %d rows; the minimum is a third\n", len(plan.Moves), cluster.Map().Slots(), plan.Rows)
+	fmt.Printf("   the plan: %d of %d slots move, %d rows; the minimum is a third\n", len(plan.Moves),
+		cluster.Map().Slots(), plan.Rows)
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
 	var writes, slowest atomic.Int64
@@ -126,10 +131,11 @@ func run(accounts, rate int) error {
 					i = 0
 				}
 				began := time.Now()
-				err := cluster.Do(ctx, shard.String(name(i)), func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
-					_, err := db.ExecContext(ctx, `update accounts set balance = balance + 1 where id = ?`, name(i))
-					return err
-				})
+				err := cluster.Do(ctx, shard.String(name(i)),
+					func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
+						_, err := db.ExecContext(ctx, `update accounts set balance = balance + 1 where id = ?`, name(i))
+						return err
+					})
 				if err != nil {
 					firstErr.Store(&err)
 					return
@@ -168,7 +174,8 @@ func run(accounts, rate int) error {
 		worst = max(worst, p)
 	}
 	fmt.Printf("   moved in %v; longest pause of writes at a hand-over %v; slowest of %d writes %v; %d were refused by a fence and repeated\n",
-		st.Elapsed.Round(time.Millisecond), worst.Round(10*time.Microsecond), writes.Load(), time.Duration(slowest.Load()).Round(time.Millisecond), cluster.Stats().Refused)
+		st.Elapsed.Round(time.Millisecond), worst.Round(10*time.Microsecond), writes.Load(),
+		time.Duration(slowest.Load()).Round(time.Millisecond), cluster.Stats().Refused)
 	show(cluster)
 
 	fmt.Println("3. The hottest keys")
@@ -182,9 +189,11 @@ func run(accounts, rate int) error {
 		balance int64
 	}
 	res, err := shard.Scatter(ctx, cluster, shard.Query[account]{
-		SQL:    `select id, slot, balance from accounts order by balance desc`,
-		Scan:   func(r *sql.Rows) (a account, err error) { return a, r.Scan(&a.id, &a.slot, &a.balance) },
-		SlotOf: func(a account) shard.Slot { return a.slot }, Less: func(a, b account) bool { return a.balance > b.balance },
+		SQL:  `select id, slot, balance from accounts order by balance desc`,
+		Scan: func(r *sql.Rows) (a account, err error) { return a, r.Scan(&a.id, &a.slot, &a.balance) },
+		SlotOf: func(a account) shard.Slot {
+			return a.slot
+		}, Less: func(a, b account) bool { return a.balance > b.balance },
 	})
 	if err != nil {
 		return err
@@ -238,7 +247,9 @@ func (b *bar) draw(p shard.Progress) {
 	if p.RowsTotal > 0 {
 		share = min(float64(p.RowsCopied)/float64(p.RowsTotal), 1)
 	}
-	line := fmt.Sprintf("   [%-30s] %3.0f %%  group %d of %d  %-8s %d rows  about %v left", strings.Repeat("#", int(30*share)), 100*share, p.Group, p.Groups, p.Phase, p.RowsCopied, p.ETA.Round(100*time.Millisecond))
+	line := fmt.Sprintf("   [%-30s] %3.0f %%  group %d of %d  %-8s %d rows  about %v left",
+		strings.Repeat("#", int(30*share)), 100*share, p.Group, p.Groups, p.Phase, p.RowsCopied,
+		p.ETA.Round(100*time.Millisecond))
 	if b.tty {
 		fmt.Print("\r\x1b[K" + line)
 	} else {

@@ -1,7 +1,7 @@
 package countries
 
-// centers tells the continent of each country and about where its people live, in degrees. EU and AS split where most of
-// the people are: Russia counts as Europe, Turkey as Asia.
+// centers tells the continent of each country and about where its people live, in degrees. EU and AS split where most
+// of the people are: Russia counts as Europe, Turkey as Asia.
 var centers = map[string]struct {
 	continent string
 	lat, lon  float64

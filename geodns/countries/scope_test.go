@@ -14,7 +14,8 @@ import (
 // one is sent to a centre that is not his.
 func TestNoUnsoundScopeOnRealData(t *testing.T) {
 	r, err := geodns.NewRouter(geodns.RouterOptions{Locator: Table(), DCs: []geodns.DC{
-		{Name: "us", Lat: 39, Lon: -77}, {Name: "eu", Lat: 53, Lon: -6}, {Name: "ap", Lat: 1, Lon: 104}, {Name: "sa", Lat: -23, Lon: -46},
+		{Name: "us", Lat: 39, Lon: -77}, {Name: "eu", Lat: 53, Lon: -6}, {Name: "ap", Lat: 1, Lon: 104},
+		{Name: "sa", Lat: -23, Lon: -46},
 	}})
 	require.NoError(t, err)
 	defer r.Close()

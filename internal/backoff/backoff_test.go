@@ -29,7 +29,8 @@ func TestJitterStaysInBounds(t *testing.T) {
 		sum += d
 	}
 	mean := sum / 10_000
-	require.InDelta(t, float64(100*time.Millisecond), float64(mean), float64(5*time.Millisecond), "full jitter is uniform")
+	require.InDelta(t, float64(100*time.Millisecond), float64(mean), float64(5*time.Millisecond),
+		"full jitter is uniform")
 }
 
 func TestSleep(t *testing.T) {

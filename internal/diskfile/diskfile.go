@@ -1,4 +1,5 @@
-// Package diskfile is the part of a file system that append-only logs use: the operating system's, or one of a test that fails on purpose.
+// Package diskfile is the part of a file system that append-only logs use: the operating system's, or one of a test
+// that fails on purpose.
 package diskfile
 
 import (
@@ -88,8 +89,8 @@ func (f osFile) Size() (int64, error) {
 	return st.Size(), nil
 }
 
-// Lock takes the directory's file LOCK until it is closed; the kernel drops the lock with the process. When another has it, the error is inUse with
-// the directory's name.
+// Lock takes the directory's file LOCK until it is closed; the kernel drops the lock with the process. When another has
+// it, the error is inUse with the directory's name.
 func Lock(dir string, inUse error) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "LOCK"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

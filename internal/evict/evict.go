@@ -1,8 +1,10 @@
-// Package evict decides which entry a full cache gives up. It holds policy and nothing else: no values, no locks, no clock.
+// Package evict decides which entry a full cache gives up. It holds policy and nothing else: no values, no locks, no
+// clock.
 //
 // The caller owns the entries (nodes) and a lock. It calls every method of a [Policy] under that lock, except
-// [State.Visit], which a hit calls without any lock. What a policy must remember about an entry stands in a [State] inside
-// the caller's node, so that an entry costs one slice slot and four bytes here, and a fingerprint after it has left.
+// [State.Visit], which a hit calls without any lock. What a policy must remember about an entry stands in a [State]
+// inside the caller's node, so that an entry costs one slice slot and four bytes here, and a fingerprint after it has
+// left.
 //
 //	p.Add(n)
 //	for p.Weight() > max {
@@ -21,8 +23,9 @@ type Kind uint8
 
 const (
 	// S3TK is the default: a FIFO window, a CLOCK main queue with two-bit counters and a ghost list, after S3-FIFO
-	// (Yang et al., SOSP 2023) with three changes: the window is as large as its ghosts say, entries that leave the window fill an unfilled main queue
-	// unconditionally, and main decrements on passing instead of reinserting. Scans pass through the window only.
+	// (Yang et al., SOSP 2023) with three changes: the window is as large as its ghosts say, entries that leave the
+	// window fill an unfilled main queue unconditionally, and main decrements on passing instead of reinserting. Scans
+	// pass through the window only.
 	S3TK Kind = iota
 	// LRU evicts the entry whose last use is furthest back. A hit must take the caller's lock.
 	LRU
@@ -45,8 +48,8 @@ func (k Kind) String() string {
 // Valid reports whether k names a policy of this package.
 func (k Kind) Valid() bool { return int(k) < len(kindNames) }
 
-// TouchNeedsLock reports whether a hit must call [Policy.Touch] under the caller's lock (LRU, LFU). For the others a hit
-// calls [State.Visit] without it.
+// TouchNeedsLock reports whether a hit must call [Policy.Touch] under the caller's lock (LRU, LFU). For the others a
+// hit calls [State.Visit] without it.
 func (k Kind) TouchNeedsLock() bool { return k == LRU || k == LFU }
 
 // State is the policy's word inside the caller's node. Its zero value is that of a node not yet added.

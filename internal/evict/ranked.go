@@ -51,8 +51,8 @@ func (p *lru[N]) Len() int            { return p.list.Len() }
 func (p *lru[N]) Weight() int64       { return p.sum }
 func (p *lru[N]) SetCapacity(_ int64) {}
 
-// lfu is a heap ordered by (uses + age at admission, order of arrival). Age is the rank of the last victim, so that a newcomer
-// starts level with what is being given up.
+// lfu is a heap ordered by (uses + age at admission, order of arrival). Age is the rank of the last victim, so that a
+// newcomer starts level with what is being given up.
 type lfu[N Node] struct {
 	heap []ranked[N]
 	age  uint64

@@ -21,11 +21,14 @@ func TestMachineTable(t *testing.T) {
 		cfg   Config
 		steps []step
 	}{
-		"first success is up":    {Config{}, []step{{true, Up}}},
-		"unknown falls after 3":  {Config{}, []step{{false, Unknown}, {false, Unknown}, {false, Down}}},
-		"a success forgets":      {Config{}, []step{{true, Up}, {false, Up}, {false, Up}, {true, Up}, {false, Up}, {false, Up}, {false, Down}}},
-		"rises after 2":          {Config{Fall: 1}, []step{{false, Down}, {true, Down}, {false, Down}, {true, Down}, {true, Up}}},
-		"hold delays the flip":   {Config{Fall: 1, Rise: 1, MinHold: 3 * time.Second}, []step{{true, Up}, {false, Up}, {false, Up}, {false, Down}, {true, Down}, {true, Down}, {true, Up}}},
+		"first success is up":   {Config{}, []step{{true, Up}}},
+		"unknown falls after 3": {Config{}, []step{{false, Unknown}, {false, Unknown}, {false, Down}}},
+		"a success forgets": {Config{}, []step{{true, Up}, {false, Up}, {false, Up}, {true, Up}, {false, Up},
+			{false, Up}, {false, Down}}},
+		"rises after 2": {Config{Fall: 1},
+			[]step{{false, Down}, {true, Down}, {false, Down}, {true, Down}, {true, Up}}},
+		"hold delays the flip": {Config{Fall: 1, Rise: 1, MinHold: 3 * time.Second},
+			[]step{{true, Up}, {false, Up}, {false, Up}, {false, Down}, {true, Down}, {true, Down}, {true, Up}}},
 		"unknown ignores a hold": {Config{Fall: 1, MinHold: time.Hour}, []step{{false, Down}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -44,7 +47,8 @@ func TestMachineTable(t *testing.T) {
 func TestMachineNeverFlipsWithinHold(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		hold := time.Duration(rapid.IntRange(1, 20).Draw(t, "hold")) * time.Second
-		m := NewMachine(Config{Rise: rapid.IntRange(1, 4).Draw(t, "rise"), Fall: rapid.IntRange(1, 4).Draw(t, "fall"), MinHold: hold})
+		m := NewMachine(Config{Rise: rapid.IntRange(1, 4).Draw(t, "rise"), Fall: rapid.IntRange(1, 4).Draw(t, "fall"),
+			MinHold: hold})
 		now, flipped := time.Unix(0, 0), time.Time{}
 		for _, ok := range rapid.SliceOfN(rapid.Bool(), 0, 200).Draw(t, "results") {
 			now = now.Add(time.Second)
@@ -76,22 +80,23 @@ func TestRun(t *testing.T) {
 		var tooks []time.Duration
 		n := 0
 		start := time.Now()
-		Run(ctx, Schedule{Interval: time.Second, Timeout: 100 * time.Millisecond, Jitter: -1}, func(ctx context.Context) error {
-			n++
-			switch n {
-			case 1:
+		Run(ctx, Schedule{Interval: time.Second, Timeout: 100 * time.Millisecond, Jitter: -1},
+			func(ctx context.Context) error {
+				n++
+				switch n {
+				case 1:
+					return nil
+				case 2:
+					return refused
+				case 3:
+					panic("boom")
+				case 4:
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				cancel()
 				return nil
-			case 2:
-				return refused
-			case 3:
-				panic("boom")
-			case 4:
-				<-ctx.Done()
-				return ctx.Err()
-			}
-			cancel()
-			return nil
-		}, func(err error, took time.Duration) { errs, tooks = append(errs, err), append(tooks, took) })
+			}, func(err error, took time.Duration) { errs, tooks = append(errs, err), append(tooks, took) })
 		require.Len(t, errs, 4, "the probe cut by cancel is not reported")
 		require.NoError(t, errs[0])
 		require.ErrorIs(t, errs[1], refused)

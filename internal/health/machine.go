@@ -36,7 +36,8 @@ type Config struct {
 	MinHold time.Duration
 }
 
-// Machine is the rise/fall state machine. It is a plain value driven by its caller's clock: not safe for concurrent use.
+// Machine is the rise/fall state machine. It is a plain value driven by its caller's clock: not safe for concurrent
+// use.
 //
 //	state    ok                         failure
 //	Unknown  Up at once                 Down after Fall in a row

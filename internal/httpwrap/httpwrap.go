@@ -22,12 +22,14 @@ type Writer struct {
 	Written int64
 	// Before, when set, runs once just before the final header goes out (also when the handler flushes, writes without
 	// WriteHeader, or returns having written nothing and the caller calls Finish). It may still change the header. If
-	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is dropped.
+	// it returns a status other than 0, that status is sent instead of the handler's, and the handler's body is
+	// dropped.
 	Before func(status int) int
-	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer that it gave
-	// back last, so counters that are striped by Lane are rarely shared between processors.
+	// Lane numbers the pooled Writers and stays with one when it is used again. The pool hands a processor the Writer
+	// that it gave back last, so counters that are striped by Lane are rarely shared between processors.
 	Lane uint32
-	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per request.
+	// Observer, when set, is told of the same moment: for a caller who has an object at hand and wants no closure per
+	// request.
 	Observer HeaderObserver
 
 	dropBody bool

@@ -49,12 +49,17 @@ func TestBeforeRunsOnceWhateverTheHandlerDoes(t *testing.T) {
 		"nothing":     func(w http.ResponseWriter, r *http.Request) {},
 		"write":       func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "a"); io.WriteString(w, "b") },
 		"writeheader": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200); io.WriteString(w, "ab") },
-		"flush":       func(w http.ResponseWriter, r *http.Request) { w.(http.Flusher).Flush(); io.WriteString(w, "ab") },
+		"flush": func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			io.WriteString(w, "ab")
+		},
 		"controller": func(w http.ResponseWriter, r *http.Request) {
 			require.NoError(t, http.NewResponseController(w).Flush())
 			require.NoError(t, http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Minute)))
 		},
-		"readfrom": func(w http.ResponseWriter, r *http.Request) { w.(io.ReaderFrom).ReadFrom(strings.NewReader("ab")) },
+		"readfrom": func(w http.ResponseWriter, r *http.Request) {
+			w.(io.ReaderFrom).ReadFrom(strings.NewReader("ab"))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			calls := 0
@@ -93,10 +98,11 @@ func TestInformationalPassesBy(t *testing.T) {
 	})
 	var hints []int
 	req, _ := http.NewRequest("GET", s.URL, nil)
-	req = req.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
-		hints = append(hints, code)
-		return nil
-	}}))
+	req = req.WithContext(httptrace.WithClientTrace(t.Context(),
+		&httptrace.ClientTrace{Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+			hints = append(hints, code)
+			return nil
+		}}))
 	res, err := http.DefaultClient.Do(req)
 	require.NoError(t, err)
 	res.Body.Close()

@@ -91,8 +91,9 @@ func (j *Journal) commits() {
 	}
 }
 
-// gather waits for those whom the last commit released: they are about to come back, and half a batch now would mean that the other half waits for
-// the next one. It waits no longer than a quarter of a commit, and not at all for a single goroutine.
+// gather waits for those whom the last commit released: they are about to come back, and half a batch now would mean
+// that the other half waits for the next one. It waits no longer than a quarter of a commit, and not at all for a
+// single goroutine.
 func (j *Journal) gather(people int, last time.Duration) {
 	if people < 2 {
 		return

@@ -5,8 +5,9 @@ import (
 	"fmt"
 )
 
-// compact moves what is still of use out of the oldest segment, when the log is more than twice as long as what it holds; then keeps clears the segment away.
-// It runs between commits, of which it delays one, and reads at most one segment.
+// compact moves what is still of use out of the oldest segment, when the log is more than twice as long as what it
+// holds; then keeps clears the segment away. It runs between commits, of which it delays one, and reads at most one
+// segment.
 func (j *Journal) compact() {
 	j.mu.Lock()
 	var live int64
@@ -16,7 +17,8 @@ func (j *Journal) compact() {
 	oldest := j.segments[0]
 	// Where there is not enough room, what arrives goes first.
 	room := j.next != nil || j.active.size-j.active.end > oldest.liveBytes+int64(oldest.live+8)*64
-	if oldest == j.active || oldest.live == 0 || !room || int64(len(j.segments)) <= 3+2*((live+j.o.SegmentBytes-1)/j.o.SegmentBytes) {
+	if oldest == j.active || oldest.live == 0 || !room || int64(len(j.segments)) <= 3+
+		2*((live+j.o.SegmentBytes-1)/j.o.SegmentBytes) {
 		j.mu.Unlock()
 		return
 	}

@@ -5,15 +5,17 @@ import (
 	"hash/crc32"
 )
 
-// A segment file has a fixed size: a header, frames, zeros. A frame is one group commit, whole or not at all; it holds records. Numbers are little endian.
+// A segment file has a fixed size: a header, frames, zeros. A frame is one group commit, whole or not at all; it holds
+// records. Numbers are little endian.
 //
 //	segment header (32 bytes): magic "tierkitj", version u32, 0 u32, epoch u64, 0 u32, CRC32C u32
 //	frame header   (48 bytes): magic u32, length u32, epoch u64, number u64, durable u64, next u64, 0 u32, CRC32C u32 of the header before it and the records
 //	record         (13 bytes): kind u8, length u32, seq u64, then the payload
 //
-// The epoch is random for each life of a file, so that nothing of a recycled file's former life passes for a frame. Frames are numbered through the whole log;
-// durable is the number below which all were on disk when the frame was written: a hole below a later frame's durable is damage, another one is a write that was
-// cut off. next is a sequence number that no entry had yet.
+// The epoch is random for each life of a file, so that nothing of a recycled file's former life passes for a frame.
+// Frames are numbered through the whole log; durable is the number below which all were on disk when the frame was
+// written: a hole below a later frame's durable is damage, another one is a write that was cut off. next is a sequence
+// number that no entry had yet.
 const (
 	segmentMagic  = "tierkitj"
 	formatVersion = 1
@@ -45,7 +47,8 @@ func putSegmentHeader(b []byte, epoch uint64) {
 
 func parseSegmentHeader(b []byte) (epoch uint64, ok bool) {
 	le := binary.LittleEndian
-	if len(b) < segmentHeader || string(b[:8]) != segmentMagic || le.Uint32(b[8:]) != formatVersion || le.Uint32(b[28:]) != crc32.Checksum(b[:28], castagnoli) {
+	if len(b) < segmentHeader || string(b[:8]) != segmentMagic || le.Uint32(b[8:]) != formatVersion ||
+		le.Uint32(b[28:]) != crc32.Checksum(b[:28], castagnoli) {
 		return 0, false
 	}
 	return le.Uint64(b[16:]), true
@@ -73,7 +76,8 @@ func frameSum(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[:44], castagnoli), castagnoli, b[frameHeader:])
 }
 
-// parseFrame returns the frame at the beginning of b and its length with padding; ok is false when there is none that passes its checksum.
+// parseFrame returns the frame at the beginning of b and its length with padding; ok is false when there is none that
+// passes its checksum.
 func parseFrame(b []byte, epoch uint64) (f frame, size int64, ok bool) {
 	le := binary.LittleEndian
 	if len(b) < frameHeader || le.Uint32(b) != frameMagic || le.Uint64(b[8:]) != epoch {

@@ -1,8 +1,10 @@
-// Package journal is a log of entries that are of use until they are settled: what was appended before kill -9 or a loss of power and not settled is there at
-// the next open. Appends of many goroutines share one fdatasync (group commit); space is used again once everything in the oldest segment is settled, and
-// what is not is moved on, so that one old entry does not keep the rest.
+// Package journal is a log of entries that are of use until they are settled: what was appended before kill -9 or a
+// loss of power and not settled is there at the next open. Appends of many goroutines share one fdatasync (group
+// commit); space is used again once everything in the oldest segment is settled, and what is not is moved on, so that
+// one old entry does not keep the rest.
 //
-// It differs from the log of package queue in what it is asked: not which message goes to whom, with leases and groups, but which writes are still to be done.
+// It differs from the log of package queue in what it is asked: not which message goes to whom, with leases and groups,
+// but which writes are still to be done.
 package journal
 
 import (
@@ -25,9 +27,11 @@ var (
 	ErrLocked = errors.New("journal: directory is in use")
 	// ErrClosed: the journal was closed.
 	ErrClosed = errors.New("journal: closed")
-	// ErrFailed: a write or sync failed. Nobody knows what the disk holds, so the journal takes no more until it is opened again.
+	// ErrFailed: a write or sync failed. Nobody knows what the disk holds, so the journal takes no more until it is
+	// opened again.
 	ErrFailed = errors.New("journal: the disk has failed")
-	// ErrNoRoom: there is no room for the entry now, with the cause, such as ENOSPC. Nothing was stored. There is again when entries were settled or the disk has room.
+	// ErrNoRoom: there is no room for the entry now, with the cause, such as ENOSPC. Nothing was stored. There is again
+	// when entries were settled or the disk has room.
 	ErrNoRoom = errors.New("journal: no room")
 	// ErrTooLarge: an entry is larger than a quarter of a segment.
 	ErrTooLarge = errors.New("journal: entry is too large")
@@ -37,7 +41,8 @@ var (
 
 // Options configure a [Journal]. The zero value is good.
 type Options struct {
-	// SegmentBytes is the size of a file. Default 8 MiB, at least 64 KiB. Two of them are always there; an entry may have a quarter.
+	// SegmentBytes is the size of a file. Default 8 MiB, at least 64 KiB. Two of them are always there; an entry may
+	// have a quarter.
 	SegmentBytes int64
 }
 
@@ -83,7 +88,8 @@ type entry struct {
 	note    []byte
 }
 
-// Open takes the directory, which it makes if need be, and calls replay with every entry that is not settled, in the order of their appending.
+// Open takes the directory, which it makes if need be, and calls replay with every entry that is not settled, in the
+// order of their appending.
 func Open(dir string, o Options, replay func(seq uint64, payload, note []byte) error) (*Journal, error) {
 	if dir == "" {
 		return nil, errors.New("journal: directory is empty")
@@ -98,7 +104,8 @@ func Open(dir string, o Options, replay func(seq uint64, payload, note []byte) e
 	return open(dir, o, diskfile.Dir(dir), replay)
 }
 
-func open(dir string, o Options, fs diskfile.FS, replay func(seq uint64, payload, note []byte) error) (_ *Journal, err error) {
+func open(dir string, o Options, fs diskfile.FS, replay func(seq uint64, payload, note []byte) error) (_ *Journal,
+	err error) {
 	if o.SegmentBytes == 0 {
 		o.SegmentBytes = 8 << 20
 	}
@@ -109,8 +116,9 @@ func open(dir string, o Options, fs diskfile.FS, replay func(seq uint64, payload
 	if err != nil {
 		return nil, err
 	}
-	j := &Journal{o: o, files: fs, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}), committed: make(chan struct{}),
-		cur: newBatch(), entries: map[uint64]*entry{}, nextSeq: 1}
+	j := &Journal{o: o, files: fs, lock: lock, wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		committed: make(chan struct{}),
+		cur:       newBatch(), entries: map[uint64]*entry{}, nextSeq: 1}
 	j.filled.L, j.ready.L = &j.mu, &j.mu
 	defer func() {
 		if err != nil {
@@ -141,8 +149,9 @@ func open(dir string, o Options, fs diskfile.FS, replay func(seq uint64, payload
 	return j, nil
 }
 
-// Append stores an entry and returns when it is durable. applied, if not nil, is then called with its number first; the calls come one at a time and in the
-// order of the entries. Errors: [ErrNoRoom] and [ErrTooLarge], nothing was stored; [ErrFailed]; [ErrClosed]; that of ctx when it ends before the outcome is known.
+// Append stores an entry and returns when it is durable. applied, if not nil, is then called with its number first; the
+// calls come one at a time and in the order of the entries. Errors: [ErrNoRoom] and [ErrTooLarge], nothing was stored;
+// [ErrFailed]; [ErrClosed]; that of ctx when it ends before the outcome is known.
 func (j *Journal) Append(ctx context.Context, payload []byte, applied func(seq uint64)) error {
 	if int64(len(payload))+recordHeader+frameHeader > j.o.SegmentBytes/4 {
 		return fmt.Errorf("%w: %d bytes, of %d", ErrTooLarge, len(payload), j.o.SegmentBytes/4-recordHeader-frameHeader)
@@ -179,7 +188,8 @@ func (j *Journal) Append(ctx context.Context, payload []byte, applied func(seq u
 	}
 }
 
-// Settle says that an entry is of no more use. That reaches the disk with the next entries, so that an entry settled just before a crash may be replayed.
+// Settle says that an entry is of no more use. That reaches the disk with the next entries, so that an entry settled
+// just before a crash may be replayed.
 func (j *Journal) Settle(seq uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -221,7 +231,8 @@ func (j *Journal) knock() {
 	}
 }
 
-// fail stops the journal for good; mu is held. A second fsync would report success for pages that the kernel has dropped.
+// fail stops the journal for good; mu is held. A second fsync would report success for pages that the kernel has
+// dropped.
 func (j *Journal) fail(cause error) {
 	if j.failed == nil {
 		j.failed = fmt.Errorf("%w: %w", ErrFailed, cause)
@@ -244,7 +255,8 @@ type Stats struct {
 func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	st := Stats{Entries: int64(len(j.entries)), Segments: int64(len(j.segments)), Written: j.bytes.Load(), Syncs: j.syncs.Load(), Moved: j.moved.Load()}
+	st := Stats{Entries: int64(len(j.entries)), Segments: int64(len(j.segments)), Written: j.bytes.Load(),
+		Syncs: j.syncs.Load(), Moved: j.moved.Load()}
 	for _, s := range j.segments {
 		st.Bytes += s.size
 	}

@@ -209,7 +209,8 @@ func TestDamage(t *testing.T) {
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	require.NoError(t, err)
 	for at := range ends[1] {
-		if at >= 24 && at < 28 || at >= ends[0]-1 && at < ends[0] { // within the header's checksum but for this; padding
+		// within the header's checksum but for this; padding
+		if at >= 24 && at < 28 || at >= ends[0]-1 && at < ends[0] {
 			continue
 		}
 		x := slices.Clone(data)
@@ -296,7 +297,8 @@ func TestFailedDiskIsFinal(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() {
-					if err := j.Append(context.Background(), []byte("bad"), nil); !errors.Is(err, ErrFailed) || !errors.Is(err, syscall.EIO) {
+					if err := j.Append(context.Background(), []byte("bad"), nil); !errors.Is(err, ErrFailed) ||
+						!errors.Is(err, syscall.EIO) {
 						t.Error(err)
 					}
 				})
@@ -304,7 +306,8 @@ func TestFailedDiskIsFinal(t *testing.T) {
 			wg.Wait()
 			fs.syncFails.Store(false)
 			fs.writeFail.Store(false)
-			require.ErrorIs(t, j.Append(t.Context(), []byte("bad"), nil), ErrFailed, "also when the disk says that all is well again")
+			require.ErrorIs(t, j.Append(t.Context(), []byte("bad"), nil), ErrFailed,
+				"also when the disk says that all is well again")
 			_ = j.Close()
 			j, got, _ := replayed(t, dir, diskfile.Dir(dir))
 			require.Equal(t, "good", got[n])
@@ -416,7 +419,9 @@ func TestModel(t *testing.T) {
 // FuzzRecover: whatever a segment holds, opening ends with entries or an error.
 func FuzzRecover(f *testing.F) {
 	dir := f.TempDir()
-	j, err := open(dir, Options{SegmentBytes: tiny}, diskfile.Dir(dir), func(uint64, []byte, []byte) error { return nil })
+	j, err := open(dir, Options{SegmentBytes: tiny}, diskfile.Dir(dir), func(uint64, []byte, []byte) error {
+		return nil
+	})
 	require.NoError(f, err)
 	n := add(f, j, "one")
 	add(f, j, "two")

@@ -16,8 +16,8 @@ import (
 	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
-// memory is a disk whose power can be cut: what was not synced is then there in part, sector by sector, and names that were not synced are as they were some
-// steps ago.
+// memory is a disk whose power can be cut: what was not synced is then there in part, sector by sector, and names that
+// were not synced are as they were some steps ago.
 type memory struct {
 	mu    sync.Mutex
 	names map[string]*memoryFile
@@ -156,8 +156,9 @@ func (f *memoryFile) Size() (int64, error) {
 
 func (f *memoryFile) Close() error { return nil }
 
-// TestPowerCut cuts the power under load, again and again. Entries belong to keys, and one is settled when a newer one of its key is durable, or when a store has
-// it. What was acknowledged is there or was settled, and no key is ever found at an older entry than the store has.
+// TestPowerCut cuts the power under load, again and again. Entries belong to keys, and one is settled when a newer one
+// of its key is durable, or when a store has it. What was acknowledged is there or was settled, and no key is ever
+// found at an older entry than the store has.
 func TestPowerCut(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

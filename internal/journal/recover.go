@@ -142,7 +142,8 @@ func (j *Journal) readFrame(s *segment, at int64, f frame, payloads map[uint64][
 	return nil
 }
 
-// laterFrames looks for whole frames behind a place where there is none: the number of the first, and below which number they say that all was durable.
+// laterFrames looks for whole frames behind a place where there is none: the number of the first, and below which
+// number they say that all was durable.
 func laterFrames(data []byte, at int64, epoch uint64) (first, durable uint64, found bool) {
 	for at += frameAlign; at+frameHeader <= int64(len(data)); at += frameAlign {
 		if f, _, ok := parseFrame(data[at:], epoch); ok {
@@ -155,7 +156,8 @@ func laterFrames(data []byte, at int64, epoch uint64) (first, durable uint64, fo
 	return first, durable, found
 }
 
-// reuse takes away the segments at the end that hold no frame, such as the one that was ready to go on with, and returns the name of one to be used again.
+// reuse takes away the segments at the end that hold no frame, such as the one that was ready to go on with, and
+// returns the name of one to be used again.
 func (j *Journal) reuse() (spare string, err error) {
 	for len(j.segments) > 0 && j.segments[len(j.segments)-1].empty {
 		s := j.segments[len(j.segments)-1]

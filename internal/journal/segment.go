@@ -11,7 +11,8 @@ import (
 	"github.com/tierkit/tierkit/internal/diskfile"
 )
 
-// segment is one file of the log. They are removed or recycled oldest first, so that what settles an entry never goes before the entry.
+// segment is one file of the log. They are removed or recycled oldest first, so that what settles an entry never goes
+// before the entry.
 type segment struct {
 	id    uint64
 	epoch uint64
@@ -116,8 +117,9 @@ func (j *Journal) clear() error {
 	}
 }
 
-// prepare makes the segment file id, of a spare one or of nothing, and returns when it is durable under its name. It is filled with zeros, because writing into
-// a file that has all its blocks makes fdatasync about twice as fast as growing it, and because the disk cannot be full halfway through a frame.
+// prepare makes the segment file id, of a spare one or of nothing, and returns when it is durable under its name. It is
+// filled with zeros, because writing into a file that has all its blocks makes fdatasync about twice as fast as growing
+// it, and because the disk cannot be full halfway through a frame.
 func (j *Journal) prepare(id uint64, spare string) (_ *segment, err error) {
 	var random [8]byte
 	rand.Read(random[:])

@@ -78,11 +78,13 @@ func New(keys ...Key) (*Ring, error) {
 }
 
 func newKey(k Key, have []*key) (*key, error) {
-	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
+	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID,
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
 		return nil, fmt.Errorf("%w: ID %q is not 1 to 64 characters of [A-Za-z0-9_-]", ErrBadKey, k.ID)
 	}
 	if len(k.Secret) < MinSecret {
-		return nil, fmt.Errorf("%w: Secret of key %q has %d bytes, needs at least %d", ErrBadKey, k.ID, len(k.Secret), MinSecret)
+		return nil, fmt.Errorf("%w: Secret of key %q has %d bytes, needs at least %d", ErrBadKey, k.ID, len(k.Secret),
+			MinSecret)
 	}
 	for _, h := range have {
 		if h.id == k.ID {

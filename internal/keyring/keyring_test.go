@@ -56,7 +56,8 @@ func TestPartsDoNotCollide(t *testing.T) {
 }
 
 func TestBadKeys(t *testing.T) {
-	for _, k := range []Key{{"", secret(1)}, {"a.b", secret(1)}, {strings.Repeat("x", 65), secret(1)}, {"short", make([]byte, 31)}} {
+	for _, k := range []Key{{"", secret(1)}, {"a.b", secret(1)}, {strings.Repeat("x", 65), secret(1)},
+		{"short", make([]byte, 31)}} {
 		_, err := New(k)
 		require.ErrorIs(t, err, ErrBadKey)
 	}

@@ -1,9 +1,9 @@
-// Package outbox carries what a transaction says to the outside world (messages, invalidations) in a table of the same database, so that both
-// happen or neither does, and hands it on afterwards (transactional outbox).
+// Package outbox carries what a transaction says to the outside world (messages, invalidations) in a table of the same
+// database, so that both happen or neither does, and hands it on afterwards (transactional outbox).
 //
-// Rows are deleted once they were handed on; there is no "last id seen". So it does not matter that ids are given out in another order than
-// transactions commit, by which relays that read on from the last id skip rows. Delivery is at least once: whoever receives rows must know a repeated one by
-// its key.
+// Rows are deleted once they were handed on; there is no "last id seen". So it does not matter that ids are given out
+// in another order than transactions commit, by which relays that read on from the last id skip rows. Delivery is at
+// least once: whoever receives rows must know a repeated one by its key.
 package outbox
 
 import (
@@ -35,8 +35,8 @@ type Table struct {
 	count   string
 }
 
-// Deliver hands rows on and returns which of them it has: these are deleted, also when it returns an error. One that wraps [ErrStays] says that the
-// others stay in the table and need not hold up what comes after them.
+// Deliver hands rows on and returns which of them it has: these are deleted, also when it returns an error. One that
+// wraps [ErrStays] says that the others stay in the table and need not hold up what comes after them.
 type Deliver func(ctx context.Context, rows []Row) (done []Row, err error)
 
 // ErrStays: a row could not be handed on, and those behind it may be.
@@ -91,7 +91,8 @@ func (t *Table) Migrate(ctx context.Context, db *sql.DB) error {
 	}
 	var err error
 	for range 5 { // two servers that create at the same time collide in the catalogue of PostgreSQL
-		_, err = db.ExecContext(ctx, fmt.Sprintf("CREATE TABLE IF NOT EXISTS %s (id %s, entry_key %s NOT NULL, created BIGINT NOT NULL, payload %s NOT NULL)", t.name, id, text, blob))
+		_, err = db.ExecContext(ctx, fmt.Sprintf(
+			"CREATE TABLE IF NOT EXISTS %s (id %s, entry_key %s NOT NULL, created BIGINT NOT NULL, payload %s NOT NULL)", t.name, id, text, blob))
 		if err == nil || ctx.Err() != nil {
 			break
 		}
@@ -119,16 +120,19 @@ type page struct {
 	last        int64 // id of the last row read
 }
 
-// drain hands up to max of the oldest committed entries behind an id to deliver, and deletes those that it has handed on.
+// drain hands up to max of the oldest committed entries behind an id to deliver, and deletes those that it has handed
+// on.
 func (t *Table) drain(ctx context.Context, db *sql.DB, after int64, max int, deliver Deliver) (p page, err error) {
 	if t.dialect == SQLite {
-		// Without a transaction: it would keep all others from writing while deliver is at work, or fail because they did. Two relays may then both hand a row
-		// on, which receivers have to know anyway, and neither hands on a later row before an earlier one.
+		// Without a transaction: it would keep all others from writing while deliver is at work, or fail because they
+		// did. Two relays may then both hand a row on, which receivers have to know anyway, and neither hands on a
+		// later row before an earlier one.
 		return t.exchange(ctx, db, after, max, deliver)
 	}
 	var o *sql.TxOptions
 	if t.dialect == MySQL {
-		o = &sql.TxOptions{Isolation: sql.LevelReadCommitted} // REPEATABLE READ locks the gap behind the last row: nobody could add one meanwhile
+		// REPEATABLE READ locks the gap behind the last row: nobody could add one meanwhile
+		o = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
 	}
 	tx, err := db.BeginTx(ctx, o)
 	if err != nil {
@@ -167,7 +171,8 @@ func (t *Table) exchange(ctx context.Context, q querier, after int64, max int, d
 	for i, r := range done {
 		args[i] = r.ID
 	}
-	if _, derr := q.ExecContext(ctx, t.sql("DELETE FROM {t} WHERE id IN (?"+strings.Repeat(", ?", len(done)-1)+")"), args...); derr != nil {
+	if _, derr := q.ExecContext(ctx, t.sql("DELETE FROM {t} WHERE id IN (?"+strings.Repeat(", ?", len(done)-1)+")"),
+		args...); derr != nil {
 		return p, errors.Join(err, fmt.Errorf("outbox: delete: %w", derr))
 	}
 	p.moved = len(done)

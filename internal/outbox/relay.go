@@ -10,7 +10,8 @@ import (
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
-// Relay hands on what transactions have committed to a table. It is safe for concurrent use; any number of processes may relay one table.
+// Relay hands on what transactions have committed to a table. It is safe for concurrent use; any number of processes
+// may relay one table.
 type Relay struct {
 	table    *Table
 	db       *sql.DB
@@ -20,8 +21,10 @@ type Relay struct {
 	wake     chan struct{}
 }
 
-// NewRelay takes the options of the packages above: an interval of 0 means 1 s, a batch of 0 means 100. deliver takes all rows or none.
-func NewRelay(db *sql.DB, t *Table, interval time.Duration, batch int, deliver func(context.Context, []Row) error) (*Relay, error) {
+// NewRelay takes the options of the packages above: an interval of 0 means 1 s, a batch of 0 means 100. deliver takes
+// all rows or none.
+func NewRelay(db *sql.DB, t *Table, interval time.Duration, batch int,
+	deliver func(context.Context, []Row) error) (*Relay, error) {
 	return NewPartialRelay(db, t, interval, batch, func(ctx context.Context, rows []Row) ([]Row, error) {
 		if err := deliver(ctx, rows); err != nil {
 			return nil, err
@@ -47,7 +50,8 @@ func NewPartialRelay(db *sql.DB, t *Table, interval time.Duration, batch int, de
 	if batch < 1 || batch > 1000 {
 		return nil, fmt.Errorf("outbox: Options.Batch is %d, must be 1 to 1000", batch)
 	}
-	return &Relay{table: t, db: db, interval: interval, batch: batch, deliver: deliver, wake: make(chan struct{}, 1)}, nil
+	return &Relay{table: t, db: db, interval: interval, batch: batch, deliver: deliver, wake: make(chan struct{}, 1)},
+		nil
 }
 
 // Wake tells the relay of this process not to wait for its interval.

@@ -101,7 +101,8 @@ func (t *Table) With(members []Node) (*Table, error) {
 }
 
 // Rank returns the indices of the first n nodes for slot, best first: where a key goes when its owner can't serve it.
-// Every process with the same members gets the same order. The table must come from Derive or With; n below 1 means all.
+// Every process with the same members gets the same order. The table must come from Derive or With; n below 1 means
+// all.
 func (t *Table) Rank(slot, n int) []int {
 	type scored struct {
 		node int

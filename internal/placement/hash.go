@@ -14,7 +14,8 @@ const HashVersion = 1
 // HashString is xxHash64 with seed 0.
 func HashString(s string) uint64 { return xxhash.Sum64String(s) }
 
-// HashUint64 is Stafford's variant 13 of the MurmurHash3 finaliser: a bijection whose top bits depend on all input bits.
+// HashUint64 is Stafford's variant 13 of the MurmurHash3 finaliser: a bijection whose top bits depend on all input
+// bits.
 func HashUint64(x uint64) uint64 {
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9

@@ -152,13 +152,17 @@ func TestNegLog2(t *testing.T) {
 
 func TestInvalid(t *testing.T) {
 	for name, f := range map[string]func() error{
-		"twice":       func() error { _, err := Derive(16, []Node{{"a", 1}, {"a", 1}}); return err },
-		"empty":       func() error { _, err := Derive(16, []Node{{"", 1}}); return err },
-		"0 slots":     func() error { _, err := Derive(0, equal(1)); return err },
-		"weight":      func() error { _, _, err := Rebalance(nil, 16, []Node{{"a", math.NaN()}}); return err },
-		"no node":     func() error { _, _, err := Rebalance(nil, 16, []Node{{"a", 0}}); return err },
-		"node 3":      func() error { _, err := FromOwners(equal(2), []int{0, 3}); return err },
-		"has 16":      func() error { a, _ := Derive(16, equal(2)); _, _, err := Rebalance(a, 32, equal(2)); return err },
+		"twice":   func() error { _, err := Derive(16, []Node{{"a", 1}, {"a", 1}}); return err },
+		"empty":   func() error { _, err := Derive(16, []Node{{"", 1}}); return err },
+		"0 slots": func() error { _, err := Derive(0, equal(1)); return err },
+		"weight":  func() error { _, _, err := Rebalance(nil, 16, []Node{{"a", math.NaN()}}); return err },
+		"no node": func() error { _, _, err := Rebalance(nil, 16, []Node{{"a", 0}}); return err },
+		"node 3":  func() error { _, err := FromOwners(equal(2), []int{0, 3}); return err },
+		"has 16": func() error {
+			a, _ := Derive(16, equal(2))
+			_, _, err := Rebalance(a, 32, equal(2))
+			return err
+		},
 		"slots, want": func() error { _, err := Derive(MaxSlots+1, nil); return err },
 	} {
 		err := f()

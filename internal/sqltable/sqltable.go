@@ -1,5 +1,5 @@
-// Package sqltable is what stores that keep one table in PostgreSQL, MariaDB/MySQL or SQLite have in common: which names a table may have, and
-// statements that are written once for all three.
+// Package sqltable is what stores that keep one table in PostgreSQL, MariaDB/MySQL or SQLite have in common: which
+// names a table may have, and statements that are written once for all three.
 package sqltable
 
 import (
@@ -19,8 +19,8 @@ func CheckName(table string) error {
 	return nil
 }
 
-// Statement puts the table's name in for {t} and, if numbered, PostgreSQL's $1, $2 ... in for the question marks. The statements are the program's own
-// constants: a question mark in a literal or comment would be taken for a placeholder.
+// Statement puts the table's name in for {t} and, if numbered, PostgreSQL's $1, $2 ... in for the question marks. The
+// statements are the program's own constants: a question mark in a literal or comment would be taken for a placeholder.
 func Statement(q, table string, numbered bool) string {
 	q = strings.ReplaceAll(q, "{t}", table)
 	if !numbered {

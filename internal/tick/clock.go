@@ -1,9 +1,9 @@
-// Package tick is a clock for those who ask far more often whether a moment has come than it comes: a cache looks at a deadline with each
-// read, and asking the system for the time is half of what such a read costs.
+// Package tick is a clock for those who ask far more often whether a moment has come than it comes: a cache looks at a
+// deadline with each read, and asking the system for the time is half of what such a read costs.
 //
-// A [Clock] is the monotonic clock of package time. [Clock.Before] answers "this moment has certainly not come" by the processor's time stamp
-// counter alone, in a third of the time; when it cannot, the caller looks at the clock itself ([Clock.Renew]). So a deadline is kept to the
-// nanosecond, whatever the counter does. This is why the answer holds:
+// A [Clock] is the monotonic clock of package time. [Clock.Before] answers "this moment has certainly not come" by the
+// processor's time stamp counter alone, in a third of the time; when it cannot, the caller looks at the clock itself
+// ([Clock.Renew]). So a deadline is kept to the nanosecond, whatever the counter does. This is why the answer holds:
 //
 //   - The counter is used only where the processor says that it runs at one rate in all states (CPUID 8000_0007H, EDX bit 8: invariant) and the
 //     kernel keeps the time by it (Linux, clock source "tsc"). What CLOCK_MONOTONIC says is then computed from the same register, read on the same
@@ -56,7 +56,8 @@ func trusted() bool {
 // fake reports whether a time is one of a bubble.
 func fake(t time.Time) bool { return t == t.Round(0) }
 
-// Start sets the clock to 0. The first calls of Renew in the process measure the rate of the counter, for some tens of milliseconds.
+// Start sets the clock to 0. The first calls of Renew in the process measure the rate of the counter, for some tens of
+// milliseconds.
 func (k *Clock) Start() {
 	k.start = time.Now()
 	k.offset = int64(k.start.Sub(base))
@@ -72,8 +73,9 @@ type Count uint64
 // Counts reports whether the clock may use the counter; where it may not, Read is in vain.
 func (k *Clock) Counts() bool { return k.used }
 
-// Read reads the counter for BeforeAt. The processor starts nothing new until it is read, and reads it when older loads are done: therefore it is asked to fetch
-// beforehand what will be looked at next, the lines at two addresses. They need not be valid.
+// Read reads the counter for BeforeAt. The processor starts nothing new until it is read, and reads it when older loads
+// are done: therefore it is asked to fetch beforehand what will be looked at next, the lines at two addresses. They
+// need not be valid.
 func Read(first, last uintptr) Count { return Count(fetchCounter(first, last)) }
 
 // BeforeAt reports whether the clock was certainly before t when the counter was read; false says nothing.
@@ -91,8 +93,8 @@ func (k *Clock) Renew() int64 {
 	return k.look()
 }
 
-// Check takes back a grant that a suspended machine has left, and looks whether the counter is still to be trusted. While Before is used it must be
-// called at least once a minute; Stop when that ends.
+// Check takes back a grant that a suspended machine has left, and looks whether the counter is still to be trusted.
+// While Before is used it must be called at least once a minute; Stop when that ends.
 func (k *Clock) Check() {
 	if !k.used {
 		return

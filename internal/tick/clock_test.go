@@ -35,7 +35,8 @@ func counting(t testing.TB, k *Clock) bool {
 	return false
 }
 
-// Readers ask about one moment after the other: no one is told that it has not come when it has, nor the other way round.
+// Readers ask about one moment after the other: no one is told that it has not come when it has, nor the other way
+// round.
 func TestDeadlinesAreExact(t *testing.T) {
 	k := started(t)
 	counting(t, k)

@@ -33,8 +33,9 @@ func (g *grant) young(count uint64) bool { return count-g.from.Load() < max(g.sp
 
 // take gives a grant by a new reading, or takes back the one before. mu is held.
 //
-// A reader loads from, span and until, in this order. Whatever from it saw, the until that goes with it was written before, and until only grows:
-// a later one with an earlier from promises less. Where a look gives no grant, the span is 0 before from is written.
+// A reader loads from, span and until, in this order. Whatever from it saw, the until that goes with it was written
+// before, and until only grows: a later one with an earlier from promises less. Where a look gives no grant, the span
+// is 0 before from is written.
 func (g *grant) take(r reading, rate float64) {
 	if r.mono < g.last {
 		return

@@ -36,8 +36,8 @@ type pace struct {
 // rate is in ticks per nanosecond, 0 while it is not known.
 func (p *pace) rate() float64 { return math.Float64frombits(p.known.Load()) }
 
-// measure compares the counter with the clock, where a reading is far enough from the one before. The ticks are those that lie inside of
-// the time, so that a rate is too low rather than too high.
+// measure compares the counter with the clock, where a reading is far enough from the one before. The ticks are those
+// that lie inside of the time, so that a rate is too low rather than too high.
 func (p *pace) measure(r reading) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

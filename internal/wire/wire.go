@@ -1,10 +1,12 @@
-// Package wire takes apart what encoding/binary's Append functions have written: numbers, and bytes with their length before them.
+// Package wire takes apart what encoding/binary's Append functions have written: numbers, and bytes with their length
+// before them.
 package wire
 
 import "encoding/binary"
 
-// Reader reads a record from its front. The first fault sticks: Bad is set, nothing is left, and every later read is of zero values, so that a record is
-// read as a whole and judged once. What it returns are parts of B, not copies. The zero Reader reads an empty record.
+// Reader reads a record from its front. The first fault sticks: Bad is set, nothing is left, and every later read is of
+// zero values, so that a record is read as a whole and judged once. What it returns are parts of B, not copies. The
+// zero Reader reads an empty record.
 type Reader struct {
 	B   []byte // what is left
 	Bad bool

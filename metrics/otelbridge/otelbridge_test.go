@@ -21,12 +21,16 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func span(flags trace.TraceFlags) trace.SpanContext {
-	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4, 5}, TraceFlags: flags})
+	return trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4, 5},
+		TraceFlags: flags})
 }
 
 func TestSeriesReachAReader(t *testing.T) {
 	m := metrics.New(metrics.Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
-	h := otelbridge.Header(m.HTTP(metrics.HTTPOptions{Server: "web"}).Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })))
+	h := otelbridge.Header(m.HTTP(metrics.HTTPOptions{Server: "web"}).Wrap(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "hello")
+		})))
 	for _, flags := range []trace.TraceFlags{0, trace.FlagsSampled} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r = r.WithContext(trace.ContextWithSpanContext(t.Context(), span(flags)))

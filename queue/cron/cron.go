@@ -1,9 +1,9 @@
-// Package cron publishes messages on a schedule, once each, however many servers run the same schedule: the message's ID is made of the schedule's name and
-// the time it is due, and the queue drops repetitions.
+// Package cron publishes messages on a schedule, once each, however many servers run the same schedule: the message's
+// ID is made of the schedule's name and the time it is due, and the queue drops repetitions.
 //
-// Times are those of a time zone, daylight saving included, as cron has always meant them: a time that a change of clocks leaves out is
-// skipped with the hour it is in, and one that it repeats fires once, at its first occurrence, unless the schedule repeats within the hour anyway ("every 15
-// minutes" goes on every 15 minutes).
+// Times are those of a time zone, daylight saving included, as cron has always meant them: a time that a change of
+// clocks leaves out is skipped with the hour it is in, and one that it repeats fires once, at its first occurrence,
+// unless the schedule repeats within the hour anyway ("every 15 minutes" goes on every 15 minutes).
 package cron
 
 import (
@@ -28,8 +28,8 @@ type Entry struct {
 	Location *time.Location
 	// Message is published each time; its ID is set, and the header "Scheduled" to the time it was due (RFC 3339).
 	Message queue.Message
-	// CatchUp is how far back missed times are made up for when Run starts. Only as far as the queue's dedupe window, or else other servers'
-	// messages are repeated. Default 0: none.
+	// CatchUp is how far back missed times are made up for when Run starts. Only as far as the queue's dedupe window,
+	// or else other servers' messages are repeated. Default 0: none.
 	CatchUp time.Duration
 }
 
@@ -67,7 +67,8 @@ func New(q *queue.Queue, entries ...Entry) (*Schedule, error) {
 			e.Location = time.UTC
 		}
 		if e.CatchUp < 0 || e.CatchUp > window {
-			return nil, fmt.Errorf("cron: Entry.CatchUp of %q is %v, must be 0 to the dedupe window %v", e.Name, e.CatchUp, window)
+			return nil, fmt.Errorf("cron: Entry.CatchUp of %q is %v, must be 0 to the dedupe window %v", e.Name,
+				e.CatchUp, window)
 		}
 		p, err := cron.ParseStandard(e.Spec)
 		if err != nil {
@@ -93,7 +94,8 @@ func (e *entry) next(t time.Time) time.Time {
 	}
 }
 
-// repeated reports whether n is the second occurrence of a wall time that a change of clocks repeats, of a schedule that names its hour.
+// repeated reports whether n is the second occurrence of a wall time that a change of clocks repeats, of a schedule
+// that names its hour.
 func (e *entry) repeated(n time.Time) bool {
 	spec, ok := e.schedule.(*cron.SpecSchedule)
 	if !ok || spec.Hour&(1<<24-1) == 1<<24-1 {
@@ -109,8 +111,8 @@ func (e *entry) repeated(n time.Time) bool {
 	return false
 }
 
-// Run publishes until ctx ends, and then returns nil. Errors are reported (report may be nil), and the publish is tried again until the next
-// time of its entry has come.
+// Run publishes until ctx ends, and then returns nil. Errors are reported (report may be nil), and the publish is tried
+// again until the next time of its entry has come.
 func (s *Schedule) Run(ctx context.Context, report func(error)) error {
 	type due struct {
 		e  *entry
@@ -146,7 +148,8 @@ func (s *Schedule) Run(ctx context.Context, report func(error)) error {
 			}
 			following := first.e.next(first.at)
 			if following.IsZero() || time.Now().Before(following) {
-				if backoff.Sleep(ctx, backoff.Policy{Base: 100 * time.Millisecond, Max: 10 * time.Second}.Delay(failures)) != nil {
+				if backoff.Sleep(ctx, backoff.Policy{Base: 100 * time.Millisecond,
+					Max: 10 * time.Second}.Delay(failures)) != nil {
 					return nil
 				}
 				failures++

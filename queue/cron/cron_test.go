@@ -39,14 +39,20 @@ func times(t *testing.T, zone, spec, from string, n int) (out []string) {
 
 func TestDaylightSaving(t *testing.T) {
 	// Berlin: on 29 March 2026 02:00 becomes 03:00, on 25 October 03:00 becomes 02:00 again.
-	require.Equal(t, []string{"03-28 02:30 CET", "03-30 02:30 CEST"}, times(t, "Europe/Berlin", "30 2 * * *", "2026-03-27 12:00", 2))
-	require.Equal(t, []string{"10-24 02:30 CEST", "10-25 02:30 CEST", "10-26 02:30 CET"}, times(t, "Europe/Berlin", "30 2 * * *", "2026-10-23 12:00", 3))
-	require.Equal(t, []string{"10-25 02:00 CEST", "10-25 02:30 CEST", "10-25 02:00 CET", "10-25 02:30 CET", "10-25 03:00 CET"},
+	require.Equal(t, []string{"03-28 02:30 CET", "03-30 02:30 CEST"},
+		times(t, "Europe/Berlin", "30 2 * * *", "2026-03-27 12:00", 2))
+	require.Equal(t, []string{"10-24 02:30 CEST", "10-25 02:30 CEST", "10-26 02:30 CET"},
+		times(t, "Europe/Berlin", "30 2 * * *", "2026-10-23 12:00", 3))
+	require.Equal(t, []string{"10-25 02:00 CEST", "10-25 02:30 CEST", "10-25 02:00 CET", "10-25 02:30 CET",
+		"10-25 03:00 CET"},
 		times(t, "Europe/Berlin", "*/30 * * * *", "2026-10-25 01:45", 5))
-	require.Equal(t, []string{"03-29 01:30 CET", "03-29 03:00 CEST"}, times(t, "Europe/Berlin", "*/30 * * * *", "2026-03-29 01:10", 2))
+	require.Equal(t, []string{"03-29 01:30 CET", "03-29 03:00 CEST"},
+		times(t, "Europe/Berlin", "*/30 * * * *", "2026-03-29 01:10", 2))
 	// Lord Howe Island shifts by half an hour: on 5 April 2026 02:00 becomes 01:30.
-	require.Equal(t, []string{"04-04 01:45 +11", "04-05 01:45 +11", "04-06 01:45 +1030"}, times(t, "Australia/Lord_Howe", "45 1 * * *", "2026-04-03 12:00", 3))
-	require.Equal(t, []string{"01-01 00:10 UTC", "01-01 00:20 UTC"}, times(t, "UTC", "@every 10m", "2026-01-01 00:05", 2))
+	require.Equal(t, []string{"04-04 01:45 +11", "04-05 01:45 +11", "04-06 01:45 +1030"},
+		times(t, "Australia/Lord_Howe", "45 1 * * *", "2026-04-03 12:00", 3))
+	require.Equal(t, []string{"01-01 00:10 UTC", "01-01 00:20 UTC"},
+		times(t, "UTC", "@every 10m", "2026-01-01 00:05", 2))
 }
 
 // Two servers run the same schedule, one of them restarts: every message comes once.
@@ -57,7 +63,9 @@ func TestOncePerTime(t *testing.T) {
 		defer q.Close()
 		g, err := q.Group(t.Context(), "t", "g", queue.GroupOptions{})
 		require.NoError(t, err)
-		e := Entry{Name: "report", Spec: "*/5 * * * *", Message: queue.Message{Topic: "t", Kind: "report", Header: map[string]string{"a": "b"}}, CatchUp: 5 * time.Minute}
+		e := Entry{Name: "report", Spec: "*/5 * * * *",
+			Message: queue.Message{Topic: "t", Kind: "report", Header: map[string]string{"a": "b"}},
+			CatchUp: 5 * time.Minute}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		start := func(ctx context.Context) {
@@ -125,7 +133,8 @@ func TestPublishIsTriedAgain(t *testing.T) {
 
 func TestEntriesAreChecked(t *testing.T) {
 	q := open(t)
-	for field, e := range map[string]Entry{"Name": {Spec: "@daily"}, "Spec": {Name: "x", Spec: "61 * * * *"}, "CatchUp": {Name: "x", Spec: "@daily", CatchUp: time.Hour}} {
+	for field, e := range map[string]Entry{"Name": {Spec: "@daily"}, "Spec": {Name: "x", Spec: "61 * * * *"},
+		"CatchUp": {Name: "x", Spec: "@daily", CatchUp: time.Hour}} {
 		_, err := New(q, e)
 		require.ErrorContains(t, err, field)
 	}

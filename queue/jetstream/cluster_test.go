@@ -16,7 +16,8 @@ import (
 	"github.com/tierkit/tierkit/queue/jetstream"
 )
 
-// TestClusterLosesANode publishes and consumes on a cluster of three while one of them goes away: everything acknowledged is delivered.
+// TestClusterLosesANode publishes and consumes on a cluster of three while one of them goes away: everything
+// acknowledged is delivered.
 func TestClusterLosesANode(t *testing.T) {
 	var routes []*url.URL
 	var ports []int
@@ -31,7 +32,8 @@ func TestClusterLosesANode(t *testing.T) {
 	var servers []*server.Server
 	urls := ""
 	for i, port := range ports {
-		s, err := server.NewServer(&server.Options{ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
+		s, err := server.NewServer(&server.Options{ServerName: fmt.Sprint("n", i), Host: "127.0.0.1", Port: -1,
+			JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
 			NoLog: true, Cluster: server.ClusterOpts{Name: "c", Host: "127.0.0.1", Port: port}, Routes: routes})
 		require.NoError(t, err)
 		s.Start()

@@ -29,8 +29,8 @@ type group struct {
 	released map[uint64]int // deliveries that do not count, by sequence
 }
 
-// held is the lease of one delivery: JetStream answers the acknowledgement of a message that was delivered again to another consumer as if all
-// were well, so this process refuses by its own clock what comes after the lease.
+// held is the lease of one delivery: JetStream answers the acknowledgement of a message that was delivered again to
+// another consumer as if all were well, so this process refuses by its own clock what comes after the lease.
 type held struct {
 	msg      jetstream.Msg
 	deadline atomic.Int64 // Unix nanoseconds
@@ -48,7 +48,8 @@ func (d *driver) Group(ctx context.Context, topic, name string, o queue.GroupOpt
 	}
 	g := &group{d: d, topic: topic, name: name, o: o, stream: s, released: map[uint64]int{}}
 	durable := token(name)
-	c := jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: o.Lease, MaxDeliver: -1,
+	c := jetstream.ConsumerConfig{Durable: durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: o.Lease,
+		MaxDeliver:    -1,
 		MaxAckPending: 100_000, DeliverPolicy: jetstream.DeliverNewPolicy}
 	if old, err := s.Consumer(ctx, durable); err == nil {
 		c.DeliverPolicy = old.CachedInfo().Config.DeliverPolicy
@@ -59,8 +60,9 @@ func (d *driver) Group(ctx context.Context, topic, name string, o queue.GroupOpt
 		return nil, fmt.Errorf("jetstream: group %s: %w", name, err)
 	}
 	g.deadSubject = d.o.Stream + ".dead." + token(topic) + "." + durable
-	g.dead, err = d.ensure(ctx, jetstream.StreamConfig{Name: d.o.Stream + "-dead-" + token(topic) + "-" + durable, Subjects: []string{g.deadSubject},
-		Storage: jetstream.FileStorage, Replicas: d.o.Replicas, Duplicates: d.o.DedupeWindow})
+	g.dead, err = d.ensure(ctx, jetstream.StreamConfig{Name: d.o.Stream + "-dead-" + token(topic) + "-" + durable,
+		Subjects: []string{g.deadSubject},
+		Storage:  jetstream.FileStorage, Replicas: d.o.Replicas, Duplicates: d.o.DedupeWindow})
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +143,8 @@ func (g *group) take(ctx context.Context, batch jetstream.MessageBatch) (ds []*q
 			Published: meta.Timestamp, Deadline: deadline, Token: h})
 	}
 	g.d.delivered.Add(int64(len(ds)))
-	if err := batch.Error(); err != nil && len(ds) == 0 && ctx.Err() == nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, context.DeadlineExceeded) &&
+	if err := batch.Error(); err != nil && len(ds) == 0 && ctx.Err() == nil && !errors.Is(err, nats.ErrTimeout) &&
+		!errors.Is(err, context.DeadlineExceeded) &&
 		!errors.Is(err, jetstream.ErrNoMessages) {
 		return nil, fmt.Errorf("jetstream: fetch: %w", err)
 	}
@@ -310,7 +313,8 @@ func (g *group) each(ctx context.Context, max int, f func(*jetstream.RawStreamMs
 
 func (g *group) Dead(ctx context.Context, max int) (letters []queue.DeadLetter, err error) {
 	_, err = g.each(ctx, max, func(m *jetstream.RawStreamMsg) error {
-		l := queue.DeadLetter{Message: decode(g.topic, m.Header, m.Data), Reason: m.Header.Get("Tierkit-Reason"), Died: m.Time}
+		l := queue.DeadLetter{Message: decode(g.topic, m.Header, m.Data), Reason: m.Header.Get("Tierkit-Reason"),
+			Died: m.Time}
 		l.ID = m.Header.Get("Tierkit-Id")
 		l.Seq, _ = strconv.ParseUint(m.Header.Get("Tierkit-Seq"), 10, 64)
 		l.Attempts, _ = strconv.Atoi(m.Header.Get("Tierkit-Attempts"))
@@ -321,8 +325,8 @@ func (g *group) Dead(ctx context.Context, max int) (letters []queue.DeadLetter, 
 	return letters, err
 }
 
-// Redrive publishes the dead letter to its topic again; its id keeps a repetition after a crash from delivering it twice. Other groups of the topic
-// get it too: JetStream cannot address one consumer.
+// Redrive publishes the dead letter to its topic again; its id keeps a repetition after a crash from delivering it
+// twice. Other groups of the topic get it too: JetStream cannot address one consumer.
 func (g *group) Redrive(ctx context.Context, max int) (int, error) {
 	return g.each(ctx, max, func(m *jetstream.RawStreamMsg) error {
 		again := decode(g.topic, m.Header, m.Data)
@@ -356,7 +360,8 @@ func (g *group) Peek(ctx context.Context, max int) (out []queue.Waiting, err err
 		if err != nil {
 			return out, fmt.Errorf("jetstream: peek: %w", err)
 		}
-		out = append(out, queue.Waiting{Message: decode(g.topic, m.Header, m.Data), Seq: m.Sequence, State: "ready", Published: m.Time})
+		out = append(out, queue.Waiting{Message: decode(g.topic, m.Header, m.Data), Seq: m.Sequence, State: "ready",
+			Published: m.Time})
 		n--
 	}
 	return out, nil

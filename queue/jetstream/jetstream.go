@@ -1,13 +1,14 @@
 // Package jetstream runs package queue on NATS JetStream, when one machine is not enough.
 //
-// Each topic is a stream, each group a durable pull consumer, and each group's dead letters a stream of their own, owned by this package because JetStream
-// leaves a message that has used up its deliveries in the stream for ever. A dead letter is stored there, with its stream sequence as
-// Nats-Msg-Id, before the original is terminated: a crash between the two steps repeats the first one without effect.
+// Each topic is a stream, each group a durable pull consumer, and each group's dead letters a stream of their own,
+// owned by this package because JetStream leaves a message that has used up its deliveries in the stream for ever. A
+// dead letter is stored there, with its stream sequence as Nats-Msg-Id, before the original is terminated: a crash
+// between the two steps repeats the first one without effect.
 //
 // What is weaker than in the embedded log: no priorities, no order by key, no delayed publish and no TTL per message
-// (asking for them is ErrUnsupported); a stale acknowledgement is refused by this process's clock, not by the server; and unless the
-// server syncs always or the stream has three replicas, an acknowledged message may be lost in a crash of the machine
-// (the server's default syncs every two minutes): [queue.Caps.Weaker] then says so.
+// (asking for them is ErrUnsupported); a stale acknowledgement is refused by this process's clock, not by the server;
+// and unless the server syncs always or the stream has three replicas, an acknowledged message may be lost in a crash
+// of the machine (the server's default syncs every two minutes): [queue.Caps.Weaker] then says so.
 package jetstream
 
 import (
@@ -61,7 +62,8 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*queue.Queue, error) {
 	if _, err := js.AccountInfo(ctx); err != nil {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
-	return queue.New(&driver{js: js, nc: nc, o: o, streams: map[string]jetstream.Stream{}, stop: make(chan struct{})}), nil
+	return queue.New(&driver{js: js, nc: nc, o: o, streams: map[string]jetstream.Stream{}, stop: make(chan struct{})}),
+		nil
 }
 
 type driver struct {
@@ -97,8 +99,10 @@ func (d *driver) subject(topic string) string { return d.o.Stream + ".q." + toke
 
 // stream returns the topic's stream, creating it.
 func (d *driver) stream(ctx context.Context, topic string) (jetstream.Stream, error) {
-	return d.ensure(ctx, jetstream.StreamConfig{Name: d.o.Stream + "-q-" + token(topic), Subjects: []string{d.subject(topic)},
-		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: d.o.Replicas, Duplicates: d.o.DedupeWindow})
+	return d.ensure(ctx, jetstream.StreamConfig{Name: d.o.Stream + "-q-" + token(topic),
+		Subjects:  []string{d.subject(topic)},
+		Retention: jetstream.LimitsPolicy, Storage: jetstream.FileStorage, Replicas: d.o.Replicas,
+		Duplicates: d.o.DedupeWindow})
 }
 
 func (d *driver) ensure(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
@@ -119,7 +123,8 @@ func (d *driver) ensure(ctx context.Context, c jetstream.StreamConfig) (jetstrea
 }
 
 func (d *driver) Caps() queue.Caps {
-	c := queue.Caps{NoPriority: true, NoKeyOrder: true, NoTTL: true, NoDelay: true, DedupeWindow: d.o.DedupeWindow, MaxMessage: int(d.nc.MaxPayload())}
+	c := queue.Caps{NoPriority: true, NoKeyOrder: true, NoTTL: true, NoDelay: true, DedupeWindow: d.o.DedupeWindow,
+		MaxMessage: int(d.nc.MaxPayload())}
 	if !d.o.SyncAlways && d.o.Replicas < 3 {
 		c.Weaker = "fewer than three replicas and no sync_interval: always: a crash of the machine may lose acknowledged messages"
 	}
@@ -217,7 +222,8 @@ func (d *driver) Stats() queue.Stats {
 		l, err := g.Lag(ctx)
 		cancel()
 		if err == nil {
-			s.Groups = append(s.Groups, queue.GroupStats{Topic: g.topic, Group: g.name, Ready: int64(l.Ready), Delayed: int64(l.Delayed),
+			s.Groups = append(s.Groups, queue.GroupStats{Topic: g.topic, Group: g.name, Ready: int64(l.Ready),
+				Delayed:  int64(l.Delayed),
 				InFlight: int64(l.InFlight), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
 		}
 	}
@@ -232,5 +238,6 @@ func (d *driver) Close() error {
 
 // notFound reports whether err says that a message or stream does not exist.
 func notFound(err error) bool {
-	return errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoMessages)
+	return errors.Is(err, jetstream.ErrMsgNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) ||
+		errors.Is(err, jetstream.ErrNoMessages)
 }

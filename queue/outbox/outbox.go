@@ -1,4 +1,5 @@
-// Package outbox publishes to a queue from within a database transaction: the message exists if and only if the transaction commits.
+// Package outbox publishes to a queue from within a database transaction: the message exists if and only if the
+// transaction commits.
 //
 //	tx, err := db.BeginTx(ctx, nil)
 //	...
@@ -6,8 +7,9 @@
 //	err = box.Enqueue(ctx, tx, queue.Message{Topic: "mail", Kind: "confirm", Body: body})
 //	err = tx.Commit()
 //
-// A relay ([Outbox.Run]) moves committed messages to the queue, in the order of their ids also where several servers relay, usually within a few milliseconds of [Outbox.Wake]. A crash between
-// publishing and deleting a row repeats the message with the same Message.ID, which the queue's dedupe window drops. A message that the queue will never take,
+// A relay ([Outbox.Run]) moves committed messages to the queue, in the order of their ids also where several servers
+// relay, usually within a few milliseconds of [Outbox.Wake]. A crash between publishing and deleting a row repeats the
+// message with the same Message.ID, which the queue's dedupe window drops. A message that the queue will never take,
 // such as one that is too large, stays in the table and is reported; those behind it go on.
 package outbox
 
@@ -44,7 +46,8 @@ type Options struct {
 	Batch int
 }
 
-// Outbox is a table of messages on their way to a queue. It is safe for concurrent use; any number of processes may relay.
+// Outbox is a table of messages on their way to a queue. It is safe for concurrent use; any number of processes may
+// relay.
 type Outbox struct {
 	db    *sql.DB
 	q     *queue.Queue
@@ -72,15 +75,16 @@ func New(db *sql.DB, q *queue.Queue, o Options) (*Outbox, error) {
 // Migrate creates the table. Safe to call from every server at every start.
 func (b *Outbox) Migrate(ctx context.Context) error { return b.table.Migrate(ctx, b.db) }
 
-// Enqueue writes messages in the caller's transaction (a *sql.Tx, or a *sql.Conn that is in one). A message without ID gets a random one. Its delay and TTL
-// count from when the relay publishes it.
+// Enqueue writes messages in the caller's transaction (a *sql.Tx, or a *sql.Conn that is in one). A message without ID
+// gets a random one. Its delay and TTL count from when the relay publishes it.
 func (b *Outbox) Enqueue(ctx context.Context, tx table.Execer, msgs ...queue.Message) error {
 	for _, m := range msgs {
 		if m.ID == "" {
 			m.ID = rand.Text()
 		}
 		if most := b.q.Caps().MaxMessage; m.Priority > 9 || m.TTL < 0 || most > 0 && len(m.Body) > most {
-			return fmt.Errorf("outbox: priority %d, TTL %v or %d bytes of a message: the queue would not take it", m.Priority, m.TTL, len(m.Body))
+			return fmt.Errorf("outbox: priority %d, TTL %v or %d bytes of a message: the queue would not take it",
+				m.Priority, m.TTL, len(m.Body))
 		}
 		data, err := json.Marshal(m)
 		if err != nil {

@@ -35,7 +35,8 @@ func setup(t *testing.T, db *sql.DB, d outbox.Dialect) (*outbox.Outbox, *queue.G
 	return b, g
 }
 
-// Transactions overlap and commit in any order, some roll back, two relays run: what was committed arrives, once, and nothing else.
+// Transactions overlap and commit in any order, some roll back, two relays run: what was committed arrives, once, and
+// nothing else.
 func check(t *testing.T, db *sql.DB, d outbox.Dialect) {
 	b, g := setup(t, db, d)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -87,7 +88,10 @@ func check(t *testing.T, db *sql.DB, d outbox.Dialect) {
 		require.NoError(t, g.Ack(t.Context(), ds...))
 	}
 	require.Equal(t, want, got)
-	require.Eventually(t, func() bool { n, _, err := b.Backlog(t.Context()); return err == nil && n == 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		n, _, err := b.Backlog(t.Context())
+		return err == nil && n == 0
+	}, 30*time.Second, 10*time.Millisecond)
 	cancel()
 	relays.Wait()
 	l, err := g.Lag(t.Context())
@@ -96,7 +100,8 @@ func check(t *testing.T, db *sql.DB, d outbox.Dialect) {
 }
 
 func sqlite(t *testing.T) *sql.DB {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "o.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "o.db")+
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db
@@ -112,7 +117,8 @@ func TestMariaDB(t *testing.T) {
 	check(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), outbox.MySQL)
 }
 
-// A relay that dies after publishing and before deleting repeats the message under its id, and the queue drops the repetition.
+// A relay that dies after publishing and before deleting repeats the message under its id, and the queue drops the
+// repetition.
 func TestCrashBetweenPublishAndDelete(t *testing.T) {
 	db := sqlite(t)
 	b, g := setup(t, db, outbox.SQLite)
@@ -134,7 +140,8 @@ func TestCrashBetweenPublishAndDelete(t *testing.T) {
 	require.Equal(t, id, ds[0].ID)
 }
 
-// A message that the queue will never take does not keep the others, and is not published again and again with those before it.
+// A message that the queue will never take does not keep the others, and is not published again and again with those
+// before it.
 func TestMessageThatIsNeverTaken(t *testing.T) {
 	db := sqlite(t)
 	b, g := setup(t, db, outbox.SQLite)
@@ -188,7 +195,8 @@ func TestRelaysTakeTurns(t *testing.T) {
 		default:
 		}
 		var waiting int
-		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(&waiting) == nil && waiting > 0
+		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(
+			&waiting) == nil && waiting > 0
 	}, 30*time.Second, time.Millisecond)
 	close(e.gate)
 	wg.Wait()
@@ -233,7 +241,8 @@ func TestOptionsNameTheField(t *testing.T) {
 	q, err := queue.Open(t.TempDir(), queue.Options{SegmentBytes: 1 << 20})
 	require.NoError(t, err)
 	defer q.Close()
-	for field, o := range map[string]outbox.Options{"table": {Table: "a b"}, "dialect": {Dialect: 9}, "Interval": {Interval: -1}, "Batch": {Batch: -1}} {
+	for field, o := range map[string]outbox.Options{"table": {Table: "a b"}, "dialect": {Dialect: 9},
+		"Interval": {Interval: -1}, "Batch": {Batch: -1}} {
 		_, err := outbox.New(sqlite(t), q, o)
 		require.ErrorContains(t, err, field)
 	}

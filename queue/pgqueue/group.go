@@ -113,8 +113,8 @@ func (g *group) Fetch(ctx context.Context, max int) ([]*queue.Delivery, error) {
 	}
 }
 
-// take is one look: what is due becomes ready, what is too old goes, and then up to max are leased. next is the time until something will be due,
-// negative when nothing will.
+// take is one look: what is due becomes ready, what is too old goes, and then up to max are leased. next is the time
+// until something will be due, negative when nothing will.
 func (g *group) take(ctx context.Context, most int) (ds []*queue.Delivery, next time.Duration, err error) {
 	d, o := g.d, g.options()
 	fetch := d.sql.fetch
@@ -127,7 +127,8 @@ func (g *group) take(ctx context.Context, most int) (ds []*queue.Delivery, next 
 	b.Queue(d.sql.drop, g.id)
 	b.Queue(fetch, g.id, most, o.Lease)
 	b.Queue(d.sql.next, g.id)
-	// A fetch that was broken off after the server had done it would leave messages leased to nobody: let it end, within reason.
+	// A fetch that was broken off after the server had done it would leave messages leased to nobody: let it end,
+	// within reason.
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	res := d.pool.SendBatch(sctx, b)

@@ -13,8 +13,8 @@ func storable(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s
 
 var escapeElement = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
-// headerText spells a header as an array of keys and values, in PostgreSQL's own text form: an array of arrays of different lengths
-// can't be a parameter.
+// headerText spells a header as an array of keys and values, in PostgreSQL's own text form: an array of arrays of
+// different lengths can't be a parameter.
 func headerText(h map[string]string) (string, error) {
 	if len(h) == 0 {
 		return "{}", nil

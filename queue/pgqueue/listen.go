@@ -46,7 +46,8 @@ func (d *driver) notify() {
 				topics[i] = "*"
 			}
 		}
-		_, _ = d.pool.Exec(d.ctx, `select pg_notify($1, t) from unnest($2::text[]) t`, d.channel(), topics) // lost ones are what Poll is for
+		// lost ones are what Poll is for
+		_, _ = d.pool.Exec(d.ctx, `select pg_notify($1, t) from unnest($2::text[]) t`, d.channel(), topics)
 	}
 }
 

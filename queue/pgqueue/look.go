@@ -15,10 +15,12 @@ func (g *group) message(rows pgx.Rows, m *queue.Message, to ...any) error {
 	var priority int16
 	var header []string
 	var notBefore *time.Time
-	if err := rows.Scan(append(to, &m.Kind, &m.ID, &m.Key, &priority, &notBefore, &ttl, &header, &m.Body)...); err != nil {
+	if err := rows.Scan(append(to, &m.Kind, &m.ID, &m.Key, &priority, &notBefore, &ttl, &header,
+		&m.Body)...); err != nil {
 		return err
 	}
-	m.Topic, m.Priority, m.Header, m.TTL = g.topic, uint8(priority), headerOf(header), time.Duration(ttl)*time.Microsecond
+	m.Topic, m.Priority, m.Header, m.TTL = g.topic, uint8(priority), headerOf(header),
+		time.Duration(ttl)*time.Microsecond
 	if notBefore != nil {
 		m.NotBefore = *notBefore
 	}

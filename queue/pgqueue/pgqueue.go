@@ -1,16 +1,18 @@
-// Package pgqueue runs package queue on PostgreSQL, for services that have one and want their jobs in it: several machines share the
-// queue, and Enqueue publishes in the same transaction as the rows that a job is about.
+// Package pgqueue runs package queue on PostgreSQL, for services that have one and want their jobs in it: several
+// machines share the queue, and Enqueue publishes in the same transaction as the rows that a job is about.
 //
 //	pool, err := pgxpool.New(ctx, dsn)
 //	q, err := pgqueue.Open(ctx, pool, pgqueue.Options{})
 //	g, err := q.Group(ctx, "mail", "workers", queue.GroupOptions{})
 //
-// It does all that the embedded engine does: order by key, priorities, delays, TTL, dedupe, dead letters. A message is a row for each
-// group of its topic. A consumer takes rows with FOR UPDATE SKIP LOCKED and writes a token and the end of its lease into them; nothing stays locked
-// while it works. Times are the server's. Waiting consumers are woken by LISTEN/NOTIFY, and look once a second in case that is lost.
+// It does all that the embedded engine does: order by key, priorities, delays, TTL, dedupe, dead letters. A message is
+// a row for each group of its topic. A consumer takes rows with FOR UPDATE SKIP LOCKED and writes a token and the end
+// of its lease into them; nothing stays locked while it works. Times are the server's. Waiting consumers are woken by
+// LISTEN/NOTIFY, and look once a second in case that is lost.
 //
-// A publish, a fetch and a settlement are one round trip each. PostgreSQL groups the commits of concurrent publishers by itself; notifications are
-// sent after the commit and not in it, because NOTIFY takes a lock that would put the commits in a row.
+// A publish, a fetch and a settlement are one round trip each. PostgreSQL groups the commits of concurrent publishers
+// by itself; notifications are sent after the commit and not in it, because NOTIFY takes a lock that would put the
+// commits in a row.
 package pgqueue
 
 import (
@@ -30,8 +32,8 @@ import (
 
 // Options configure the engine. The zero value is good.
 type Options struct {
-	// Table is the name of the messages' table and the prefix of the others; it may have a schema. Default "tierkit_queue". Queues with
-	// different tables are independent.
+	// Table is the name of the messages' table and the prefix of the others; it may have a schema. Default
+	// "tierkit_queue". Queues with different tables are independent.
 	Table string
 	// DedupeWindow is how long a Message.ID is remembered. Default 10 min, negative: not at all.
 	DedupeWindow time.Duration
@@ -41,8 +43,8 @@ type Options struct {
 
 var tableName = regexp.MustCompile(`^([a-z_][a-z0-9_]*\.)?[a-z_][a-z0-9_]{0,40}$`)
 
-// Open creates the tables where they are missing and returns a queue on a pool, which it does not close. The queue needs one connection of
-// its own beside the pool's, for notifications.
+// Open creates the tables where they are missing and returns a queue on a pool, which it does not close. The queue
+// needs one connection of its own beside the pool's, for notifications.
 func Open(ctx context.Context, pool *pgxpool.Pool, o Options) (*queue.Queue, error) {
 	if o.Table == "" {
 		o.Table = "tierkit_queue"
@@ -59,7 +61,8 @@ func Open(ctx context.Context, pool *pgxpool.Pool, o Options) (*queue.Queue, err
 	if o.Poll == 0 {
 		o.Poll = time.Second
 	}
-	d := &driver{pool: pool, o: o, sql: newStatements(o.Table), groups: map[int32]*group{}, told: map[string]bool{}, tell: make(chan struct{}, 1)}
+	d := &driver{pool: pool, o: o, sql: newStatements(o.Table), groups: map[int32]*group{}, told: map[string]bool{},
+		tell: make(chan struct{}, 1)}
 	if err := d.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("pgqueue: %w", err)
 	}
@@ -101,7 +104,8 @@ func (d *driver) prepare(ctx context.Context) error {
 		return err
 	}
 	var fsync, commit string
-	if err := d.pool.QueryRow(ctx, `select current_setting('fsync'), current_setting('synchronous_commit')`).Scan(&fsync, &commit); err != nil {
+	if err := d.pool.QueryRow(ctx, `select current_setting('fsync'), current_setting('synchronous_commit')`).Scan(
+		&fsync, &commit); err != nil {
 		return err
 	}
 	d.caps = queue.Caps{MaxMessage: 512 << 20, DedupeWindow: max(0, d.o.DedupeWindow)}
@@ -128,13 +132,16 @@ func (d *driver) Caps() queue.Caps { return d.caps }
 
 // Stats counts what went through this process; the groups' part is some seconds old.
 func (d *driver) Stats() queue.Stats {
-	s := queue.Stats{Published: d.published.Load(), Duplicates: d.duplicates.Load(), Delivered: d.delivered.Load(), Acked: d.acked.Load(),
-		Retried: d.retried.Load(), LeaseExpired: d.expired.Load(), DeadLettered: d.dead.Load(), TTLExpired: d.ttl.Load()}
+	s := queue.Stats{Published: d.published.Load(), Duplicates: d.duplicates.Load(), Delivered: d.delivered.Load(),
+		Acked:   d.acked.Load(),
+		Retried: d.retried.Load(), LeaseExpired: d.expired.Load(), DeadLettered: d.dead.Load(),
+		TTLExpired: d.ttl.Load()}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, g := range d.groups {
 		l := g.last
-		s.Groups = append(s.Groups, queue.GroupStats{Topic: g.topic, Group: g.name, Ready: int64(l.Ready), Delayed: int64(l.Delayed),
+		s.Groups = append(s.Groups, queue.GroupStats{Topic: g.topic, Group: g.name, Ready: int64(l.Ready),
+			Delayed:  int64(l.Delayed),
 			InFlight: int64(l.InFlight), Dead: int64(l.Dead), OldestAge: l.OldestAge.Seconds()})
 	}
 	return s

@@ -57,7 +57,8 @@ func TestEnqueueIsPartOfTheTransaction(t *testing.T) {
 	})
 	require.ErrorIs(t, err, failed)
 	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		rs, err := pgqueue.Enqueue(t.Context(), q, tx, queue.Message{Topic: "mail", ID: "a", Body: []byte("sent")}, queue.Message{Topic: "mail", ID: "a"})
+		rs, err := pgqueue.Enqueue(t.Context(), q, tx, queue.Message{Topic: "mail", ID: "a", Body: []byte("sent")},
+			queue.Message{Topic: "mail", ID: "a"})
 		require.NoError(t, err)
 		require.False(t, rs[0].Duplicate)
 		require.True(t, rs[1].Duplicate)
@@ -74,8 +75,8 @@ func TestEnqueueIsPartOfTheTransaction(t *testing.T) {
 	require.Equal(t, "sent", string(ds[0].Body))
 }
 
-// Two processes, here two queues on pools of their own: a publisher wakes the other's consumer at once, and of one key never two are in flight, whoever
-// publishes and whoever consumes.
+// Two processes, here two queues on pools of their own: a publisher wakes the other's consumer at once, and of one key
+// never two are in flight, whoever publishes and whoever consumes.
 func TestKeysAndNewsBetweenProcesses(t *testing.T) {
 	dsn := testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DSN()
 	var qs []*queue.Queue
@@ -137,7 +138,8 @@ func TestKeysAndNewsBetweenProcesses(t *testing.T) {
 	for p := range 4 {
 		pub.Go(func() {
 			for i := range keys * each / 4 {
-				if _, err := qs[p%2].Publish(context.Background(), queue.Message{Topic: "t", Key: fmt.Sprint("k", i%keys), Body: fmt.Append(nil, p, i)}); err != nil {
+				if _, err := qs[p%2].Publish(context.Background(),
+					queue.Message{Topic: "t", Key: fmt.Sprint("k", i%keys), Body: fmt.Append(nil, p, i)}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -148,8 +150,8 @@ func TestKeysAndNewsBetweenProcesses(t *testing.T) {
 	require.Equal(t, keys*each, got, "news arrive without polling")
 }
 
-// The server is killed under load and comes back: what was acknowledged to a publisher is delivered, what was acknowledged by a consumer never
-// again.
+// The server is killed under load and comes back: what was acknowledged to a publisher is delivered, what was
+// acknowledged by a consumer never again.
 func TestServerKilled(t *testing.T) {
 	server := testserver.Postgres(t, testserver.PostgresOptions{}).Primary()
 	q := open(t, connect(t, server.DSN()), pgqueue.Options{Poll: 100 * time.Millisecond})
@@ -200,7 +202,8 @@ func TestServerKilled(t *testing.T) {
 					switch {
 					case err == nil:
 						acked[d.ID] = time.Now()
-					case !errors.Is(err, queue.ErrLeaseLost): // the server may have died between the commit and its answer
+					case !errors.Is(err, queue.ErrLeaseLost):
+						// the server may have died between the commit and its answer
 						inDoubt[d.ID] = true
 					}
 					mu.Unlock()

@@ -24,9 +24,10 @@ func (d *driver) Publish(ctx context.Context, msgs []queue.Message, receipts []q
 	return d.publish(ctx, d.pool, msgs, receipts)
 }
 
-// publish stores messages in one round trip: locks, then the rows. The locks are held until the transaction ends. A topic's is shared, so that the
-// creation of a group, which takes it alone, sees either a message or is seen by it. A key's puts the publishers of the key in a row, so that the order
-// of numbers is the order of commits: else a consumer might have a later one in its hands when an earlier one appears.
+// publish stores messages in one round trip: locks, then the rows. The locks are held until the transaction ends. A
+// topic's is shared, so that the creation of a group, which takes it alone, sees either a message or is seen by it. A
+// key's puts the publishers of the key in a row, so that the order of numbers is the order of commits: else a consumer
+// might have a later one in its hands when an earlier one appears.
 func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, receipts []queue.Receipt) error {
 	var rows struct {
 		topics, kinds, ids, keys, dedupe, headers []string
@@ -73,9 +74,12 @@ func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, r
 		if !m.NotBefore.IsZero() {
 			notBefore = &m.NotBefore
 		}
-		rows.topics, rows.kinds, rows.ids, rows.keys = append(rows.topics, m.Topic), append(rows.kinds, m.Kind), append(rows.ids, m.ID), append(rows.keys, m.Key)
-		rows.dedupe, rows.headers, rows.priorities = append(rows.dedupe, dedupe), append(rows.headers, header), append(rows.priorities, int16(m.Priority))
-		rows.notBefore, rows.ttls, rows.bodies = append(rows.notBefore, notBefore), append(rows.ttls, ttl), append(rows.bodies, body)
+		rows.topics, rows.kinds, rows.ids, rows.keys = append(rows.topics, m.Topic), append(rows.kinds, m.Kind),
+			append(rows.ids, m.ID), append(rows.keys, m.Key)
+		rows.dedupe, rows.headers, rows.priorities = append(rows.dedupe, dedupe), append(rows.headers, header),
+			append(rows.priorities, int16(m.Priority))
+		rows.notBefore, rows.ttls, rows.bodies = append(rows.notBefore, notBefore), append(rows.ttls, ttl),
+			append(rows.bodies, body)
 		kept = append(kept, i)
 		topicLocks = append(topicLocks, d.lockOf("topic", m.Topic))
 		if m.Key != "" {
@@ -89,7 +93,8 @@ func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, r
 	if len(keyLocks) > 0 {
 		b.Queue(d.sql.lockKeys, slices.Compact(keyLocks))
 	}
-	b.Queue(d.sql.publish, rows.topics, rows.kinds, rows.ids, rows.keys, rows.priorities, rows.notBefore, rows.ttls, rows.headers, rows.bodies, rows.dedupe,
+	b.Queue(d.sql.publish, rows.topics, rows.kinds, rows.ids, rows.keys, rows.priorities, rows.notBefore, rows.ttls,
+		rows.headers, rows.bodies, rows.dedupe,
 		max(d.o.DedupeWindow, 0), time.Now())
 	res := to.SendBatch(ctx, b)
 	for range b.Len() - 1 {
@@ -121,8 +126,8 @@ func (d *driver) publish(ctx context.Context, to sender, msgs []queue.Message, r
 	return nil
 }
 
-// Enqueue publishes messages in a transaction of the caller's, on the same database: they appear when it commits, and not at all when it
-// does not. q must come from Open. Consumers of other processes notice them within Options.Poll.
+// Enqueue publishes messages in a transaction of the caller's, on the same database: they appear when it commits, and
+// not at all when it does not. q must come from Open. Consumers of other processes notice them within Options.Poll.
 func Enqueue(ctx context.Context, q *queue.Queue, tx pgx.Tx, msgs ...queue.Message) ([]queue.Receipt, error) {
 	d, ok := q.Driver().(*driver)
 	if !ok {

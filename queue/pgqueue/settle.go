@@ -131,7 +131,8 @@ func short(s string) string {
 func (g *group) Lag(ctx context.Context) (queue.Lag, error) {
 	var l queue.Lag
 	var age float64
-	if err := g.d.pool.QueryRow(ctx, g.d.sql.lag, g.id).Scan(&l.Ready, &l.Delayed, &l.InFlight, &l.Dead, &age); err != nil {
+	if err := g.d.pool.QueryRow(ctx, g.d.sql.lag, g.id).Scan(&l.Ready, &l.Delayed, &l.InFlight, &l.Dead,
+		&age); err != nil {
 		return l, wrap("lag", err)
 	}
 	l.OldestAge = max(0, time.Duration(age*float64(time.Second)))

@@ -20,7 +20,8 @@ func dedupe(t *testing.T, q *queue.Queue) {
 	require.False(t, publish(t, q, queue.Message{Topic: "t", ID: "a"}).Duplicate)
 	require.True(t, publish(t, q, queue.Message{Topic: "t", ID: "a"}).Duplicate)
 	require.False(t, publish(t, q, queue.Message{Topic: "t", ID: "b"}).Duplicate)
-	rs, err := q.PublishBatch(bg(t), []queue.Message{{Topic: "t", ID: "c"}, {Topic: "t", ID: "a"}, {Topic: "t", ID: "c"}})
+	rs, err := q.PublishBatch(bg(t), []queue.Message{{Topic: "t", ID: "c"}, {Topic: "t", ID: "a"},
+		{Topic: "t", ID: "c"}})
 	require.NoError(t, err)
 	require.Equal(t, []bool{false, true, true}, []bool{rs[0].Duplicate, rs[1].Duplicate, rs[2].Duplicate})
 	ds := fetch(t, g, 3)

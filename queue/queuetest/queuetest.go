@@ -14,8 +14,8 @@ import (
 	"github.com/tierkit/tierkit/queue"
 )
 
-// Run runs the suite. open returns a queue that no other test uses, and closes it with t.Cleanup. What the engine's Caps exclude must be answered
-// with ErrUnsupported, and is otherwise left out.
+// Run runs the suite. open returns a queue that no other test uses, and closes it with t.Cleanup. What the engine's
+// Caps exclude must be answered with ErrUnsupported, and is otherwise left out.
 func Run(t *testing.T, open func(t *testing.T) *queue.Queue) {
 	for _, c := range []struct {
 		name string
@@ -127,7 +127,8 @@ func everything(t *testing.T, q *queue.Queue) {
 
 func fields(t *testing.T, q *queue.Queue) {
 	g := group(t, q, "t", queue.GroupOptions{})
-	m := queue.Message{Topic: "t", Kind: "resize", ID: "id-1", Header: map[string]string{"traceparent": "00-1", "x": ""}, Body: []byte{0, 1, 255}}
+	m := queue.Message{Topic: "t", Kind: "resize", ID: "id-1",
+		Header: map[string]string{"traceparent": "00-1", "x": ""}, Body: []byte{0, 1, 255}}
 	if !q.Caps().NoKeyOrder {
 		m.Key = "key"
 	}
@@ -178,7 +179,8 @@ type attempt struct {
 // within notes whether a lease that began at the earliest at the given time may have ended.
 func (a *attempt) within(lease time.Time) { a.slow = a.slow || time.Since(lease) >= short }
 
-// repeated runs f until it passes. Where a lease may have ended under its hands it begins anew, for a while; otherwise its error counts.
+// repeated runs f until it passes. Where a lease may have ended under its hands it begins anew, for a while; otherwise
+// its error counts.
 func repeated(t *testing.T, f func(a *attempt) error) {
 	t.Helper()
 	for i, end := 0, time.Now().Add(time.Minute); ; i++ {
@@ -279,7 +281,8 @@ func manyConsumers(t *testing.T, q *queue.Queue) {
 	for p := range 6 {
 		pub.Go(func() {
 			for i := range n / 6 {
-				if _, err := q.Publish(context.Background(), queue.Message{Topic: "t", Body: fmt.Append(nil, p, "-", i)}); err != nil {
+				if _, err := q.Publish(context.Background(),
+					queue.Message{Topic: "t", Body: fmt.Append(nil, p, "-", i)}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -1,8 +1,8 @@
 // Package cookie keeps a visitor's data in an encrypted cookie, with no store at all.
 //
-// What that costs: nothing can be revoked before it expires; of two requests at the same time the last one to answer wins, and the other's change is
-// lost; the data travels with every request and has at most about 3 kB. For logins, carts and anything that must not be lost or
-// must end at once use package session.
+// What that costs: nothing can be revoked before it expires; of two requests at the same time the last one to answer
+// wins, and the other's change is lost; the data travels with every request and has at most about 3 kB. For logins,
+// carts and anything that must not be lost or must end at once use package session.
 //
 //	jar, err := cookie.New[Prefs](keys, cookie.Options{})
 //	...
@@ -27,7 +27,8 @@ import (
 var (
 	// ErrTooLarge: browsers drop cookies of more than 4096 bytes silently; nothing was set.
 	ErrTooLarge = errors.New("cookie: data does not fit in a cookie")
-	// ErrInvalid: a cookie is there, but it was not made by any of the keys, or has expired, or its data does not decode.
+	// ErrInvalid: a cookie is there, but it was not made by any of the keys, or has expired, or its data does not
+	// decode.
 	ErrInvalid = errors.New("cookie: invalid")
 )
 
@@ -107,7 +108,8 @@ const purpose = "tierkit session cookie"
 
 var b64 = base64.RawURLEncoding.Strict()
 
-// Load returns the request's data: the zero T without an error when there is no cookie, with ErrInvalid when it is of no use.
+// Load returns the request's data: the zero T without an error when there is no cookie, with ErrInvalid when it is of
+// no use.
 func (j *Jar[T]) Load(r *http.Request) (data T, err error) {
 	c, err := r.Cookie(j.o.Name)
 	if err != nil {
@@ -135,14 +137,16 @@ func (j *Jar[T]) Load(r *http.Request) (data T, err error) {
 	return data, nil
 }
 
-// Save sets the cookie, replacing one that this response sets already. It must be called before the header goes out. ErrTooLarge: nothing was set.
+// Save sets the cookie, replacing one that this response sets already. It must be called before the header goes out.
+// ErrTooLarge: nothing was set.
 func (j *Jar[T]) Save(w http.ResponseWriter, data T) error {
 	body, err := json.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("cookie: encode: %w", err)
 	}
 	// Rounded up: the data lives at least TTL.
-	plain := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(body)), uint64(time.Now().Add(j.o.TTL+time.Second-1).Unix()))
+	plain := binary.LittleEndian.AppendUint64(make([]byte, 0, 8+len(body)),
+		uint64(time.Now().Add(j.o.TTL+time.Second-1).Unix()))
 	value := b64.EncodeToString(j.ring.Seal(purpose, append(plain, body...), []byte(j.o.Name)))
 	age := int((j.o.TTL + time.Second - 1) / time.Second)
 	if j.o.Session {
@@ -155,7 +159,8 @@ func (j *Jar[T]) Save(w http.ResponseWriter, data T) error {
 func (j *Jar[T]) Clear(w http.ResponseWriter) { _ = j.set(w, "", -1) }
 
 func (j *Jar[T]) set(w http.ResponseWriter, value string, age int) error {
-	c := http.Cookie{Name: j.o.Name, Value: value, Path: "/", MaxAge: age, Secure: !j.o.Insecure, HttpOnly: true, SameSite: j.o.SameSite}
+	c := http.Cookie{Name: j.o.Name, Value: value, Path: "/", MaxAge: age, Secure: !j.o.Insecure, HttpOnly: true,
+		SameSite: j.o.SameSite}
 	line := c.String()
 	if len(line) > maxCookie {
 		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, len(line), maxCookie)

@@ -54,7 +54,8 @@ func TestRoundTrip(t *testing.T) {
 	w := httptest.NewRecorder()
 	require.NoError(t, j.Save(w, prefs{}))
 	c := w.Result().Cookies()[0]
-	require.True(t, c.Secure && c.HttpOnly && c.Path == "/" && c.SameSite == http.SameSiteLaxMode && c.Name == "__Host-data")
+	require.True(t, c.Secure && c.HttpOnly && c.Path == "/" && c.SameSite == http.SameSiteLaxMode &&
+		c.Name == "__Host-data")
 	w = httptest.NewRecorder()
 	require.NoError(t, j.Save(w, prefs{}))
 	j.Clear(w)
@@ -83,7 +84,8 @@ func TestForgeriesAreRefused(t *testing.T) {
 		require.ErrorIs(t, try(j, "__Host-data", v), cookie.ErrInvalid)
 	}
 	require.ErrorIs(t, try(jar(t, cookie.Options{}, key("b")), "__Host-data", good), cookie.ErrInvalid)
-	require.ErrorIs(t, try(jar(t, cookie.Options{Name: "other"}), "other", good), cookie.ErrInvalid, "a cookie of another name")
+	require.ErrorIs(t, try(jar(t, cookie.Options{Name: "other"}), "other", good), cookie.ErrInvalid,
+		"a cookie of another name")
 }
 
 func TestSizeIsAnError(t *testing.T) {
@@ -113,7 +115,8 @@ func TestExpiryAndRotation(t *testing.T) {
 }
 
 func TestOptionsNameTheField(t *testing.T) {
-	for field, o := range map[string]cookie.Options{"Name": {Name: "a b"}, "TTL": {TTL: 1}, "SameSite": {SameSite: http.SameSiteNoneMode, Insecure: true}} {
+	for field, o := range map[string]cookie.Options{"Name": {Name: "a b"}, "TTL": {TTL: 1},
+		"SameSite": {SameSite: http.SameSiteNoneMode, Insecure: true}} {
 		_, err := cookie.New[prefs]([]cookie.Key{key("a")}, o)
 		require.ErrorContains(t, err, field)
 	}

@@ -1,5 +1,5 @@
-// Package redisstore keeps sessions in Redis or Valkey: one hash and one round trip per operation (two for Rotate, and one more when a user's list is
-// concerned). Every operation touches one key, so that it works on Redis Cluster.
+// Package redisstore keeps sessions in Redis or Valkey: one hash and one round trip per operation (two for Rotate, and
+// one more when a user's list is concerned). Every operation touches one key, so that it works on Redis Cluster.
 package redisstore
 
 import (
@@ -23,15 +23,17 @@ type Options struct {
 	Prefix string
 }
 
-// Store is a [session.Store] and [session.UserIndex] on Redis. It is safe for concurrent use and does not close the client. For sessions that must survive a
-// failover, Redis has to be configured to wait for its replicas: a record that a lost primary had not passed on is gone.
+// Store is a [session.Store] and [session.UserIndex] on Redis. It is safe for concurrent use and does not close the
+// client. For sessions that must survive a failover, Redis has to be configured to wait for its replicas: a record that
+// a lost primary had not passed on is gone.
 type Store struct {
 	client redis.UniversalClient
 	prefix string
 }
 
-// New returns a store on a client. The bound of session.Options.StoreTimeout only works on a client that heeds its contexts: of a *redis.Client the store uses a
-// copy that does (on the same connections); a cluster or ring client must have been made with ContextTimeoutEnabled.
+// New returns a store on a client. The bound of session.Options.StoreTimeout only works on a client that heeds its
+// contexts: of a *redis.Client the store uses a copy that does (on the same connections); a cluster or ring client must
+// have been made with ContextTimeoutEnabled.
 func New(client redis.UniversalClient, o Options) (*Store, error) {
 	deaf := false
 	switch c := client.(type) {
@@ -61,8 +63,8 @@ func New(client redis.UniversalClient, o Options) (*Store, error) {
 func (s *Store) key(k session.Key) string   { return s.prefix + hex.EncodeToString(k[:]) }
 func (s *Store) userKey(user string) string { return s.prefix + "user:" + user }
 
-// Fields of a record's hash: v version, u user, c created, s seen, e expires, i idle (times in milliseconds), d data, g the grace key that leads
-// here. Of a grace key's hash: a the key it leads to, e the end.
+// Fields of a record's hash: v version, u user, c created, s seen, e expires, i idle (times in milliseconds), d data, g
+// the grace key that leads here. Of a grace key's hash: a the key it leads to, e the end.
 const common = `
 local function deadline(e, s, i)
   e, s, i = tonumber(e), tonumber(s), tonumber(i)
@@ -88,8 +90,9 @@ end
 return r
 `)
 
-// update: ARGV now, version, created, seen, expires, idle, data, listed. Returns 'ok', 'conflict', 'alias' key, nothing, or, if the record is to live longer
-// than the user's list knows, 'enlist' user: nothing is changed before that is listed.
+// update: ARGV now, version, created, seen, expires, idle, data, listed. Returns 'ok', 'conflict', 'alias' key,
+// nothing, or, if the record is to live longer than the user's list knows, 'enlist' user: nothing is changed before
+// that is listed.
 var update = redis.NewScript(common + `
 local r = redis.call('HMGET', KEYS[1], 'v', 's', 'e', 'i', 'a', 'u')
 if r[5] then
@@ -146,7 +149,8 @@ func ceilMS(d time.Duration) string {
 	return strconv.FormatInt(int64((min(d, math.MaxInt64-time.Millisecond)+time.Millisecond-1)/time.Millisecond), 10)
 }
 
-// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated
+// under our eyes.
 const maxHops = 8
 
 // run runs a script on the record's key, following one grace key. It returns nil when there is no record.
@@ -205,7 +209,8 @@ func record(k session.Key, r []any) (rec session.Record, err error) {
 		}
 		return n
 	}
-	rec = session.Record{Key: k, Version: uint64(number(0)), User: text(r[1]), Created: time.UnixMilli(number(2)), Seen: time.UnixMilli(number(3)),
+	rec = session.Record{Key: k, Version: uint64(number(0)), User: text(r[1]), Created: time.UnixMilli(number(2)),
+		Seen:    time.UnixMilli(number(3)),
 		Expires: time.UnixMilli(number(4)), Idle: time.Duration(number(5)) * time.Millisecond, Data: []byte(text(r[6]))}
 	return rec, err
 }
@@ -220,7 +225,8 @@ func (s *Store) Create(ctx context.Context, k session.Key, r session.Record) err
 }
 
 func (s *Store) create(ctx context.Context, k session.Key, r session.Record, grace string) error {
-	res, err := create.Run(ctx, s.client, []string{s.key(k)}, ms(r.Seen), r.Version, r.User, ms(r.Created), ms(r.Seen), ms(r.Expires), ceilMS(r.Idle), r.Data, grace).Slice()
+	res, err := create.Run(ctx, s.client, []string{s.key(k)}, ms(r.Seen), r.Version, r.User, ms(r.Created), ms(r.Seen),
+		ms(r.Expires), ceilMS(r.Idle), r.Data, grace).Slice()
 	if err != nil {
 		return fmt.Errorf("redisstore: %w", err)
 	}
@@ -250,7 +256,8 @@ func (s *Store) enlist(ctx context.Context, k session.Key, r session.Record) err
 func (s *Store) Update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
 	args := []any{ms(now), r.Version, ms(r.Created), ms(r.Seen), ms(r.Expires), ceilMS(r.Idle), r.Data, "0"}
 	actual, res, err := s.run(ctx, update, k, args...)
-	if err == nil && res != nil && res[0] == "enlist" { // else it would leave the list before it ends, and could not be revoked
+	// else it would leave the list before it ends, and could not be revoked
+	if err == nil && res != nil && res[0] == "enlist" {
 		r.User = text(res[1])
 		if err := s.enlist(ctx, actual, r); err != nil {
 			return err
@@ -273,10 +280,12 @@ func outcome(res []any, err error) error {
 	return nil
 }
 
-// Rotate implements [session.Store]. The new record is written first, under a key that nobody knows yet, and entered in the user's list, so that it can be
-// revoked; then the old one is exchanged for the grace key if its version still matches; if it does not, the new record is taken back. A crash or a lost
-// answer in between leaves a record that only the grace key, if any, leads to, until it expires.
-func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) error {
+// Rotate implements [session.Store]. The new record is written first, under a key that nobody knows yet, and entered in
+// the user's list, so that it can be revoked; then the old one is exchanged for the grace key if its version still
+// matches; if it does not, the new record is taken back. A crash or a lost answer in between leaves a record that only
+// the grace key, if any, leads to, until it expires.
+func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time,
+	grace time.Duration) error {
 	actual := k
 	if a, err := s.client.HGet(ctx, s.key(k), "a").Result(); err == nil {
 		if actual, err = parseKey(a); err != nil {
@@ -310,7 +319,8 @@ func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Recor
 		return err
 	}
 	if older := text(res[2]); older != "" {
-		s.client.Del(ctx, s.prefix+older) // it leads to a record that is gone or to another grace key: harmless if it stays
+		// it leads to a record that is gone or to another grace key: harmless if it stays
+		s.client.Del(ctx, s.prefix+older)
 	}
 	s.delist(ctx, actual, text(res[1]))
 	return nil
@@ -381,7 +391,8 @@ func (s *Store) ListUser(ctx context.Context, user string, now time.Time) ([]ses
 			s.client.ZRem(ctx, s.userKey(user), hex.EncodeToString(keys[i][:]))
 			continue
 		}
-		if !r.Deadline().After(now) { // by this server's clock: where it is late, the session may be used once more, and go on
+		// by this server's clock: where it is late, the session may be used once more, and go on
+		if !r.Deadline().After(now) {
 			continue
 		}
 		ls = append(ls, session.Listed{Key: keys[i], Record: r})

@@ -38,7 +38,8 @@ func TestRedis(t *testing.T) {
 	sessiontest.Run(t, func(t *testing.T) session.Store { return open(t, addr) })
 }
 
-// Every script touches one key, and no operation needs two keys in one slot: a server in cluster mode refuses anything else.
+// Every script touches one key, and no operation needs two keys in one slot: a server in cluster mode refuses anything
+// else.
 func TestRedisCluster(t *testing.T) {
 	server := testserver.Redis(t, testserver.RedisOptions{Cluster: true})
 	node := redis.NewClient(&redis.Options{Addr: server.Addr()})
@@ -68,15 +69,16 @@ func TestClientMustHeedItsContext(t *testing.T) {
 	require.ErrorContains(t, err, "ContextTimeoutEnabled")
 }
 
-// A server that has stopped without closing its connections: each request is answered within the bound, whatever the client's own timeouts and
-// retries are, and soon none waits at all.
+// A server that has stopped without closing its connections: each request is answered within the bound, whatever the
+// client's own timeouts and retries are, and soon none waits at all.
 func TestFrozenServer(t *testing.T) {
 	server := testserver.Redis(t)
 	c := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	defer c.Close()
 	store, err := redisstore.New(c, redisstore.Options{})
 	require.NoError(t, err)
-	sessions, err := session.New[int](store, session.Options{Insecure: true, StoreTimeout: 300 * time.Millisecond, OnFailure: session.Stale})
+	sessions, err := session.New[int](store, session.Options{Insecure: true, StoreTimeout: 300 * time.Millisecond,
+		OnFailure: session.Stale})
 	require.NoError(t, err)
 	h := sessions.Middleware(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s := sessions.From(r.Context())
@@ -125,7 +127,10 @@ func TestFrozenServer(t *testing.T) {
 	require.Equal(t, 503, code)
 	server.Thaw()
 	cookie = known
-	require.Eventually(t, func() bool { code, _ := do("/write"); return code == 200 }, 30*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool {
+		code, _ := do("/write")
+		return code == 200
+	}, 30*time.Second, 20*time.Millisecond)
 	_, err = sessions.List(context.Background(), "nobody")
 	require.NoError(t, err)
 }

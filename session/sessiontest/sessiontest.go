@@ -16,7 +16,8 @@ import (
 	"github.com/tierkit/tierkit/session"
 )
 
-// Run runs the suite. open returns a store, in which other tests may have left records. The suite gives its own times to the store, so it does not sleep.
+// Run runs the suite. open returns a store, in which other tests may have left records. The suite gives its own times
+// to the store, so it does not sleep.
 func Run(t *testing.T, open func(t *testing.T) session.Store) {
 	for _, c := range []struct {
 		name string
@@ -60,7 +61,8 @@ func record(at time.Time) session.Record {
 	return session.Record{Version: 1, Created: at, Seen: at, Expires: at.Add(time.Hour), Data: []byte("data")}
 }
 
-func create(t *testing.T, s session.Store, at time.Time, change ...func(*session.Record)) (session.Key, session.Record) {
+func create(t *testing.T, s session.Store, at time.Time, change ...func(*session.Record)) (session.Key,
+	session.Record) {
 	k, r := Key(), record(at)
 	for _, f := range change {
 		f(&r)
@@ -291,7 +293,8 @@ func users(t *testing.T, s session.Store) {
 	require.Empty(t, none)
 }
 
-// A session that is made to last longer after its login ("remember me") can be found, and so ended, for as long as it lasts.
+// A session that is made to last longer after its login ("remember me") can be found, and so ended, for as long as it
+// lasts.
 func remembered(t *testing.T, s session.Store) {
 	u, ok := s.(session.UserIndex)
 	if !ok {
@@ -328,7 +331,8 @@ func forever(t *testing.T, s session.Store) {
 	}
 }
 
-// A rotation without grace (a login) leaves no way to the record by an older id, not even by one whose grace has not ended: that would be session fixation.
+// A rotation without grace (a login) leaves no way to the record by an older id, not even by one whose grace has not
+// ended: that would be session fixation.
 func graceEnds(t *testing.T, s session.Store) {
 	at := now()
 	k, r := create(t, s, at)
@@ -354,7 +358,8 @@ func touchRace(t *testing.T, s session.Store) {
 		var wg sync.WaitGroup
 		for i := range 4 {
 			wg.Go(func() {
-				if _, err := s.Load(bg, k, at.Add(time.Duration(10+i)*time.Second)); err != nil && !errors.Is(err, session.ErrNotFound) {
+				if _, err := s.Load(bg, k, at.Add(time.Duration(10+i)*time.Second)); err != nil &&
+					!errors.Is(err, session.ErrNotFound) {
 					t.Error(err)
 				}
 			})

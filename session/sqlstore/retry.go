@@ -27,7 +27,8 @@ func (s *Store) Update(ctx context.Context, k session.Key, r session.Record, now
 }
 
 // Rotate implements [session.Store].
-func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) error {
+func (s *Store) Rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time,
+	grace time.Duration) error {
 	return again(ctx, func() error { return s.rotate(ctx, k, next, r, now, grace) })
 }
 
@@ -38,8 +39,8 @@ func (s *Store) Delete(ctx context.Context, k session.Key) error {
 
 const attempts = 8
 
-// again repeats what the database has undone as a whole because of others: a deadlock, a serialization failure. That is safe, and the caller's
-// request need not fail for it.
+// again repeats what the database has undone as a whole because of others: a deadlock, a serialization failure. That is
+// safe, and the caller's request need not fail for it.
 func again(ctx context.Context, f func() error) error {
 	wait := backoff.Policy{Base: 2 * time.Millisecond, Max: 50 * time.Millisecond}
 	for attempt := 0; ; attempt++ {
@@ -53,7 +54,8 @@ func again(ctx context.Context, f func() error) error {
 	}
 }
 
-// undone knows the SQLSTATEs by the drivers' method (pgx, lib/pq) or, of go-sql-driver/mysql, by their place in the text.
+// undone knows the SQLSTATEs by the drivers' method (pgx, lib/pq) or, of go-sql-driver/mysql, by their place in the
+// text.
 func undone(err error) bool {
 	var s interface{ SQLState() string }
 	if errors.As(err, &s) {

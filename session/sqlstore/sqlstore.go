@@ -1,7 +1,7 @@
 // Package sqlstore keeps sessions in a table of PostgreSQL, MariaDB/MySQL or SQLite.
 //
-// Every operation is one statement on one row, except Rotate (one transaction of three). Expired rows count as missing at once, and
-// are removed by [Store.Cleanup].
+// Every operation is one statement on one row, except Rotate (one transaction of three). Expired rows count as missing
+// at once, and are removed by [Store.Cleanup].
 package sqlstore
 
 import (
@@ -32,14 +32,18 @@ type Options struct {
 	Table string
 }
 
-// Store is a [session.Store] and [session.UserIndex] in SQL. It is safe for concurrent use and does not close the database.
+// Store is a [session.Store] and [session.UserIndex] in SQL. It is safe for concurrent use and does not close the
+// database.
 type Store struct {
 	db *sql.DB
 	o  Options
 	q  queries
 }
 
-type queries struct{ load, touch, insert, update, version, purge, move, alias, remove, removeAlias, list, cleanup string }
+type queries struct {
+	load, touch, insert, update, version, purge, move, alias, remove, removeAlias, list,
+	cleanup string
+}
 
 // New returns a store; it does not touch the database, see [Store.Migrate].
 func New(db *sql.DB, o Options) (*Store, error) {
@@ -96,7 +100,8 @@ func (s *Store) Migrate(ctx context.Context) error {
 		if s.o.Dialect == MySQL {
 			create += fmt.Sprintf(", INDEX %s_%s (%s)", s.o.Table, col, col)
 		} else {
-			indexes = append(indexes, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s_%s ON %s (%s)", s.o.Table, col, s.o.Table, col))
+			indexes = append(indexes, fmt.Sprintf("CREATE INDEX IF NOT EXISTS %s_%s ON %s (%s)", s.o.Table, col,
+				s.o.Table, col))
 		}
 	}
 	var err error
@@ -135,8 +140,8 @@ func (s *Store) cleanup(ctx context.Context, now time.Time, max int) (int, error
 // cleanupBatch keeps each transaction of RunCleanup short.
 const cleanupBatch = 1000
 
-// RunCleanup deletes expired records at every interval (0: 10 min), a thousand per statement, until ctx ends; then it returns ctx.Err(). Several servers may
-// run it. failed, if not nil, is told of errors, after which it goes on.
+// RunCleanup deletes expired records at every interval (0: 10 min), a thousand per statement, until ctx ends; then it
+// returns ctx.Err(). Several servers may run it. failed, if not nil, is told of errors, after which it goes on.
 func (s *Store) RunCleanup(ctx context.Context, interval time.Duration, failed func(error)) error {
 	if interval <= 0 {
 		interval = 10 * time.Minute
@@ -175,7 +180,8 @@ func scan(row scanner) (r session.Record, alias []byte, err error) {
 	return r, alias, nil
 }
 
-// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated under our eyes.
+// maxHops bounds how many grace keys are followed: one leads to the record, and more appear only when it is rotated
+// under our eyes.
 const maxHops = 8
 
 func (s *Store) load(ctx context.Context, k session.Key, now time.Time) (session.Record, error) {
@@ -220,7 +226,8 @@ func idleMS(r *session.Record) int64 {
 
 func (s *Store) create(ctx context.Context, k session.Key, r session.Record) error {
 	insert := func() error {
-		_, err := s.db.ExecContext(ctx, s.q.insert, k[:], 1, r.User, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r),
+		_, err := s.db.ExecContext(ctx, s.q.insert, k[:], 1, r.User, r.Created.UnixMilli(), r.Seen.UnixMilli(),
+			r.Expires.UnixMilli(), idleMS(&r),
 			r.Deadline().UnixMilli(), blob(r.Data))
 		return err
 	}
@@ -245,7 +252,8 @@ func (s *Store) create(ctx context.Context, k session.Key, r session.Record) err
 
 func (s *Store) update(ctx context.Context, k session.Key, r session.Record, now time.Time) error {
 	for range maxHops {
-		res, err := s.db.ExecContext(ctx, s.q.update, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r), r.Deadline().UnixMilli(),
+		res, err := s.db.ExecContext(ctx, s.q.update, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(),
+			idleMS(&r), r.Deadline().UnixMilli(),
 			blob(r.Data), k[:], r.Version, now.UnixMilli())
 		if err != nil {
 			return fmt.Errorf("sqlstore: update: %w", err)
@@ -278,7 +286,8 @@ func (s *Store) why(ctx context.Context, q querier, k session.Key, now time.Time
 	return alias, session.ErrConflict
 }
 
-func (s *Store) rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time, grace time.Duration) (err error) {
+func (s *Store) rotate(ctx context.Context, k, next session.Key, r session.Record, now time.Time,
+	grace time.Duration) (err error) {
 	if alias, _ := s.why(ctx, s.db, k, now); alias != nil {
 		k = session.Key(alias)
 	}
@@ -291,7 +300,8 @@ func (s *Store) rotate(ctx context.Context, k, next session.Key, r session.Recor
 			_ = tx.Rollback()
 		}
 	}()
-	res, err := tx.ExecContext(ctx, s.q.move, next[:], r.User, r.Created.UnixMilli(), r.Seen.UnixMilli(), r.Expires.UnixMilli(), idleMS(&r),
+	res, err := tx.ExecContext(ctx, s.q.move, next[:], r.User, r.Created.UnixMilli(), r.Seen.UnixMilli(),
+		r.Expires.UnixMilli(), idleMS(&r),
 		r.Deadline().UnixMilli(), blob(r.Data), k[:], r.Version, now.UnixMilli())
 	if err != nil {
 		return fmt.Errorf("sqlstore: rotate: %w", err)

@@ -21,7 +21,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func sqlite(t *testing.T) *sql.DB {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "s.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "s.db")+
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_txlock=immediate")
 	require.NoError(t, err)
 	t.Cleanup(func() { db.Close() })
 	return db
@@ -44,7 +45,8 @@ func TestCleanup(t *testing.T) {
 	s := open(t, sqlite(t), sqlstore.Options{Table: "others"})
 	at := time.Now()
 	for range 5 {
-		require.NoError(t, s.Create(context.Background(), sessiontest.Key(), session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute)}))
+		require.NoError(t, s.Create(context.Background(), sessiontest.Key(),
+			session.Record{Created: at, Seen: at, Expires: at.Add(time.Minute)}))
 	}
 	n, err := s.Cleanup(t.Context(), at, 10)
 	require.NoError(t, err)
@@ -65,7 +67,8 @@ func TestOptionsNameTheField(t *testing.T) {
 }
 
 func TestPostgreSQL(t *testing.T) {
-	s := open(t, testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.PostgreSQL})
+	s := open(t, testserver.Postgres(t, testserver.PostgresOptions{}).Primary().DB(),
+		sqlstore.Options{Dialect: sqlstore.PostgreSQL})
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
 }
 
@@ -75,11 +78,13 @@ func TestCleanupWaitsForAUse(t *testing.T) {
 	s := open(t, db, sqlstore.Options{Dialect: sqlstore.PostgreSQL})
 	at := time.Now()
 	k := sessiontest.Key()
-	require.NoError(t, s.Create(t.Context(), k, session.Record{Created: at, Seen: at, Expires: at.Add(time.Hour), Idle: time.Minute}))
+	require.NoError(t, s.Create(t.Context(), k,
+		session.Record{Created: at, Seen: at, Expires: at.Add(time.Hour), Idle: time.Minute}))
 	tx, err := db.BeginTx(t.Context(), nil)
 	require.NoError(t, err)
 	defer tx.Rollback()
-	_, err = tx.Exec("UPDATE sessions SET seen = $1, deadline = $2", at.Add(50*time.Second).UnixMilli(), at.Add(110*time.Second).UnixMilli())
+	_, err = tx.Exec("UPDATE sessions SET seen = $1, deadline = $2", at.Add(50*time.Second).UnixMilli(),
+		at.Add(110*time.Second).UnixMilli())
 	require.NoError(t, err)
 	cleaned := make(chan int, 1)
 	go func() {
@@ -91,7 +96,8 @@ func TestCleanupWaitsForAUse(t *testing.T) {
 	}()
 	require.Eventually(t, func() bool {
 		var waiting int
-		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(&waiting) == nil && waiting > 0
+		return db.QueryRow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'").Scan(
+			&waiting) == nil && waiting > 0
 	}, 30*time.Second, time.Millisecond)
 	require.NoError(t, tx.Commit())
 	require.Zero(t, <-cleaned)
@@ -100,7 +106,8 @@ func TestCleanupWaitsForAUse(t *testing.T) {
 }
 
 func TestMariaDB(t *testing.T) {
-	s := open(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(), sqlstore.Options{Dialect: sqlstore.MySQL})
+	s := open(t, testserver.MariaDB(t, testserver.MySQLOptions{}).Primary().DB(),
+		sqlstore.Options{Dialect: sqlstore.MySQL})
 	sessiontest.Run(t, func(t *testing.T) session.Store { return s })
 }
 
@@ -109,10 +116,12 @@ func TestRunCleanup(t *testing.T) {
 	s := open(t, db, sqlstore.Options{})
 	past := time.Now().Add(-time.Hour)
 	for range 5 {
-		require.NoError(t, s.Create(t.Context(), sessiontest.Key(), session.Record{Created: past, Seen: past, Expires: past.Add(time.Minute)}))
+		require.NoError(t, s.Create(t.Context(), sessiontest.Key(),
+			session.Record{Created: past, Seen: past, Expires: past.Add(time.Minute)}))
 	}
 	live := sessiontest.Key()
-	require.NoError(t, s.Create(t.Context(), live, session.Record{Created: past, Seen: past, Expires: time.Now().Add(time.Hour)}))
+	require.NoError(t, s.Create(t.Context(), live,
+		session.Record{Created: past, Seen: past, Expires: time.Now().Add(time.Hour)}))
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.RunCleanup(ctx, time.Millisecond, func(err error) { t.Error(err) }) }()
@@ -128,7 +137,8 @@ func TestRunCleanup(t *testing.T) {
 
 // A deadlock that the database resolved at our cost is not the request's failure; everything else is, at once.
 func TestUndoneStatementsAreRepeated(t *testing.T) {
-	deadlock, other := errors.New("sqlstore: touch: Error 1213 (40001): Deadlock found"), errors.New("Error 1062 (23000): Duplicate entry")
+	deadlock, other := errors.New("sqlstore: touch: Error 1213 (40001): Deadlock found"),
+		errors.New("Error 1062 (23000): Duplicate entry")
 	tries := 0
 	require.NoError(t, sqlstore.Again(t.Context(), func() error {
 		if tries++; tries < 4 {

@@ -41,12 +41,14 @@ func ecKey(t testing.TB, id string) token.Key {
 
 func allKeys(t testing.TB) []token.Key {
 	return []token.Key{
-		{ID: "h256", Secret: []byte(strings.Repeat("a", 32))}, {ID: "h384", Alg: token.HS384, Secret: []byte(strings.Repeat("b", 48))},
+		{ID: "h256", Secret: []byte(strings.Repeat("a", 32))},
+		{ID: "h384", Alg: token.HS384, Secret: []byte(strings.Repeat("b", 48))},
 		{ID: "h512", Alg: token.HS512, Secret: []byte(strings.Repeat("c", 64))}, edKey(t, "ed"), ecKey(t, "ec"),
 	}
 }
 
-// Each algorithm signs and verifies in each format; a token of one is refused by every other key, even under that key's name.
+// Each algorithm signs and verifies in each format; a token of one is refused by every other key, even under that key's
+// name.
 func TestAlgorithms(t *testing.T) {
 	keys := allKeys(t)
 	for _, f := range formats {
@@ -85,7 +87,8 @@ func TestAlgorithms(t *testing.T) {
 	}
 }
 
-// RFC 8725 section 3.1: the algorithm is the key's. The classic attack: an HMAC under the public key, which everybody knows.
+// RFC 8725 section 3.1: the algorithm is the key's. The classic attack: an HMAC under the public key, which everybody
+// knows.
 func TestPublicKeyIsNoSecret(t *testing.T) {
 	priv, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
@@ -148,7 +151,8 @@ func TestWeakAndMixedKeysAreRefused(t *testing.T) {
 
 // signed is somebody else's JWT under key("k1").
 func signed(header, payload string) string {
-	in := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+	in := base64.RawURLEncoding.EncodeToString([]byte(header)) + "." +
+		base64.RawURLEncoding.EncodeToString([]byte(payload))
 	m := hmac.New(sha256.New, key("k1").Secret)
 	m.Write([]byte(in))
 	return in + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
@@ -159,7 +163,8 @@ func TestHeaders(t *testing.T) {
 	payload := fmt.Sprintf(`{"sub":"x","exp":%d}`, time.Now().Add(time.Hour).Unix())
 	a := authority(t, token.Options{Format: token.JWT})
 	for _, h := range []string{
-		`{"alg":"HS256"}`, `{"alg":"HS256","kid":"k1","typ":"jwt"}`, `{"typ":"at+JWT","alg":"HS256"}`, `{"typ":"application/at+jwt","alg":"HS256"}`,
+		`{"alg":"HS256"}`, `{"alg":"HS256","kid":"k1","typ":"jwt"}`, `{"typ":"at+JWT","alg":"HS256"}`,
+		`{"typ":"application/at+jwt","alg":"HS256"}`,
 		// RFC 8725 section 3.10: nothing is fetched from, and no key taken from, what the token says
 		`{"alg":"HS256","kid":"k1","jku":"https://evil.example/","x5u":"https://evil.example/","jwk":{"kty":"oct","k":"AAAA"},"x5c":["AAAA"]}`,
 	} {
@@ -167,9 +172,12 @@ func TestHeaders(t *testing.T) {
 		require.NoError(t, err, h)
 	}
 	for _, h := range []string{
-		``, `null`, `[]`, `{}`, `{"ALG":"HS256"}`, `{"alg":["HS256"]}`, `{"alg":"HS256","kid":5}`, `{"alg":"HS256","kid":""}`, `{"alg":"hs256"}`,
-		`{"alg":"HS256","kid":"k2"}`, `{"alg":"HS256","crit":[]}`, `{"alg":"HS256","crit":["exp"],"exp":1}`, `{"alg":"HS256","crit":null}`,
-		`{"alg":"HS256","b64":false,"crit":["b64"]}`, `{"alg":"HS256","typ":"secevent+jwt"}`, "{\"alg\":\"HS256\",\"kid\":\"k1\",\"x\":\"\xff\"}",
+		``, `null`, `[]`, `{}`, `{"ALG":"HS256"}`, `{"alg":["HS256"]}`, `{"alg":"HS256","kid":5}`,
+		`{"alg":"HS256","kid":""}`, `{"alg":"hs256"}`,
+		`{"alg":"HS256","kid":"k2"}`, `{"alg":"HS256","crit":[]}`, `{"alg":"HS256","crit":["exp"],"exp":1}`,
+		`{"alg":"HS256","crit":null}`,
+		`{"alg":"HS256","b64":false,"crit":["b64"]}`, `{"alg":"HS256","typ":"secevent+jwt"}`,
+		"{\"alg\":\"HS256\",\"kid\":\"k1\",\"x\":\"\xff\"}",
 	} {
 		_, err := a.Verify(signed(h, payload))
 		require.Error(t, err, h)
@@ -200,7 +208,8 @@ func TestUTF8(t *testing.T) {
 	exp := time.Now().Add(time.Hour).Unix()
 	_, err := a.Verify(signed(`{"alg":"HS256"}`, fmt.Sprintf("{\"sub\":\"a\xff\",\"exp\":%d}", exp)))
 	require.ErrorIs(t, err, token.ErrMalformed)
-	for _, c := range []token.Claims{{Subject: "a\xff"}, {Extra: map[string]string{"x": "\xff"}}, {Extra: map[string]string{"\xff": ""}}} {
+	for _, c := range []token.Claims{{Subject: "a\xff"}, {Extra: map[string]string{"x": "\xff"}},
+		{Extra: map[string]string{"\xff": ""}}} {
 		_, err = a.Sign(c)
 		require.ErrorContains(t, err, "UTF-8")
 		_, err = authority(t, token.Options{}).Sign(c)
@@ -221,7 +230,8 @@ func TestUTF8(t *testing.T) {
 func TestCompactText(t *testing.T) {
 	a := authority(t, token.Options{Issuer: "https://shop.example/a", Audience: "a b"})
 	for _, s := range []string{"", "plain-_.", "a~b", "a+b", "ada@example.com", "ünï ✓", "\x00\xff", "~", "+", "+7e"} {
-		want := token.Claims{ID: s, Session: s, Subject: s, IssuedAt: time.Unix(1, 0), Expires: time.Now().Add(time.Hour).Truncate(time.Second), Extra: map[string]string{"n" + s: s, "z": ""}}
+		want := token.Claims{ID: s, Session: s, Subject: s, IssuedAt: time.Unix(1, 0),
+			Expires: time.Now().Add(time.Hour).Truncate(time.Second), Extra: map[string]string{"n" + s: s, "z": ""}}
 		out, err := a.Sign(want)
 		require.NoError(t, err)
 		require.Regexp(t, `^[A-Za-z0-9._~+-]+$`, out)
@@ -243,7 +253,10 @@ func TestRevocations(t *testing.T) {
 		server2 := func(f token.Format) server {
 			rev, err := token.NewRevocations(t.Context(), store, token.RevocationOptions{})
 			require.NoError(t, err)
-			return server{authority(t, token.Options{Format: f, Revocations: rev, Event: func(_ context.Context, kind, subject string) { events = append(events, kind+" "+subject) }}), rev}
+			return server{authority(t, token.Options{Format: f, Revocations: rev,
+				Event: func(_ context.Context, kind, subject string) {
+					events = append(events, kind+" "+subject)
+				}}), rev}
 		}
 		for _, f := range formats {
 			events = nil
@@ -253,7 +266,8 @@ func TestRevocations(t *testing.T) {
 				require.NoError(t, err)
 				return s
 			}
-			bad, good, sid := sign(token.Claims{Subject: "ada"}), sign(token.Claims{Subject: "ada"}), sign(token.Claims{Subject: "ada", Session: "s1"})
+			bad, good, sid := sign(token.Claims{Subject: "ada"}), sign(token.Claims{Subject: "ada"}),
+				sign(token.Claims{Subject: "ada", Session: "s1"})
 			c, err := one.a.Verify(bad)
 			require.NoError(t, err)
 			require.NotEmpty(t, c.ID)
@@ -299,7 +313,10 @@ func TestUnreadableRevocations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &failing{Memory: session.NewMemory()}
 		var errs atomic.Int32
-		rev, err := token.NewRevocations(t.Context(), store, token.RevocationOptions{MaxAge: time.Minute, Error: func(error) { errs.Add(1) }})
+		rev, err := token.NewRevocations(t.Context(), store,
+			token.RevocationOptions{MaxAge: time.Minute, Error: func(error) {
+				errs.Add(1)
+			}})
 		require.NoError(t, err)
 		defer rev.Close()
 		a := authority(t, token.Options{Revocations: rev, TTL: time.Hour})
@@ -337,7 +354,8 @@ func (f *failing) ListUser(ctx context.Context, user string, now time.Time) ([]s
 	return f.Memory.ListUser(ctx, user, now)
 }
 
-// The end of a refresh family ends its access tokens too, where there is a revocation list; every use of a bad token is told.
+// The end of a refresh family ends its access tokens too, where there is a revocation list; every use of a bad token is
+// told.
 func TestRefreshWithRevocations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := session.NewMemory()
@@ -345,7 +363,9 @@ func TestRefreshWithRevocations(t *testing.T) {
 		require.NoError(t, err)
 		defer rev.Close()
 		var events []string
-		a := authority(t, token.Options{Revocations: rev, Event: func(_ context.Context, kind, subject string) { events = append(events, kind+" "+subject) }}, edKey(t, "ed"))
+		a := authority(t, token.Options{Revocations: rev, Event: func(_ context.Context, kind, subject string) {
+			events = append(events, kind+" "+subject)
+		}}, edKey(t, "ed"))
 		r, err := token.NewRefresher(a, token.SessionFamilies(store), token.RefreshOptions{Leeway: -1})
 		require.NoError(t, err)
 		p, err := r.Issue(t.Context(), token.Claims{Subject: "ada"})

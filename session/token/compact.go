@@ -11,10 +11,11 @@ import (
 //
 //	v1.<key id>.<payload>.<signature>
 //
-// The signature, in base64url, covers everything before the last dot, under a key derived for the kind of token. There is no algorithm field to be lied in. The
-// payload is fields with ~ between them: times in Unix seconds, base 32; then strings; then names and values. Letters, digits, -, _ and . stand for
-// themselves, every other byte is + and two hex digits: so the strings of most tokens are parts of the token itself, and reading them allocates nothing. All of
-// it is within what "Authorization: Bearer" allows (RFC 6750 section 2.1).
+// The signature, in base64url, covers everything before the last dot, under a key derived for the kind of token. There
+// is no algorithm field to be lied in. The payload is fields with ~ between them: times in Unix seconds, base 32; then
+// strings; then names and values. Letters, digits, -, _ and . stand for themselves, every other byte is + and two hex
+// digits: so the strings of most tokens are parts of the token itself, and reading them allocates nothing. All of it is
+// within what "Authorization: Bearer" allows (RFC 6750 section 2.1).
 const (
 	compactPrefix = "v1."
 	times         = 3 // issued, not before, expires

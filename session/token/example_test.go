@@ -73,13 +73,15 @@ func ExampleRevocations() {
 // Others verify our tokens with our public keys, which they read from us.
 func ExampleVerifier() {
 	_, private, _ := ed25519.GenerateKey(nil)
-	a, err := token.New([]token.Key{{ID: "2026-11", Alg: token.EdDSA, Private: private}}, token.Options{Format: token.JWT, Issuer: "https://id.example", Audience: "shop"})
+	a, err := token.New([]token.Key{{ID: "2026-11", Alg: token.EdDSA, Private: private}},
+		token.Options{Format: token.JWT, Issuer: "https://id.example", Audience: "shop"})
 	if err != nil {
 		log.Fatal(err)
 	}
 	server := httptest.NewTLSServer(a.JWKSHandler())
 	defer server.Close()
-	v, err := token.NewVerifier(server.URL, token.VerifierOptions{Issuer: "https://id.example", Audience: "shop", Client: server.Client()})
+	v, err := token.NewVerifier(server.URL, token.VerifierOptions{Issuer: "https://id.example", Audience: "shop",
+		Client: server.Client()})
 	if err != nil {
 		log.Fatal(err)
 	}

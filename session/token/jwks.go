@@ -61,7 +61,8 @@ func (a *Authority) JWKS() []byte {
 	return out
 }
 
-// JWKSHandler serves JWKS, usually at /.well-known/jwks.json. Caches may keep it for five minutes: give verifiers a new key that long before it signs.
+// JWKSHandler serves JWKS, usually at /.well-known/jwks.json. Caches may keep it for five minutes: give verifiers a new
+// key that long before it signs.
 func (a *Authority) JWKSHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/jwk-set+json")
@@ -76,7 +77,8 @@ const (
 	maxKid      = 256
 )
 
-// parseJWKS takes the keys that we verify with and passes over all others: secret ones above all, for whoever publishes a secret has none.
+// parseJWKS takes the keys that we verify with and passes over all others: secret ones above all, for whoever publishes
+// a secret has none.
 func parseJWKS(b []byte) ([]*key, error) {
 	var set jwks
 	if err := json.Unmarshal(b, &set); err != nil {
@@ -148,7 +150,8 @@ var ErrKeysUnavailable = errors.New("token: keys unavailable")
 
 // VerifierOptions configure a [Verifier].
 type VerifierOptions struct {
-	// Issuer and Audience are required of every token. Both must be set: a key set belongs to one issuer, who may make tokens for others too.
+	// Issuer and Audience are required of every token. Both must be set: a key set belongs to one issuer, who may make
+	// tokens for others too.
 	Issuer, Audience string
 	// Type, Leeway, Revocations and Event are as in Options.
 	Type        string
@@ -165,8 +168,8 @@ type VerifierOptions struct {
 	Error func(error)
 }
 
-// Verifier checks JWTs of somebody else, whose public keys it reads from a fixed https URL (jku and x5u of a token are not looked at). It is safe for
-// concurrent use.
+// Verifier checks JWTs of somebody else, whose public keys it reads from a fixed https URL (jku and x5u of a token are
+// not looked at). It is safe for concurrent use.
 type Verifier struct {
 	a      *Authority
 	url    string
@@ -201,7 +204,8 @@ func NewVerifier(jwksURL string, o VerifierOptions) (*Verifier, error) {
 	if o.Again < time.Second {
 		return nil, fmt.Errorf("token: VerifierOptions.Again is %v, must be at least 1s", o.Again)
 	}
-	a, err := newAuthority(Options{Format: JWT, Issuer: o.Issuer, Audience: o.Audience, Type: o.Type, Leeway: o.Leeway, Revocations: o.Revocations, Event: o.Event})
+	a, err := newAuthority(Options{Format: JWT, Issuer: o.Issuer, Audience: o.Audience, Type: o.Type, Leeway: o.Leeway,
+		Revocations: o.Revocations, Event: o.Event})
 	if err != nil {
 		return nil, err
 	}
@@ -242,8 +246,8 @@ func (v *Verifier) refresh(ctx context.Context) {
 	}
 }
 
-// Verify checks a token and returns its claims. When its key is not known, the keys are read anew, at most once per VerifierOptions.Again whatever
-// tokens come. Errors: those of this package; ErrKeysUnavailable.
+// Verify checks a token and returns its claims. When its key is not known, the keys are read anew, at most once per
+// VerifierOptions.Again whatever tokens come. Errors: those of this package; ErrKeysUnavailable.
 func (v *Verifier) Verify(ctx context.Context, token string) (c Claims, err error) {
 	if err = v.verify(ctx, token, &c); err != nil {
 		return Claims{}, err

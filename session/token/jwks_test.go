@@ -27,7 +27,8 @@ type issuer struct {
 }
 
 func newIssuer(t *testing.T, keys ...token.Key) *issuer {
-	i := &issuer{a: authority(t, token.Options{Format: token.JWT, Issuer: "https://idp.example", Audience: "shop"}, keys...)}
+	i := &issuer{a: authority(t, token.Options{Format: token.JWT, Issuer: "https://idp.example", Audience: "shop"},
+		keys...)}
 	i.server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		i.reads.Add(1)
 		if h := i.answer.Load(); h != nil {
@@ -107,7 +108,8 @@ func TestVerifier(t *testing.T) {
 	}
 }
 
-// A key that the issuer adds is found when its first token comes; one that it takes away ends; a failing issuer changes nothing.
+// A key that the issuer adds is found when its first token comes; one that it takes away ends; a failing issuer changes
+// nothing.
 func TestVerifierFollowsTheIssuer(t *testing.T) {
 	old, next := edKey(t, "old"), ecKey(t, "new")
 	i := newIssuer(t, old)
@@ -117,7 +119,10 @@ func TestVerifierFollowsTheIssuer(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, i.a.SetKeys([]token.Key{next}))
 	second := i.sign(t, token.Claims{})
-	require.Eventually(t, func() bool { _, err := v.Verify(context.Background(), second); return err == nil }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		_, err := v.Verify(context.Background(), second)
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond)
 	_, err = v.Verify(t.Context(), first)
 	require.ErrorIs(t, err, token.ErrUnknownKey)
 
@@ -157,12 +162,14 @@ func TestVerifierFollowsTheIssuer(t *testing.T) {
 
 func TestVerifierOptions(t *testing.T) {
 	o := token.VerifierOptions{Issuer: "i", Audience: "a"}
-	for _, u := range []string{"http://idp.example/keys", "https://", "idp.example", "file:///etc/passwd", "https://u:p@idp.example/"} {
+	for _, u := range []string{"http://idp.example/keys", "https://", "idp.example", "file:///etc/passwd",
+		"https://u:p@idp.example/"} {
 		_, err := token.NewVerifier(u, o)
 		require.ErrorContains(t, err, "https", u)
 	}
 	for field, o := range map[string]token.VerifierOptions{"Issuer": {Audience: "a"}, "Audience": {Issuer: "i"},
-		"Refresh": {Issuer: "i", Audience: "a", Refresh: 1}, "Again": {Issuer: "i", Audience: "a", Again: 1}, "Leeway": {Issuer: "i", Audience: "a", Leeway: time.Hour}} {
+		"Refresh": {Issuer: "i", Audience: "a", Refresh: 1}, "Again": {Issuer: "i", Audience: "a", Again: 1},
+		"Leeway": {Issuer: "i", Audience: "a", Leeway: time.Hour}} {
 		_, err := token.NewVerifier("https://idp.example/keys", o)
 		require.ErrorContains(t, err, field)
 	}
@@ -172,17 +179,23 @@ func TestVerifierOptions(t *testing.T) {
 func TestKeySets(t *testing.T) {
 	priv, err := rsa.GenerateKey(rand.Reader, 2048)
 	require.NoError(t, err)
-	rs := authority(t, token.Options{}, key("signs"), token.Key{ID: "rsa", Alg: token.RS256, Public: &priv.PublicKey}, edKey(t, "ed"), ecKey(t, "ec"))
+	rs := authority(t, token.Options{}, key("signs"), token.Key{ID: "rsa", Alg: token.RS256, Public: &priv.PublicKey},
+		edKey(t, "ed"), ecKey(t, "ec"))
 	set := string(rs.JWKS())
 	require.Equal(t, []string{"rsa RS256", "ed EdDSA", "ec ES256"}, keyNames(t, set))
-	off := strings.Replace(strings.Replace(strings.Replace(string(authority(t, token.Options{}, key("s"), ecKey(t, "off")).JWKS()), `"x"`, `"z"`, 1), `"y"`, `"x"`, 1), `"z"`, `"y"`, 1)
+	off := strings.Replace(strings.Replace(strings.Replace(
+		string(authority(t, token.Options{}, key("s"), ecKey(t, "off")).JWKS()), `"x"`, `"z"`, 1), `"y"`, `"x"`, 1),
+		`"z"`, `"y"`, 1)
 	require.Error(t, token.CheckKeySet([]byte(off)), "not on the curve")
 	junk := `{"keys":[{"kty":"oct","kid":"o","k":"AAAA"},{"kty":"EC","crv":"P-256","x":"AA","y":"AA"},{"kty":"EC","crv":"P-384","x":"AA"},{"kty":"RSA","n":"AQAB","e":"AQAB"},` +
-		`{"kty":"OKP","crv":"X25519","x":"AAAA"},{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"},` + strings.TrimPrefix(set, `{"keys":[`)
+		`{"kty":"OKP","crv":"X25519","x":"AAAA"},{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"},` +
+		strings.TrimPrefix(set, `{"keys":[`)
 	require.Len(t, keyNames(t, junk), 3)
-	double := strings.Replace(set, `{"keys":[`, `{"keys":[`+strings.TrimSuffix(strings.TrimPrefix(set, `{"keys":[`), "]}")+",", 1)
+	double := strings.Replace(set, `{"keys":[`, `{"keys":[`+
+		strings.TrimSuffix(strings.TrimPrefix(set, `{"keys":[`), "]}")+",", 1)
 	require.ErrorContains(t, token.CheckKeySet([]byte(double)), "two keys")
-	for _, bad := range []string{"", "null", "{}", `{"keys":[{"kty":"oct","k":"AAAA"}]}`, `{"keys":[` + strings.Repeat(`{},`, 200) + `{}]}`} {
+	for _, bad := range []string{"", "null", "{}", `{"keys":[{"kty":"oct","k":"AAAA"}]}`, `{"keys":[` +
+		strings.Repeat(`{},`, 200) + `{}]}`} {
 		require.Error(t, token.CheckKeySet([]byte(bad)), bad)
 	}
 }

@@ -10,12 +10,14 @@ import (
 	"unsafe"
 )
 
-// JWT after RFC 7519 and 7515, under the rules of RFC 8725: the algorithm is the key's (3.1), nothing is trusted before the signature (3.3), keys are
-// checked when they are given to us (3.4, 3.5), text is UTF-8 (3.7), audience and issuer are checked (3.8, 3.9), kid is only looked up among our keys, and
-// jku, x5u and jwk are not looked at (3.10), typ is compared (3.11), critical extensions, of which we know none, are refused.
+// JWT after RFC 7519 and 7515, under the rules of RFC 8725: the algorithm is the key's (3.1), nothing is trusted before
+// the signature (3.3), keys are checked when they are given to us (3.4, 3.5), text is UTF-8 (3.7), audience and issuer
+// are checked (3.8, 3.9), kid is only looked up among our keys, and jku, x5u and jwk are not looked at (3.10), typ is
+// compared (3.11), critical extensions, of which we know none, are refused.
 
 // registered claims stand beside the application's in one object.
-var registered = map[string]bool{"jti": true, "sid": true, "sub": true, "iss": true, "aud": true, "iat": true, "nbf": true, "exp": true}
+var registered = map[string]bool{"jti": true, "sid": true, "sub": true, "iss": true, "aud": true, "iat": true,
+	"nbf": true, "exp": true}
 
 func signJWT(k *key, c *Claims) (string, error) {
 	m := map[string]any{"exp": c.Expires.Unix()}
@@ -34,7 +36,8 @@ func signJWT(k *key, c *Claims) (string, error) {
 			return "", err
 		}
 	}
-	for n, v := range map[string]string{"jti": c.ID, "sid": c.Session, "sub": c.Subject, "iss": c.Issuer, "aud": c.Audience} {
+	for n, v := range map[string]string{"jti": c.ID, "sid": c.Session, "sub": c.Subject, "iss": c.Issuer,
+		"aud": c.Audience} {
 		if v != "" {
 			if err := set(n, v); err != nil {
 				return "", err
@@ -147,8 +150,9 @@ func cutPrefixFold(s, prefix string) (string, bool) {
 	return s, false
 }
 
-// flatClaims reads the payloads that almost every issuer writes: one object of plain strings and whole numbers. Anything else (escapes, lists,
-// nesting, spaces, repeated names) is left to encoding/json. The claims share p's memory.
+// flatClaims reads the payloads that almost every issuer writes: one object of plain strings and whole numbers.
+// Anything else (escapes, lists, nesting, spaces, repeated names) is left to encoding/json. The claims share p's
+// memory.
 func flatClaims(p string) (c Claims, ok bool) {
 	if len(p) < 2 || p[0] != '{' || p[len(p)-1] != '}' {
 		return c, false

@@ -27,7 +27,8 @@ import (
 // b64 has one spelling per value.
 var b64 = base64.RawURLEncoding.Strict()
 
-// Algorithm is how a key signs. It belongs to the key (RFC 8725 section 3.1): what a token says about it is only compared.
+// Algorithm is how a key signs. It belongs to the key (RFC 8725 section 3.1): what a token says about it is only
+// compared.
 type Algorithm uint8
 
 const (
@@ -56,13 +57,16 @@ type Key struct {
 	Alg Algorithm
 	// Secret is for HMAC: random bytes, at least as many as the hash has (32, 48, 64; RFC 7518 section 3.2).
 	Secret []byte
-	// Private signs, for EdDSA and ES256: an ed25519.PrivateKey, an *ecdsa.PrivateKey, or what a key management service offers as one.
+	// Private signs, for EdDSA and ES256: an ed25519.PrivateKey, an *ecdsa.PrivateKey, or what a key management service
+	// offers as one.
 	Private crypto.Signer
-	// Public verifies, for EdDSA (ed25519.PublicKey), ES256 (*ecdsa.PublicKey) and RS256 (*rsa.PublicKey, at least 2048 bits). Default: that of Private.
+	// Public verifies, for EdDSA (ed25519.PublicKey), ES256 (*ecdsa.PublicKey) and RS256 (*rsa.PublicKey, at least 2048
+	// bits). Default: that of Private.
 	Public crypto.PublicKey
 }
 
-// domain is what a signature is for, so that one kind of token is not taken for another. A JWT has no room for it: there it is the header's typ.
+// domain is what a signature is for, so that one kind of token is not taken for another. A JWT has no room for it:
+// there it is the header's typ.
 type domain uint8
 
 const (
@@ -74,8 +78,8 @@ const (
 
 var domainNames = [domains]string{"", "tierkit access token\x00", "tierkit refresh token\x00"}
 
-// key is a checked Key. An HMAC key has its hash states kept ready, one kind per domain, each under a key derived for it: half of the cost of a
-// short HMAC is hashing the key.
+// key is a checked Key. An HMAC key has its hash states kept ready, one kind per domain, each under a key derived for
+// it: half of the cost of a short HMAC is hashing the key.
 type key struct {
 	id      string
 	alg     Algorithm
@@ -94,7 +98,8 @@ type mac struct {
 }
 
 func newKey(k Key, typ string) (*key, error) {
-	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+	if k.ID == "" || len(k.ID) > 64 || strings.Trim(k.ID,
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 		return nil, fmt.Errorf("token: Key.ID %q must be 1 to 64 letters, digits, - or _", k.ID)
 	}
 	return newKeyNamed(k, typ)
@@ -206,7 +211,8 @@ func (k *key) sign(d domain, input string) (string, error) {
 		return "", fmt.Errorf("token: sign: %w", err)
 	}
 	var rs struct{ R, S *big.Int }
-	if rest, err := asn1.Unmarshal(der, &rs); err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 || rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
+	if rest, err := asn1.Unmarshal(der, &rs); err != nil || len(rest) > 0 || rs.R.Sign() <= 0 || rs.S.Sign() <= 0 ||
+		rs.R.BitLen() > 256 || rs.S.BitLen() > 256 {
 		return "", errors.New("token: sign: the signer did not return an ECDSA signature")
 	}
 	var sig [64]byte
@@ -225,7 +231,8 @@ func (m *mac) encoded(input string) []byte {
 	return m.enc[:n]
 }
 
-// valid checks a signature in base64. An HMAC is compared in that form, of which there is one per sum, in constant time.
+// valid checks a signature in base64. An HMAC is compared in that form, of which there is one per sum, in constant
+// time.
 func (k *key) valid(d domain, input, sig string) bool {
 	if k.alg <= HS512 {
 		m := k.states[d].Get().(*mac)

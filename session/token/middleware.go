@@ -8,8 +8,8 @@ import (
 
 type contextKey struct{}
 
-// Middleware lets requests with a valid "Authorization: Bearer" token pass, with the claims in the context ([FromContext]); others get 401 with a
-// WWW-Authenticate header (RFC 6750) that does not say why.
+// Middleware lets requests with a valid "Authorization: Bearer" token pass, with the claims in the context
+// ([FromContext]); others get 401 with a WWW-Authenticate header (RFC 6750) that does not say why.
 func (a *Authority) Middleware(next http.Handler) http.Handler {
 	return bearer(next, func(ctx context.Context, t string, c *Claims) error {
 		err := a.verify(t, c)

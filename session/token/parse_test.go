@@ -9,7 +9,9 @@ import (
 
 // What the fast reader of JWT payloads accepts, encoding/json reads in the same sense.
 func FuzzFlatClaims(f *testing.F) {
-	for _, s := range []string{`{"sub":"a","exp":5}`, `{"sub":"a","x":"y","aud":"z","iat":1,"nbf":0,"jti":"","sid":"s","iss":"i"}`, `{"exp":01}`, `{"a":"b","a":"c"}`, `{"aud":["a"]}`} {
+	for _, s := range []string{`{"sub":"a","exp":5}`,
+		`{"sub":"a","x":"y","aud":"z","iat":1,"nbf":0,"jti":"","sid":"s","iss":"i"}`, `{"exp":01}`, `{"a":"b","a":"c"}`,
+		`{"aud":["a"]}`} {
 		f.Add(s)
 	}
 	a := &Authority{}

@@ -25,8 +25,8 @@ type Pair struct {
 type RefreshOptions struct {
 	// TTL of a family: how long after login the user must log in again. Default 30 days.
 	TTL time.Duration
-	// Leeway is how long after an exchange the same refresh token still gets an answer (the same successor), for parallel requests and lost
-	// responses. Default 15 s; negative: none.
+	// Leeway is how long after an exchange the same refresh token still gets an answer (the same successor), for
+	// parallel requests and lost responses. Default 15 s; negative: none.
 	Leeway time.Duration
 	// Reused is told when a token is used again after that.
 	Reused func(ctx context.Context, subject, family string)
@@ -52,8 +52,9 @@ type FamilyStore interface {
 	Delete(ctx context.Context, id string) error
 }
 
-// Refresher issues pairs of a short access token and a refresh token that is exchanged at each use. A refresh token that comes back after its exchange was
-// stolen, or its thief was faster: the family ends for both (RFC 9700 section 4.14.2). It is safe for concurrent use on many servers.
+// Refresher issues pairs of a short access token and a refresh token that is exchanged at each use. A refresh token
+// that comes back after its exchange was stolen, or its thief was faster: the family ends for both (RFC 9700 section
+// 4.14.2). It is safe for concurrent use on many servers.
 type Refresher struct {
 	a     *Authority
 	store FamilyStore
@@ -98,7 +99,8 @@ func (r *Refresher) pair(id string, f *Family) (Pair, error) {
 	if err != nil {
 		return Pair{}, err
 	}
-	refresh, err := signCompact((*r.a.keys.Load())[0], domainRefresh, &Claims{ID: id, Subject: strconv.FormatUint(f.Current, 10), Expires: f.Expires})
+	refresh, err := signCompact((*r.a.keys.Load())[0], domainRefresh,
+		&Claims{ID: id, Subject: strconv.FormatUint(f.Current, 10), Expires: f.Expires})
 	if err != nil {
 		return Pair{}, err
 	}
@@ -127,8 +129,8 @@ func (r *Refresher) open(ctx context.Context, refresh string) (family string, nu
 	return c.ID, number, nil
 }
 
-// Refresh exchanges a refresh token for a new pair. ErrReused: it was exchanged before, longer ago than the leeway, and the family is revoked.
-// ErrRevoked: the family has ended. Other errors: the store's.
+// Refresh exchanges a refresh token for a new pair. ErrReused: it was exchanged before, longer ago than the leeway, and
+// the family is revoked. ErrRevoked: the family has ended. Other errors: the store's.
 func (r *Refresher) Refresh(ctx context.Context, refresh string) (Pair, error) {
 	id, number, err := r.open(ctx, refresh)
 	if err != nil {
@@ -168,7 +170,8 @@ func (r *Refresher) Refresh(ctx context.Context, refresh string) (Pair, error) {
 	}
 }
 
-// Revoke ends the family of a refresh token: logout. Its access tokens live on until they expire, unless the authority has Revocations.
+// Revoke ends the family of a refresh token: logout. Its access tokens live on until they expire, unless the authority
+// has Revocations.
 func (r *Refresher) Revoke(ctx context.Context, refresh string) error {
 	id, _, err := r.open(ctx, refresh)
 	if err != nil {

@@ -14,9 +14,9 @@ import (
 	"github.com/tierkit/tierkit/session"
 )
 
-// Revocations end tokens before they expire. The list stands in a session store, where all servers see it; each keeps a copy in memory and reads it anew every
-// few seconds, so that checking a token still asks no store. An entry goes when the last token it could concern has expired. Create it with NewRevocations; it is
-// safe for concurrent use.
+// Revocations end tokens before they expire. The list stands in a session store, where all servers see it; each keeps a
+// copy in memory and reads it anew every few seconds, so that checking a token still asks no store. An entry goes when
+// the last token it could concern has expired. Create it with NewRevocations; it is safe for concurrent use.
 type Revocations struct {
 	store session.Store
 	index session.UserIndex
@@ -29,9 +29,11 @@ type Revocations struct {
 
 // RevocationOptions configure [Revocations]. The zero value is good.
 type RevocationOptions struct {
-	// Poll is how often the list is read: so long a token revoked on another server may still be accepted here. Default 5 s.
+	// Poll is how often the list is read: so long a token revoked on another server may still be accepted here. Default
+	// 5 s.
 	Poll time.Duration
-	// MaxAge refuses all tokens when the list could not be read for so long. Default 0: the last list read goes on to count.
+	// MaxAge refuses all tokens when the list could not be read for so long. Default 0: the last list read goes on to
+	// count.
 	MaxAge time.Duration
 	// Error is told when the list could not be read.
 	Error func(error)
@@ -63,7 +65,8 @@ const listUser = "\x01tierkit revoked tokens"
 // slack is kept beyond a token's expiry, for the largest leeway and clocks that differ.
 const slack = maxLeeway + time.Minute
 
-// NewRevocations reads the list, and then again and again until Close. store must be able to list the sessions of a user; all stores of this module can.
+// NewRevocations reads the list, and then again and again until Close. store must be able to list the sessions of a
+// user; all stores of this module can.
 func NewRevocations(ctx context.Context, store session.Store, o RevocationOptions) (*Revocations, error) {
 	index, ok := store.(session.UserIndex)
 	if !ok {
@@ -200,8 +203,8 @@ func (r *Revocations) RevokeSession(ctx context.Context, id string, until time.T
 	return r.put(ctx, entry{Kind: 's', Name: id}, until)
 }
 
-// RevokeSubject ends all tokens of a subject that were issued until now, to the second: a token issued later within this second is refused too. ttl is how long
-// tokens live at most.
+// RevokeSubject ends all tokens of a subject that were issued until now, to the second: a token issued later within
+// this second is refused too. ttl is how long tokens live at most.
 func (r *Revocations) RevokeSubject(ctx context.Context, subject string, ttl time.Duration) error {
 	if ttl <= 0 {
 		return fmt.Errorf("token: RevokeSubject with a ttl of %v", ttl)
@@ -229,7 +232,8 @@ func (r *Revocations) put(ctx context.Context, e entry, until time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.list.Load()
-	n := &revoked{read: old.read, ids: maps.Clone(old.ids), sessions: maps.Clone(old.sessions), subjects: maps.Clone(old.subjects)}
+	n := &revoked{read: old.read, ids: maps.Clone(old.ids), sessions: maps.Clone(old.sessions),
+		subjects: maps.Clone(old.subjects)}
 	n.add(e, until)
 	r.list.Store(n)
 	return nil

@@ -1,8 +1,8 @@
 // Package token makes and checks signed tokens: proof of identity that any server can check with a key and no store.
 //
-// Two formats: a compact one of our own, and JWT (RFC 7519) under the rules of RFC 8725. A key has one algorithm; the token's
-// own claim about it is compared, never believed. Expiry is mandatory. Access tokens are short-lived, and a [Refresher] renews them; what must end earlier
-// stands in [Revocations].
+// Two formats: a compact one of our own, and JWT (RFC 7519) under the rules of RFC 8725. A key has one algorithm; the
+// token's own claim about it is compared, never believed. Expiry is mandatory. Access tokens are short-lived, and a
+// [Refresher] renews them; what must end earlier stands in [Revocations].
 package token
 
 import (
@@ -65,8 +65,9 @@ type Options struct {
 	Format Format
 	// Issuer and Audience are written into every token and, when set, required of every token.
 	Issuer, Audience string
-	// Type is the "typ" of a JWT, such as "at+jwt", which then every token must have (RFC 8725 section 3.11): for issuers that make tokens
-	// for several purposes. Default: "JWT" is written, and a token may have none, "JWT" or "at+jwt".
+	// Type is the "typ" of a JWT, such as "at+jwt", which then every token must have (RFC 8725 section 3.11): for
+	// issuers that make tokens for several purposes. Default: "JWT" is written, and a token may have none, "JWT" or
+	// "at+jwt".
 	Type string
 	// TTL of a token whose Claims.Expires is zero. Default 15 min.
 	TTL time.Duration
@@ -137,8 +138,9 @@ func (a *Authority) typ() string {
 	return "JWT"
 }
 
-// SetKeys replaces all keys while requests are served; the first one signs. To rotate without a moment in which a server meets a key that it does not know: give
-// all servers the new key in the second place, then in the first, and take the old one away when its last token has expired.
+// SetKeys replaces all keys while requests are served; the first one signs. To rotate without a moment in which a
+// server meets a key that it does not know: give all servers the new key in the second place, then in the first, and
+// take the old one away when its last token has expired.
 func (a *Authority) SetKeys(keys []Key) error {
 	if len(keys) == 0 {
 		return errors.New("token: no keys")
@@ -208,8 +210,8 @@ func (a *Authority) find(id string) *key {
 	return nil
 }
 
-// Sign returns a token for c. IssuedAt is set to now when zero, Expires to IssuedAt plus Options.TTL, Issuer and Audience to those of Options, ID to a
-// random one if there are Revocations.
+// Sign returns a token for c. IssuedAt is set to now when zero, Expires to IssuedAt plus Options.TTL, Issuer and
+// Audience to those of Options, ID to a random one if there are Revocations.
 func (a *Authority) Sign(c Claims) (string, error) {
 	if c.IssuedAt.IsZero() {
 		c.IssuedAt = time.Now()
@@ -322,8 +324,10 @@ type Stats struct {
 	Other        int64 `metric:"other_total,counter,Tokens refused for another reason: audience, issuer, not yet valid."`
 }
 
-// Stats is cheap and safe at any time. Good tokens are not counted: that would be a memory shared by all processors in every request.
+// Stats is cheap and safe at any time. Good tokens are not counted: that would be a memory shared by all processors in
+// every request.
 func (a *Authority) Stats() Stats {
 	s := &a.stats
-	return Stats{s.signed.Load(), s.expired.Load(), s.badSignature.Load(), s.malformed.Load(), s.revoked.Load(), s.other.Load()}
+	return Stats{s.signed.Load(), s.expired.Load(), s.badSignature.Load(), s.malformed.Load(), s.revoked.Load(),
+		s.other.Load()}
 }

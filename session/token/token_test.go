@@ -44,7 +44,8 @@ func TestRoundTrip(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := authority(t, token.Options{Format: f, Issuer: "iss", Audience: "aud"})
 			now := time.Now().Truncate(time.Second)
-			c := token.Claims{ID: "1", Subject: "ada ✓", IssuedAt: now, NotBefore: now, Expires: now.Add(time.Minute), Extra: map[string]string{"role": "admin", "x": ""}}
+			c := token.Claims{ID: "1", Subject: "ada ✓", IssuedAt: now, NotBefore: now, Expires: now.Add(time.Minute),
+				Extra: map[string]string{"role": "admin", "x": ""}}
 			s, err := a.Sign(c)
 			require.NoError(t, err)
 			got, err := a.Verify(s)
@@ -176,7 +177,8 @@ func TestJWTRules(t *testing.T) {
 }
 
 func TestKeysAreChecked(t *testing.T) {
-	for _, k := range []token.Key{{ID: "", Secret: make([]byte, 32)}, {ID: "a.b", Secret: make([]byte, 32)}, {ID: "short", Secret: make([]byte, 31)}} {
+	for _, k := range []token.Key{{ID: "", Secret: make([]byte, 32)}, {ID: "a.b", Secret: make([]byte, 32)},
+		{ID: "short", Secret: make([]byte, 31)}} {
 		_, err := token.New([]token.Key{k}, token.Options{})
 		require.Error(t, err)
 	}
@@ -184,7 +186,8 @@ func TestKeysAreChecked(t *testing.T) {
 	require.Error(t, err)
 	_, err = token.New([]token.Key{key("a"), key("a")}, token.Options{})
 	require.Error(t, err)
-	for field, o := range map[string]token.Options{"Format": {Format: 9}, "TTL": {TTL: 1}, "Leeway": {Leeway: time.Hour}} {
+	for field, o := range map[string]token.Options{"Format": {Format: 9}, "TTL": {TTL: 1},
+		"Leeway": {Leeway: time.Hour}} {
 		_, err := token.New([]token.Key{key("a")}, o)
 		require.ErrorContains(t, err, field)
 	}
@@ -222,7 +225,10 @@ func TestRefresh(t *testing.T) {
 		ctx := t.Context()
 		a := authority(t, token.Options{})
 		reused := ""
-		r, err := token.NewRefresher(a, token.MemoryFamilies(), token.RefreshOptions{Reused: func(_ context.Context, subject, _ string) { reused = subject }})
+		r, err := token.NewRefresher(a, token.MemoryFamilies(),
+			token.RefreshOptions{Reused: func(_ context.Context, subject, _ string) {
+				reused = subject
+			}})
 		require.NoError(t, err)
 		p1, err := r.Issue(ctx, token.Claims{Subject: "ada", Extra: map[string]string{"role": "x"}})
 		require.NoError(t, err)
@@ -316,7 +322,8 @@ func TestUnusualPayloads(t *testing.T) {
 	a := authority(t, token.Options{Format: token.JWT, Audience: "us"})
 	exp := time.Now().Add(time.Hour).Unix()
 	sign := func(payload string) string {
-		h := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(payload))
+		h := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256"}`)) + "." +
+			base64.RawURLEncoding.EncodeToString([]byte(payload))
 		m := hmac.New(sha256.New, key("k1").Secret)
 		m.Write([]byte(h))
 		return h + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
@@ -331,8 +338,10 @@ func TestUnusualPayloads(t *testing.T) {
 		require.NoError(t, err, payload)
 		require.Equal(t, subject, c.Subject)
 	}
-	for _, payload := range []string{`{}`, `{"exp":"9999999999","aud":"us"}`, `{"aud":"us"}`, fmt.Sprintf(`{"aud":"them","exp":%d}`, exp), `{"exp":-1,"aud":"us"}`,
-		fmt.Sprintf(`{"aud":"us","exp":%d}{`, exp), fmt.Sprintf(`{"aud":"us","exp":%d,}`, exp), `[1]`, `null`, `{"exp":1e300,"aud":"us"}`} {
+	for _, payload := range []string{`{}`, `{"exp":"9999999999","aud":"us"}`, `{"aud":"us"}`,
+		fmt.Sprintf(`{"aud":"them","exp":%d}`, exp), `{"exp":-1,"aud":"us"}`,
+		fmt.Sprintf(`{"aud":"us","exp":%d}{`, exp), fmt.Sprintf(`{"aud":"us","exp":%d,}`, exp), `[1]`, `null`,
+		`{"exp":1e300,"aud":"us"}`} {
 		_, err := a.Verify(sign(payload))
 		require.Error(t, err, payload)
 	}

@@ -1,5 +1,5 @@
-// Package natskv keeps the map of package shard in a NATS JetStream key-value bucket: as one key, swapped by its revision, and watched, so that
-// processes learn of a change within milliseconds.
+// Package natskv keeps the map of package shard in a NATS JetStream key-value bucket: as one key, swapped by its
+// revision, and watched, so that processes learn of a change within milliseconds.
 package natskv
 
 import (
@@ -59,7 +59,8 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 	}
 	kv, err := js.KeyValue(ctx, o.Bucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: o.Bucket, Replicas: o.Replicas, Storage: jetstream.FileStorage})
+		kv, err = js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: o.Bucket, Replicas: o.Replicas,
+			Storage: jetstream.FileStorage})
 		if errors.Is(err, jetstream.ErrBucketExists) {
 			kv, err = js.KeyValue(ctx, o.Bucket)
 		}
@@ -83,8 +84,9 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 	return &Store{nc: nc, kv: kv, stream: stream, o: o}, nil
 }
 
-// Staleness of reads. One server knows every change. Of several the leader answers, and one that was cut off from the others takes
-// up to 10 s to notice that it is leader no more (nats-server, lostQuorumInterval); so shard.Options.Lease must be longer than 11 s then.
+// Staleness of reads. One server knows every change. Of several the leader answers, and one that was cut off from the
+// others takes up to 10 s to notice that it is leader no more (nats-server, lostQuorumInterval); so shard.Options.Lease
+// must be longer than 11 s then.
 func (s *Store) Staleness() time.Duration {
 	if s.o.Replicas > 1 {
 		return 11 * time.Second
@@ -143,14 +145,15 @@ func (s *Store) CompareAndSwap(ctx context.Context, old uint64, next *shard.Stat
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, jetstream.ErrKeyExists), errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case errors.Is(err, jetstream.ErrKeyExists), errors.As(err, &api) &&
+		api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		return shard.ErrConflict
 	}
 	return fmt.Errorf("natskv: store: %w", err)
 }
 
-// Watch implements shard.Watcher. It ends when the connection was lost, as the server may have forgotten it, and tells of a change when it begins, as
-// it may have missed some.
+// Watch implements shard.Watcher. It ends when the connection was lost, as the server may have forgotten it, and tells
+// of a change when it begins, as it may have missed some.
 func (s *Store) Watch(ctx context.Context, changed func()) error {
 	w, err := s.kv.Watch(ctx, s.o.Key, jetstream.UpdatesOnly(), jetstream.MetaOnly())
 	if err != nil {

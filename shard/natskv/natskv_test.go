@@ -38,14 +38,16 @@ func TestMapStore(t *testing.T) {
 	require.ErrorContains(t, err, "Options.Bucket")
 }
 
-// Two processes share the map; the server dies and comes back in between, and the other process hears of a move at once.
+// Two processes share the map; the server dies and comes back in between, and the other process hears of a move at
+// once.
 func TestCluster(t *testing.T) {
 	s := testserver.NATS(t)
 	ctx := t.Context()
 	dir := t.TempDir()
 	var shards []shard.Shard
 	for _, name := range []string{"a", "b"} {
-		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)")
+		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+
+			"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)")
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = db.Close() })
 		_, err = db.Exec(`create table t (id integer primary key, slot integer not null); create index t_slot on t (slot, id)`)
@@ -55,7 +57,9 @@ func TestCluster(t *testing.T) {
 	open := func() *shard.Cluster {
 		st, err := natskv.Open(ctx, connect(t, s), natskv.Options{})
 		require.NoError(t, err)
-		c, err := shard.New(ctx, st, shards, shard.Options{Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}, Slots: 16, Refresh: 10 * time.Minute, Lease: 11 * time.Minute})
+		c, err := shard.New(ctx, st, shards, shard.Options{Dialect: shard.SQLite(),
+			Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}, Slots: 16, Refresh: 10 * time.Minute,
+			Lease: 11 * time.Minute})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		return c

@@ -14,12 +14,15 @@ import (
 	"github.com/tierkit/tierkit/shard"
 )
 
-// MapStore tests a store. open returns, each time, a handle of one and the same empty store, as several processes would have.
+// MapStore tests a store. open returns, each time, a handle of one and the same empty store, as several processes would
+// have.
 func MapStore(t *testing.T, open func(t *testing.T) shard.MapStore) {
 	ctx := context.Background()
 	state := func(epoch uint64) *shard.State {
-		st := &shard.State{Epoch: epoch, HashVersion: 1, Slots: 1 << 14, Shards: []shard.ID{"a", "b"}, Owners: make(shard.Owners, 1<<14), Lease: time.Second,
-			Pins: map[string]shard.Slot{"sx": 1 << 14}, PinOwners: map[shard.Slot]uint16{1 << 14: 1}, Job: &shard.JobState{ID: 7, Phase: shard.PhaseCopy}}
+		st := &shard.State{Epoch: epoch, HashVersion: 1, Slots: 1 << 14, Shards: []shard.ID{"a", "b"},
+			Owners: make(shard.Owners, 1<<14), Lease: time.Second,
+			Pins: map[string]shard.Slot{"sx": 1 << 14}, PinOwners: map[shard.Slot]uint16{1 << 14: 1},
+			Job: &shard.JobState{ID: 7, Phase: shard.PhaseCopy}}
 		for i := range st.Owners {
 			st.Owners[i] = uint16(i % 2)
 		}

@@ -1,5 +1,5 @@
-// Command hitratio plays traces through tierkit's cache, otter, LRU, FIFO, S3-FIFO and the clairvoyant optimum, and prints the table of hit ratios, and
-// how much of the gap from FIFO to the optimum each of them closes:
+// Command hitratio plays traces through tierkit's cache, otter, LRU, FIFO, S3-FIFO and the clairvoyant optimum, and
+// prints the table of hit ratios, and how much of the gap from FIFO to the optimum each of them closes:
 //
 //	go run ./cache/hitratio -traces DIR
 package main
@@ -169,7 +169,10 @@ func contender(name string, unique, size int) (access, func(), error) {
 	case "s3fifo":
 		return newS3(unique, size).access, none, nil
 	case "otter":
-		c, err := otter.New(&otter.Options[uint32, uint32]{MaximumSize: size, InitialCapacity: size, Executor: func(f func()) { f() }})
+		c, err := otter.New(&otter.Options[uint32, uint32]{MaximumSize: size, InitialCapacity: size,
+			Executor: func(f func()) {
+				f()
+			}})
 		return func(id uint32) bool {
 			if _, ok := c.GetIfPresent(id); ok {
 				return true

@@ -1,5 +1,5 @@
-// Command coredns is CoreDNS with the few plugins that the comparison needs. It is a module of its own: CoreDNS pins many
-// modules that nothing else here wants.
+// Command coredns is CoreDNS with the few plugins that the comparison needs. It is a module of its own: CoreDNS pins
+// many modules that nothing else here wants.
 package main
 
 import (

@@ -1,5 +1,5 @@
-// Command conformance plays every case of internal/test/proxytest against nginx, HAProxy, Caddy, oxy, net/http's ReverseProxy
-// and tierkit, and prints a table. A proxy that is not installed is left out.
+// Command conformance plays every case of internal/test/proxytest against nginx, HAProxy, Caddy, oxy, net/http's
+// ReverseProxy and tierkit, and prints a table. A proxy that is not installed is left out.
 //
 //	go run ./lb/conformance [-posts 10000] [-proxies nginx,caddy] [-v]
 package main

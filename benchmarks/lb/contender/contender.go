@@ -34,7 +34,8 @@ func All() []Contender {
 		{Name: "nginx", run: nginx(1)}, {Name: "nginx-all", run: nginx(0)},
 		{Name: "haproxy", run: haproxy(1, "http")}, {Name: "haproxy-all", run: haproxy(0, "http")},
 		{Name: "caddy", run: caddy},
-		{Name: "haproxy-tcp", TCP: true, run: haproxy(1, "tcp")}, {Name: "haproxy-tcp-all", TCP: true, run: haproxy(0, "tcp")},
+		{Name: "haproxy-tcp", TCP: true, run: haproxy(1, "tcp")},
+		{Name: "haproxy-tcp-all", TCP: true, run: haproxy(0, "tcp")},
 		{Name: "tierkit-tcp", TCP: true, run: own("tierkit-tcp")},
 		{Name: "tierkit-front", run: own("tierkit-front")},
 	}

@@ -62,9 +62,9 @@ proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $proxy_add_x_
 	}
 }
 
-// Backend answers every request with size bytes: nginx, since it takes the least of the processors that all share. "once"
-// is an answer that comes in one write, head and body, as those of application servers do: from memory up to 2000 bytes, else
-// from a file. "sendfile" is two writes, so two segments, which wake whoever waits for them twice.
+// Backend answers every request with size bytes: nginx, since it takes the least of the processors that all share.
+// "once" is an answer that comes in one write, head and body, as those of application servers do: from memory up to
+// 2000 bytes, else from a file. "sendfile" is two writes, so two segments, which wake whoever waits for them twice.
 func Backend(size int, how string) Contender {
 	return Contender{Name: "backend", run: func(dir, listen, _ string) (*exec.Cmd, error) {
 		serve := "try_files /index.html =404;"

@@ -40,7 +40,8 @@ func TestSite(t *testing.T) {
 		return strings.NewReplacer("/a/b.png?x=1", path, "200 203023", status+" "+size).Replace(good)
 	}
 	l, err := Read(strings.NewReader(strings.Join([]string{
-		line("/p", "404", "9"), line("/p", "200", "10"), line("/p?q", "200", "12"), line("/never", "404", "1"), line("/dir", "301", "1"),
+		line("/p", "404", "9"), line("/p", "200", "10"), line("/p?q", "200", "12"), line("/never", "404", "1"),
+		line("/dir", "301", "1"),
 		line("/f.css", "304", "-"), line("/secret", "403", "1"), line("/doc.html", "200", "5"),
 	}, "\n")))
 	require.NoError(t, err)

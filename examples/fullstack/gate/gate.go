@@ -1,8 +1,8 @@
 // Package gate lets one process kill, freeze and revive the nodes that it simulates.
 //
-// Every effect of a simulated node (a connection it answers, a statement it runs, a commit, an acknowledgement) passes the
-// node's Gate. Killing closes the gate at once and waits for effects that are inside it, so when Kill has returned no
-// goroutine of the dead node can still commit or acknowledge anything.
+// Every effect of a simulated node (a connection it answers, a statement it runs, a commit, an acknowledgement) passes
+// the node's Gate. Killing closes the gate at once and waits for effects that are inside it, so when Kill has returned
+// no goroutine of the dead node can still commit or acknowledge anything.
 package gate
 
 import (
@@ -45,8 +45,8 @@ func (g *Gate) State() State {
 	return g.state
 }
 
-// Enter waits while the gate is frozen, then lets one effect begin. On nil the caller must call Leave when the effect is
-// over. Effects must be short: Kill and Freeze wait for those inside.
+// Enter waits while the gate is frozen, then lets one effect begin. On nil the caller must call Leave when the effect
+// is over. Effects must be short: Kill and Freeze wait for those inside.
 func (g *Gate) Enter(ctx context.Context) error {
 	for {
 		g.mu.Lock()

@@ -109,7 +109,8 @@ func TestListener(t *testing.T) {
 	require.NoError(t, ask(c, 5*time.Second))
 	g.Freeze()
 	var ne net.Error
-	require.True(t, errors.As(ask(c, 50*time.Millisecond), &ne) && ne.Timeout(), "a frozen node accepts bytes and answers nothing")
+	require.True(t, errors.As(ask(c, 50*time.Millisecond), &ne) && ne.Timeout(),
+		"a frozen node accepts bytes and answers nothing")
 	g.Thaw()
 	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	_, err = c.Read(make([]byte, 1))

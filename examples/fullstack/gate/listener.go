@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// Listener puts a listener behind the gate: a killed node refuses connections and drops those it has, a frozen one accepts
-// (as a kernel does for a stopped process) and answers nothing. The gate does not close the inner listener on Kill: while
-// dead, accepted connections are closed at once, so that the port stays reserved for the node's revival.
+// Listener puts a listener behind the gate: a killed node refuses connections and drops those it has, a frozen one
+// accepts (as a kernel does for a stopped process) and answers nothing. The gate does not close the inner listener on
+// Kill: while dead, accepted connections are closed at once, so that the port stays reserved for the node's revival.
 func (g *Gate) Listener(inner net.Listener) net.Listener { return &listener{Listener: inner, gate: g} }
 
 type listener struct {
@@ -62,8 +62,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Read delivers nothing while the node is frozen. The wait happens after the bytes arrived, since a frozen process has an
-// open receive window.
+// Read delivers nothing while the node is frozen. The wait happens after the bytes arrived, since a frozen process has
+// an open receive window.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if e := c.pass(); e != nil {

@@ -168,7 +168,8 @@ func isExplain(q string) bool {
 	return len(t) > 0 && t[0] == "explain"
 }
 
-func (c *conn) autocommit(ctx context.Context, query string, args []driver.NamedValue, rows bool) (driver.Rows, driver.Result, error) {
+func (c *conn) autocommit(ctx context.Context, query string, args []driver.NamedValue, rows bool) (driver.Rows,
+	driver.Result, error) {
 	if err := checkDeterministic(query); err != nil {
 		return nil, nil, err
 	}
@@ -193,7 +194,8 @@ type tx struct {
 	stmts    []statement
 }
 
-func (t *tx) run(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (out driver.Rows, res driver.Result, err error) {
+func (t *tx) run(ctx context.Context, query string, args []driver.NamedValue, wantRows bool) (out driver.Rows,
+	res driver.Result, err error) {
 	if t.over {
 		return nil, nil, errors.New("logship: the transaction is over")
 	}
@@ -231,7 +233,10 @@ func (t *tx) Commit() error {
 	t.over = true
 	t.c.tx = nil
 	if t.readOnly {
-		return t.c.onReader(context.Background(), func(r driver.Conn) error { _, err := run(context.Background(), r, "commit"); return err })
+		return t.c.onReader(context.Background(), func(r driver.Conn) error {
+			_, err := run(context.Background(), r, "commit")
+			return err
+		})
 	}
 	return t.c.e.commit(t.ctx, t.stmts)
 }

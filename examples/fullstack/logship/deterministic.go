@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// checkDeterministic refuses what could give another result when a replica runs the text again. It looks at words outside of
-// strings, quoted names and comments, so a column may be called "random" if it is quoted.
+// checkDeterministic refuses what could give another result when a replica runs the text again. It looks at words
+// outside of strings, quoted names and comments, so a column may be called "random" if it is quoted.
 func checkDeterministic(query string) error {
 	bad := func(what string) error { return fmt.Errorf("%w: %s", ErrNondeterministic, what) }
 	words := tokens(query)
@@ -15,7 +15,8 @@ func checkDeterministic(query string) error {
 		switch w {
 		case "current_timestamp", "current_time", "current_date":
 			return bad(w)
-		case "random", "randomblob", "last_insert_rowid", "changes", "total_changes", "sqlite_source_id", "load_extension":
+		case "random", "randomblob", "last_insert_rowid", "changes", "total_changes", "sqlite_source_id",
+			"load_extension":
 			if call {
 				return bad(w + "()")
 			}
@@ -78,7 +79,8 @@ func argumentCount(words []string) int {
 	return n
 }
 
-// tokens splits into lower-case words, single punctuation bytes, and strings with their quotes; quoted names and comments are left out.
+// tokens splits into lower-case words, single punctuation bytes, and strings with their quotes; quoted names and
+// comments are left out.
 func tokens(q string) (out []string) {
 	for i := 0; i < len(q); {
 		c := q[i]
@@ -113,7 +115,8 @@ func tokens(q string) (out []string) {
 			i = j + 1
 		case c == '_' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80:
 			j := i
-			for j < len(q) && (q[j] == '_' || q[j] >= 'a' && q[j] <= 'z' || q[j] >= 'A' && q[j] <= 'Z' || q[j] >= '0' && q[j] <= '9' || q[j] >= 0x80) {
+			for j < len(q) && (q[j] == '_' || q[j] >= 'a' && q[j] <= 'z' || q[j] >= 'A' && q[j] <= 'Z' || q[j] >= '0' &&
+				q[j] <= '9' || q[j] >= 0x80) {
 				j++
 			}
 			out = append(out, strings.ToLower(q[i:j]))

@@ -10,8 +10,8 @@ import (
 	"github.com/tierkit/tierkit/replica"
 )
 
-// Dialect is the replica dialect with probes, positions and promotion of this cluster. Use it with Promotion.MinStandbys 2 for
-// three nodes: any two of them hold every acknowledged write.
+// Dialect is the replica dialect with probes, positions and promotion of this cluster. Use it with
+// Promotion.MinStandbys 2 for three nodes: any two of them hold every acknowledged write.
 func (c *Cluster) Dialect() replica.Dialect {
 	return replica.Plain(replica.PlainHooks{
 		Name:    "logship",
@@ -29,9 +29,11 @@ func (c *Cluster) pos(p position) replica.Position {
 	return replica.Position{System: c.opts.Name, Timeline: p.epoch, Offset: p.seq}
 }
 
-// state: a primary that stopped is a replica that nobody feeds; it holds all that it acknowledged and may be promoted again.
+// state: a primary that stopped is a replica that nobody feeds; it holds all that it acknowledged and may be promoted
+// again.
 func (c *Cluster) state(e *engine) replica.NodeState {
-	st := replica.NodeState{Role: replica.RoleReplica, Replayed: c.pos(e.applied()), Received: c.pos(e.log.last()), Synchronous: len(c.nodes) > 1}
+	st := replica.NodeState{Role: replica.RoleReplica, Replayed: c.pos(e.applied()), Received: c.pos(e.log.last()),
+		Synchronous: len(c.nodes) > 1}
 	if epoch := e.leading.Load(); epoch > 0 && !e.stopped.Load() {
 		st.Role = replica.RolePrimary
 		st.Replayed.Timeline, st.Received.Timeline = epoch, epoch
@@ -52,7 +54,8 @@ func (c *Cluster) capture(ctx context.Context, dc driver.Conn) (p replica.Positi
 	return p, err
 }
 
-func (c *Cluster) reached(ctx context.Context, dc driver.Conn, want replica.Position, budget time.Duration) (bool, error) {
+func (c *Cluster) reached(ctx context.Context, dc driver.Conn, want replica.Position, budget time.Duration) (bool,
+	error) {
 	e := dc.(*conn).e
 	if err := e.pass(ctx, func() error { return nil }); err != nil {
 		return false, err

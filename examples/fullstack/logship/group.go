@@ -10,8 +10,8 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/gate"
 )
 
-// group is what shares one shipment: transactions that have run, each in a savepoint of one SQLite transaction, and wait for their
-// commit. Fields but wake belong to the holder of the engine's token.
+// group is what shares one shipment: transactions that have run, each in a savepoint of one SQLite transaction, and
+// wait for their commit. Fields but wake belong to the holder of the engine's token.
 type group struct {
 	open    bool // the SQLite transaction is begun
 	pending []*commit
@@ -80,8 +80,9 @@ func (e *engine) rollback() {
 	e.give()
 }
 
-// commit hands the transaction to the group and waits for its fate. The token is given on at once, so that the next client runs while
-// this one waits; the flusher queues behind those who are waiting already, which is what makes the groups.
+// commit hands the transaction to the group and waits for its fate. The token is given on at once, so that the next
+// client runs while this one waits; the flusher queues behind those who are waiting already, which is what makes the
+// groups.
 func (e *engine) commit(ctx context.Context, stmts []statement) error {
 	if _, err := run(context.Background(), e.conn, "release client"); err != nil {
 		e.rollback()

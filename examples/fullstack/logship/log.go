@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logFile is a node's log: a header with the position of the snapshot it continues, then records with consecutive sequence
-// numbers. Appends come from one goroutine at a time; reads are concurrent.
+// logFile is a node's log: a header with the position of the snapshot it continues, then records with consecutive
+// sequence numbers. Appends come from one goroutine at a time; reads are concurrent.
 type logFile struct {
 	f     *os.File
 	fsync bool

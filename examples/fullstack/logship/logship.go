@@ -1,16 +1,19 @@
-// Package logship replicates a SQLite database over the nodes of the full-stack example by shipping its log of statements.
+// Package logship replicates a SQLite database over the nodes of the full-stack example by shipping its log of
+// statements.
 //
-// It exists so that the example runs with nothing installed but Go, and still has a primary that can be killed and replicas
-// that can be promoted. It is not a product: use PostgreSQL or MySQL replication.
+// It exists so that the example runs with nothing installed but Go, and still has a primary that can be killed and
+// replicas that can be promoted. It is not a product: use PostgreSQL or MySQL replication.
 //
-// One writer logs (epoch, sequence, statements with arguments). A commit is shipped, written and fsynced by at least one
-// replica, committed locally, then acknowledged; transactions that commit at the same time share one shipment and one fsync. When
-// no replica answers in time the commit fails with [ErrCommitUnknown] and the primary refuses writes from then on; its
-// sequence numbers are never used again. Replicas refuse lower epochs. A former primary is rebuilt from the new one.
-// Statements that are not deterministic are refused with [ErrNondeterministic], because every node runs them again.
+// One writer logs (epoch, sequence, statements with arguments). A commit is shipped, written and fsynced by at least
+// one replica, committed locally, then acknowledged; transactions that commit at the same time share one shipment and
+// one fsync. When no replica answers in time the commit fails with [ErrCommitUnknown] and the primary refuses writes
+// from then on; its sequence numbers are never used again. Replicas refuse lower epochs. A former primary is rebuilt
+// from the new one. Statements that are not deterministic are refused with [ErrNondeterministic], because every node
+// runs them again.
 //
-// Every acknowledged transaction is in the log of the primary and of one replica, so of three nodes any two hold it between
-// them: a promotion (by package replica, through Cluster.Dialect) needs two that answer, and takes the one that is further.
+// Every acknowledged transaction is in the log of the primary and of one replica, so of three nodes any two hold it
+// between them: a promotion (by package replica, through Cluster.Dialect) needs two that answer, and takes the one that
+// is further.
 package logship
 
 import (
@@ -71,8 +74,8 @@ type Cluster struct {
 	closed bool
 }
 
-// Open opens or creates the nodes and resumes from their directories: the node whose log is furthest becomes the primary, the others
-// catch up with it or are rebuilt.
+// Open opens or creates the nodes and resumes from their directories: the node whose log is furthest becomes the
+// primary, the others catch up with it or are rebuilt.
 func Open(o Options) (*Cluster, error) {
 	if len(o.Nodes) == 0 {
 		return nil, errors.New("logship: Options.Nodes is empty")
@@ -163,8 +166,8 @@ func (c *Cluster) Replicas() []replica.Node {
 	return out
 }
 
-// Restart opens a killed node again from its directory, as a new process would. It follows the present primary, which sends it what it
-// lacks, or a snapshot when its log holds what the primary's does not.
+// Restart opens a killed node again from its directory, as a new process would. It follows the present primary, which
+// sends it what it lacks, or a snapshot when its log holds what the primary's does not.
 func (c *Cluster) Restart(ctx context.Context, id string) error {
 	n := c.Node(id)
 	if n == nil {

@@ -81,7 +81,8 @@ func TestReplication(t *testing.T) {
 	p, r := db(t, c.Node("a")), db(t, c.Node("b"))
 	_, err := p.Exec(`create table t (id integer primary key, s text, b blob, f real, at timestamp, n int)`)
 	require.NoError(t, err)
-	res, err := p.Exec(`insert into t (s, b, f, at, n) values (?, ?, ?, ?, ?)`, "x'y", []byte{0, 1, 2}, 1.5, time.Now(), nil)
+	res, err := p.Exec(`insert into t (s, b, f, at, n) values (?, ?, ?, ?, ?)`, "x'y", []byte{0, 1, 2}, 1.5, time.Now(),
+		nil)
 	require.NoError(t, err)
 	id, err := res.LastInsertId()
 	require.NoError(t, err)
@@ -117,13 +118,19 @@ func TestReplication(t *testing.T) {
 
 func TestDeterminism(t *testing.T) {
 	for q, bad := range map[string]bool{
-		"insert into t values (random())": true, "insert into t values (RandomBlob(4))": true, "insert into t values (datetime('now'))": true,
-		"insert into t values (datetime( 'NOW' , '+1 day'))": true, "insert into t values (current_timestamp)": true, "create table t (a default CURRENT_TIMESTAMP)": true,
-		"insert into t values (date())": true, "insert into t values (strftime('%s'))": true, "insert into t values (last_insert_rowid())": true,
-		"update t set a = changes()": true, "pragma journal_mode = off": true, "begin": true, "vacuum": true,
-		"insert into t values ('random()')": false, "insert into t values (datetime(?))": false, "insert into t values (strftime('%s', ?))": false,
-		`insert into "random" values (1) -- random()`: false, "insert into t (date, time) values (1, 2)": false, "insert into t values (date(?, '+1 day'))": false,
-		"update t set changes = changes + 1": false, "/* now() */ delete from t": false,
+		"insert into t values (random())": true, "insert into t values (RandomBlob(4))": true,
+		"insert into t values (datetime('now'))":             true,
+		"insert into t values (datetime( 'NOW' , '+1 day'))": true, "insert into t values (current_timestamp)": true,
+		"create table t (a default CURRENT_TIMESTAMP)": true,
+		"insert into t values (date())":                true, "insert into t values (strftime('%s'))": true,
+		"insert into t values (last_insert_rowid())": true,
+		"update t set a = changes()":                 true, "pragma journal_mode = off": true, "begin": true,
+		"vacuum":                            true,
+		"insert into t values ('random()')": false, "insert into t values (datetime(?))": false,
+		"insert into t values (strftime('%s', ?))":    false,
+		`insert into "random" values (1) -- random()`: false, "insert into t (date, time) values (1, 2)": false,
+		"insert into t values (date(?, '+1 day'))": false,
+		"update t set changes = changes + 1":       false, "/* now() */ delete from t": false,
 	} {
 		require.Equal(t, bad, checkDeterministic(q) != nil, q)
 	}
@@ -135,7 +142,8 @@ func TestRecordRoundTrip(t *testing.T) {
 		for range rapid.IntRange(0, 4).Draw(t, "stmts") {
 			s := statement{query: rapid.String().Draw(t, "q")}
 			for i := range rapid.IntRange(0, 5).Draw(t, "args") {
-				v := rapid.OneOf(rapid.Just[any](nil), rapid.Int64().AsAny(), rapid.Float64().AsAny(), rapid.String().AsAny(), rapid.Bool().AsAny(),
+				v := rapid.OneOf(rapid.Just[any](nil), rapid.Int64().AsAny(), rapid.Float64().AsAny(),
+					rapid.String().AsAny(), rapid.Bool().AsAny(),
 					rapid.SliceOfN(rapid.Byte(), 0, 20).AsAny()).Draw(t, "v")
 				a := named(v)[0]
 				a.Ordinal = i + 1
@@ -207,15 +215,18 @@ func TestCommitUnknownStopsWrites(t *testing.T) {
 func cluster(t testing.TB, c *Cluster) *replica.Cluster {
 	t.Helper()
 	rc, err := replica.New(c.Dialect(), c.Replicas(), replica.Options{ProbeInterval: 50 * time.Millisecond,
-		Promotion: &replica.Promotion{Lease: replica.MemoryLease(), MinStandbys: 2}, Hooks: &replica.Hooks{Promoted: func(r replica.PromotionReport, err error) { t.Logf("promotion %+v: %v", r, err) }}})
+		Promotion: &replica.Promotion{Lease: replica.MemoryLease(), MinStandbys: 2},
+		Hooks: &replica.Hooks{Promoted: func(r replica.PromotionReport, err error) {
+			t.Logf("promotion %+v: %v", r, err)
+		}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = rc.Close() })
 	require.NoError(t, rc.WaitReady(t.Context()))
 	return rc
 }
 
-// Writers run through package replica while nodes are killed, frozen, thawed and restarted: every acknowledged insert is there
-// exactly once, and all nodes end up equal.
+// Writers run through package replica while nodes are killed, frozen, thawed and restarted: every acknowledged insert
+// is there exactly once, and all nodes end up equal.
 func TestChaos(t *testing.T) {
 	c := open(t, Options{NoFsync: true, CommitTimeout: 300 * time.Millisecond})
 	rc := cluster(t, c)
@@ -240,7 +251,8 @@ func TestChaos(t *testing.T) {
 			for i := 0; ctx.Err() == nil; i++ {
 				id := fmt.Sprintf("%d-%d", w, i)
 				for {
-					_, err := rc.DB().ExecContext(t.Context(), `insert into t (id, n) values (?, 1) on conflict (id) do nothing`, id)
+					_, err := rc.DB().ExecContext(t.Context(),
+						`insert into t (id, n) values (?, 1) on conflict (id) do nothing`, id)
 					if err == nil {
 						acked.Store(id, true)
 						ackedN.Add(1)
@@ -264,7 +276,8 @@ func TestChaos(t *testing.T) {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				var n int
-				if err := rc.DB().QueryRowContext(t.Context(), `select count(*) from t where id = '1-1'`).Scan(&n); err != nil {
+				if err := rc.DB().QueryRowContext(t.Context(),
+					`select count(*) from t where id = '1-1'`).Scan(&n); err != nil {
 					if readErrs.Add(1) < 5 {
 						t.Log("read:", err)
 					}
@@ -325,7 +338,8 @@ func TestChaos(t *testing.T) {
 	progress()
 	stop()
 	wg.Wait()
-	t.Logf("%d acknowledged, %d unknown and repeated, %d failed; %d reads, %d failed", ackedN.Load(), unknown.Load(), failed.Load(), reads.Load(), readErrs.Load())
+	t.Logf("%d acknowledged, %d unknown and repeated, %d failed; %d reads, %d failed", ackedN.Load(), unknown.Load(),
+		failed.Load(), reads.Load(), readErrs.Load())
 	require.Zero(t, readErrs.Load())
 	require.Zero(t, failed.Load())
 	equalSums(t, c, 3)

@@ -83,7 +83,8 @@ type engine struct {
 var errClosed = errors.New("logship: node closed")
 
 func openEngine(n *Node) (*engine, error) {
-	e := &engine{n: n, token: make(chan struct{}, 1), moved: make(chan struct{}), appended: make(chan struct{}, 1), reads: map[*conn]struct{}{}}
+	e := &engine{n: n, token: make(chan struct{}, 1), moved: make(chan struct{}), appended: make(chan struct{}, 1),
+		reads: map[*conn]struct{}{}}
 	e.group.wake = make(chan struct{}, 1)
 	var err error
 	if e.log, err = openLog(n.cfg.Dir, !n.c.opts.NoFsync); err != nil {
@@ -98,7 +99,8 @@ func openEngine(n *Node) (*engine, error) {
 		_ = e.log.close()
 		return nil, err
 	}
-	if !e.log.has(e.at) { // a crash in the middle of installing a snapshot, or a log that lost its tail: go on from what the database has
+	// a crash in the middle of installing a snapshot, or a log that lost its tail: go on from what the database has
+	if !e.log.has(e.at) {
 		if err := e.log.reset(e.at); err != nil {
 			return nil, err
 		}
@@ -217,8 +219,8 @@ func (e *engine) applyLoop() {
 		}
 		e.give()
 		if err != nil && e.ctx.Err() == nil && !errors.Is(err, gate.ErrDead) {
-			// Cannot happen with deterministic statements. The log is kept, it may be all that is left of what was acknowledged; the
-			// next handshake asks for a snapshot.
+			// Cannot happen with deterministic statements. The log is kept, it may be all that is left of what was
+			// acknowledged; the next handshake asks for a snapshot.
 			e.order.Lock()
 			e.broken, e.following = true, false
 			e.order.Unlock()

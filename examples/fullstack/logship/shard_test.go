@@ -16,8 +16,8 @@ import (
 	"github.com/tierkit/tierkit/shard"
 )
 
-// Sharded, replicated SQLite as the full stack has it: slots move to a new shard while clients write and primaries of the
-// source and the target are killed and restarted. Every acknowledged increment is counted exactly once.
+// Sharded, replicated SQLite as the full stack has it: slots move to a new shard while clients write and primaries of
+// the source and the target are killed and restarted. Every acknowledged increment is counted exactly once.
 func TestReshardOverReplicas(t *testing.T) {
 	ctx := t.Context()
 	var ships []*Cluster
@@ -25,8 +25,10 @@ func TestReshardOverReplicas(t *testing.T) {
 	var shards []shard.Shard
 	for i := range 3 {
 		c := open(t, Options{NoFsync: true, CommitTimeout: 500 * time.Millisecond, Name: fmt.Sprint("shard", i)})
-		r, err := replica.New(c.Dialect(), c.Replicas(), replica.Options{Name: fmt.Sprint("shard", i), ProbeInterval: 50 * time.Millisecond, ProbeTimeout: 300 * time.Millisecond,
-			Promotion: &replica.Promotion{Lease: replica.MemoryLease(), MinStandbys: 2}})
+		r, err := replica.New(c.Dialect(), c.Replicas(),
+			replica.Options{Name: fmt.Sprint("shard", i), ProbeInterval: 50 * time.Millisecond,
+				ProbeTimeout: 300 * time.Millisecond,
+				Promotion:    &replica.Promotion{Lease: replica.MemoryLease(), MinStandbys: 2}})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = r.Close() })
 		require.NoError(t, r.WaitReady(ctx))
@@ -38,8 +40,9 @@ func TestReshardOverReplicas(t *testing.T) {
 		ships, reps = append(ships, c), append(reps, r)
 		shards = append(shards, shard.Shard{ID: shard.ID(fmt.Sprint("s", i)), DB: r.DB()})
 	}
-	sc, err := shard.New(ctx, shard.MemoryStore(), shards[:2], shard.Options{Dialect: shard.SQLite(), Slots: 64, Retry: 20 * time.Second,
-		Tables: []shard.Table{{Name: "acc", Key: []string{"id"}}, {Name: "seen", Key: []string{"slot", "event"}}}})
+	sc, err := shard.New(ctx, shard.MemoryStore(), shards[:2],
+		shard.Options{Dialect: shard.SQLite(), Slots: 64, Retry: 20 * time.Second,
+			Tables: []shard.Table{{Name: "acc", Key: []string{"id"}}, {Name: "seen", Key: []string{"slot", "event"}}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = sc.Close() })
 	require.NoError(t, sc.Guard(ctx))
@@ -51,7 +54,8 @@ func TestReshardOverReplicas(t *testing.T) {
 	incr := func(id int, event string) {
 		for {
 			err := sc.Tx(ctx, shard.Int(int64(id)), nil, func(tx *shard.Tx) error {
-				res, err := tx.ExecContext(ctx, `insert into seen (slot, event) values (?, ?) on conflict do nothing`, int(tx.Slot()), event)
+				res, err := tx.ExecContext(ctx, `insert into seen (slot, event) values (?, ?) on conflict do nothing`,
+					int(tx.Slot()), event)
 				if err != nil {
 					return err
 				}
@@ -126,7 +130,8 @@ func TestReshardOverReplicas(t *testing.T) {
 	require.NoError(t, j.Wait(wait))
 	grown()
 	quit()
-	t.Logf("%d increments acknowledged; write pauses %v; stats %+v", total.Load(), j.Status().WritePauses, sc.Stats().Refused)
+	t.Logf("%d increments acknowledged; write pauses %v; stats %+v", total.Load(), j.Status().WritePauses,
+		sc.Stats().Refused)
 	require.Zero(t, failed.Load())
 	var sum int64
 	for id := range accounts {

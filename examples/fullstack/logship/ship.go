@@ -221,7 +221,8 @@ func (e *engine) follow(epoch uint64) (position, error) {
 		return position{}, errCut
 	}
 	e.cut = false
-	if old := e.leading.Swap(0); old != 0 { // a former primary: what it applied is in the new history, what it only logged may not be
+	// a former primary: what it applied is in the new history, what it only logged may not be
+	if old := e.leading.Swap(0); old != 0 {
 		e.stopped.Store(false)
 	}
 	e.promised.Store(epoch)

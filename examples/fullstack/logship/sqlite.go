@@ -33,7 +33,8 @@ func databaseFile(dir string) string { return filepath.Join(dir, "data.db") }
 
 // openSQLite opens one connection. With synchronous=NORMAL a power cut loses at most what the log still has.
 func openSQLite(dir string, readOnly bool) (driver.Conn, error) {
-	q := url.Values{"_time_format": {"sqlite"}, "_pragma": {"busy_timeout(5000)", "journal_mode(wal)", "synchronous(normal)", "foreign_keys(1)"}}
+	q := url.Values{"_time_format": {"sqlite"},
+		"_pragma": {"busy_timeout(5000)", "journal_mode(wal)", "synchronous(normal)", "foreign_keys(1)"}}
 	if readOnly {
 		q["_pragma"] = append(q["_pragma"], "query_only(1)")
 	}
@@ -87,7 +88,8 @@ func (m *memoryRows) Next(dst []driver.Value) error {
 }
 
 func readState(ctx context.Context, c driver.Conn) (p position, err error) {
-	if _, err := run(ctx, c, "create table if not exists "+stateTable+" (id integer primary key check (id = 1), epoch integer not null, seq integer not null)"); err != nil {
+	if _, err := run(ctx, c, "create table if not exists "+stateTable+
+		" (id integer primary key check (id = 1), epoch integer not null, seq integer not null)"); err != nil {
 		return p, err
 	}
 	if _, err := run(ctx, c, "insert or ignore into "+stateTable+" values (1, 0, 0)"); err != nil {

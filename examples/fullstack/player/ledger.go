@@ -1,6 +1,6 @@
 // Package player plays a web server's log against the full stack as its clients would: it resolves names, keeps cookies
-// and validators, tries the next address when a connection fails, and repeats writes whose outcome is unknown. What it was
-// promised stands in its ledger, against which the books are checked in the end.
+// and validators, tries the next address when a connection fails, and repeats writes whose outcome is unknown. What it
+// was promised stands in its ledger, against which the books are checked in the end.
 package player
 
 import (
@@ -19,8 +19,8 @@ const (
 	KindDelete = "delete" // ID of a post whose deletion was acknowledged
 )
 
-// line is one line of the ledger's file. An intent is noted before its request is sent, so that after a kill of the whole
-// process the next run knows what may have happened without having been acknowledged.
+// line is one line of the ledger's file. An intent is noted before its request is sent, so that after a kill of the
+// whole process the next run knows what may have happened without having been acknowledged.
 type line struct {
 	Kind string `json:"k"`
 	ID   string `json:"i"`
@@ -28,8 +28,8 @@ type line struct {
 	Ack  bool   `json:"a,omitempty"`
 }
 
-// Ledger is what clients asked for and what they were promised. It is safe for concurrent use. Lines reach the operating
-// system before Intend and Ack return: they survive a kill of the process.
+// Ledger is what clients asked for and what they were promised. It is safe for concurrent use. Lines reach the
+// operating system before Intend and Ack return: they survive a kill of the process.
 type Ledger struct {
 	mu   sync.Mutex
 	f    *os.File

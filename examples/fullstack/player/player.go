@@ -22,8 +22,8 @@ type Config struct {
 	Log     *accesslog.Log
 	Catalog accesslog.Catalog
 	Ledger  *Ledger
-	// Rate is requests per second; 0 plays the whole log in 30 s. Duration ends the play (the log is repeated where it is
-	// too short); 0 plays it once.
+	// Rate is requests per second; 0 plays the whole log in 30 s. Duration ends the play (the log is repeated where it
+	// is too short); 0 plays it once.
 	Rate     float64
 	Duration time.Duration
 	// Host is the site's name, NameServers the addresses that answer for it.
@@ -88,7 +88,8 @@ func New(c Config) *Player {
 		if p.clients[e.Client] != nil {
 			continue
 		}
-		cl := &client{addr: e.Client, region: c.Region(e.Client), cookies: map[string]string{}, etags: map[string]string{}}
+		cl := &client{addr: e.Client, region: c.Region(e.Client), cookies: map[string]string{},
+			etags: map[string]string{}}
 		if cl.region == "" {
 			p.result.unlocated++
 		}
@@ -173,7 +174,8 @@ func (p *Player) play(ctx context.Context, c *client, e accesslog.Entry, burst b
 	}
 	o := p.c.Catalog[accesslog.Clean(e.Path)]
 	p.result.count(c, a, r, err, err == nil && expected(o, a, r.status))
-	if err == nil && o.Kind == accesslog.Page && a.method == "GET" && (r.status == http.StatusOK || r.status == http.StatusNotModified) {
+	if err == nil && o.Kind == accesslog.Page && a.method == "GET" &&
+		(r.status == http.StatusOK || r.status == http.StatusNotModified) {
 		n := 1
 		if burst { // something is popular: ten readers look over this client's shoulder
 			n = 10
@@ -204,7 +206,8 @@ func (p *Player) post(ctx context.Context, c *client, vs []view) {
 	}
 	p.c.Ledger.add(intents...)
 	body, _ := json.Marshal(vs)
-	a := ask{method: "POST", path: "/-/beacon", body: body, key: vs[0].ID, kind: "view", header: http.Header{"Content-Type": {"application/json"}}}
+	a := ask{method: "POST", path: "/-/beacon", body: body, key: vs[0].ID, kind: "view",
+		header: http.Header{"Content-Type": {"application/json"}}}
 	r, err := p.put(ctx, c, a)
 	if ctx.Err() != nil {
 		return
@@ -242,7 +245,8 @@ func (p *Player) direct(ctx context.Context, c *client, e accesslog.Entry) {
 		rtt = p.c.Near
 	}
 	time.Sleep(rtt)
-	if r, err := p.exchange(ctx, &client{addr: c.addr, cookies: map[string]string{}, etags: map[string]string{}}, p.c.Direct, ask{method: "GET", path: e.Path}); err == nil && r.status < 500 {
+	if r, err := p.exchange(ctx, &client{addr: c.addr, cookies: map[string]string{}, etags: map[string]string{}},
+		p.c.Direct, ask{method: "GET", path: e.Path}); err == nil && r.status < 500 {
 		p.result.directs(c.region).Observe(time.Since(start))
 	}
 }

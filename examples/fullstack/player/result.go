@@ -52,7 +52,8 @@ type Late struct {
 }
 
 func newResult() *Result {
-	return &Result{kinds: map[string]int{}, status: map[int]int{}, centers: map[string]int{}, region: map[string]*metrics.Histogram{}, direct: map[string]*metrics.Histogram{}}
+	return &Result{kinds: map[string]int{}, status: map[int]int{}, centers: map[string]int{},
+		region: map[string]*metrics.Histogram{}, direct: map[string]*metrics.Histogram{}}
 }
 
 func regionName(r string) string {
@@ -118,7 +119,8 @@ func (r *Result) fail(c *client, a ask, at time.Time, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.errors = append(r.errors, Failure{At: at, Cause: cause, Kind: a.kind, What: a.method + " " + a.path + ": " + err.Error()})
+	r.errors = append(r.errors, Failure{At: at, Cause: cause, Kind: a.kind, What: a.method + " " + a.path + ": " +
+		err.Error()})
 }
 
 // Summary is a Result as plain data.
@@ -144,8 +146,10 @@ type Summary struct {
 
 // Summary copies the result; it may be called while the player runs.
 func (r *Result) Summary() Summary {
-	s := Summary{Start: r.start, Took: r.took, Requests: r.requests.Load(), Clients: r.clients, Writers: r.writers, Unlocated: r.unlocated,
-		Repeats: r.repeats.Load(), DNSRetries: r.dnsRetries.Load(), StaleReads: r.staleReads.Load(), Bytes: r.bytes.Load(),
+	s := Summary{Start: r.start, Took: r.took, Requests: r.requests.Load(), Clients: r.clients, Writers: r.writers,
+		Unlocated: r.unlocated,
+		Repeats:   r.repeats.Load(), DNSRetries: r.dnsRetries.Load(), StaleReads: r.staleReads.Load(),
+		Bytes:   r.bytes.Load(),
 		SendLag: r.lag.Snapshot(), Writes: r.writes.Snapshot(), Resized: r.resized.Snapshot(),
 		Regions: map[string]metrics.HistogramSnapshot{}, Direct: map[string]metrics.HistogramSnapshot{}}
 	r.mu.Lock()

@@ -49,7 +49,8 @@ func (p *Player) script(ctx context.Context, c *client) {
 	if !think() {
 		return
 	}
-	id, ok := p.write(ctx, c, "post", "POST", "/-/posts", []byte("I am "+w.name+" and this is my post."), http.StatusCreated)
+	id, ok := p.write(ctx, c, "post", "POST", "/-/posts", []byte("I am "+w.name+" and this is my post."),
+		http.StatusCreated)
 	if ok && think() {
 		p.read(ctx, c, "/-/posts/"+id, http.StatusOK)
 		if w.n%3 == 0 && think() {
@@ -63,7 +64,8 @@ func (p *Player) script(ctx context.Context, c *client) {
 		p.refresh(ctx, c)
 	}
 	if w.n%20 == 1 && !w.mobile && think() {
-		if r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/logout", key: newID(), kind: "logout"}); ok && r.status == http.StatusNoContent {
+		if r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/logout", key: newID(), kind: "logout"}); ok &&
+			r.status == http.StatusNoContent {
 			w.loggedOut = true
 		}
 	}
@@ -98,7 +100,8 @@ func (p *Player) step(ctx context.Context, c *client, a ask) (reply, bool) {
 }
 
 // write is a step that goes into the ledger.
-func (p *Player) write(ctx context.Context, c *client, kind, method, path string, body []byte, want int) (id string, ok bool) {
+func (p *Player) write(ctx context.Context, c *client, kind, method, path string, body []byte, want int) (id string,
+	ok bool) {
 	id = newID()
 	p.c.Ledger.Intend(KindWrite, id, kind)
 	r, ok := p.step(ctx, c, ask{method: method, path: path, body: body, key: id, kind: kind})
@@ -122,7 +125,8 @@ var formType = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}
 func (p *Player) register(ctx context.Context, c *client) bool {
 	id := newID()
 	p.c.Ledger.Intend(KindWrite, id, "register")
-	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/register", body: form("name", c.writer.name, "password", password), key: id, kind: "register", header: formType.Clone()})
+	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/register",
+		body: form("name", c.writer.name, "password", password), key: id, kind: "register", header: formType.Clone()})
 	if ok && r.status == http.StatusCreated {
 		p.c.Ledger.Ack(KindWrite, id, "register")
 	}
@@ -135,7 +139,8 @@ func (p *Player) login(ctx context.Context, c *client) bool {
 	if w.mobile {
 		path = "/-/api/token"
 	}
-	r, ok := p.step(ctx, c, ask{method: "POST", path: path, body: form("name", w.name, "password", password), key: newID(), kind: "login", header: formType.Clone()})
+	r, ok := p.step(ctx, c, ask{method: "POST", path: path, body: form("name", w.name, "password", password),
+		key: newID(), kind: "login", header: formType.Clone()})
 	if ok && w.mobile {
 		ok = json.Unmarshal(r.body, &w.tokens) == nil && w.tokens.Access != ""
 	}
@@ -145,7 +150,8 @@ func (p *Player) login(ctx context.Context, c *client) bool {
 
 func (p *Player) refresh(ctx context.Context, c *client) {
 	w := c.writer
-	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/api/refresh", body: form("refresh", w.tokens.Refresh), key: newID(), kind: "refresh", header: formType.Clone()})
+	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/api/refresh", body: form("refresh", w.tokens.Refresh),
+		key: newID(), kind: "refresh", header: formType.Clone()})
 	if ok {
 		_ = json.Unmarshal(r.body, &w.tokens)
 	}
@@ -201,7 +207,8 @@ func (p *Player) upload(ctx context.Context, c *client) {
 		if err == nil && r.status == http.StatusOK {
 			_, format, e := image.DecodeConfig(bytes.NewReader(r.body))
 			if e != nil || format != "jpeg" {
-				p.result.fail(c, ask{path: "/-/photos/" + id + "/v1", kind: "photo"}, time.Now(), fmt.Errorf("%w: the photo does not decode", errUnexpected))
+				p.result.fail(c, ask{path: "/-/photos/" + id + "/v1", kind: "photo"}, time.Now(),
+					fmt.Errorf("%w: the photo does not decode", errUnexpected))
 			}
 			p.result.resized.Observe(time.Since(start))
 			return

@@ -23,7 +23,8 @@ type Books struct {
 
 // Audit reads the books of all shards.
 func Audit(ctx context.Context, c *shard.Cluster) (*Books, error) {
-	b := &Books{Views: map[string]int{}, Writes: map[string]bool{}, Thumbs: map[string]bool{}, Deleted: map[string]bool{}}
+	b := &Books{Views: map[string]int{}, Writes: map[string]bool{}, Thumbs: map[string]bool{},
+		Deleted: map[string]bool{}}
 	err := c.Each(replica.Primary(ctx), func(ctx context.Context, id shard.ID, db *sql.DB) error {
 		var events, likes, sum int
 		if err := db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM likes), (SELECT coalesce(sum(likes), 0) FROM pages)`).Scan(&events, &likes, &sum); err != nil {
@@ -50,7 +51,10 @@ func Audit(ctx context.Context, c *shard.Cluster) (*Books, error) {
 			sql string
 			add func(string, int)
 		}{
-			{`SELECT path, views FROM pages WHERE views > 0`, func(p string, n int) { b.Views[p] += n; b.ViewsTotal += n }},
+			{`SELECT path, views FROM pages WHERE views > 0`, func(p string, n int) {
+				b.Views[p] += n
+				b.ViewsTotal += n
+			}},
 			{`SELECT id, 1 FROM writes`, func(id string, _ int) { b.Writes[id] = true }},
 			{`SELECT id, 1 FROM photos WHERE thumb IS NOT NULL`, func(id string, _ int) { b.Thumbs[id] = true }},
 			{`SELECT id, 1 FROM posts WHERE deleted = 1`, func(id string, _ int) { b.Deleted[id] = true }},

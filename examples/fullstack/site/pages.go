@@ -46,8 +46,8 @@ func (s *Site) page(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// render serves a page row through the cache. Its view is posted by the page itself (see beacon): a hit at the edge is a
-// view too, and a prefetch is none.
+// render serves a page row through the cache. Its view is posted by the page itself (see beacon): a hit at the edge is
+// a view too, and a prefetch is none.
 func (s *Site) render(w http.ResponseWriter, r *http.Request, path string) error {
 	e, err := s.Cache.Load(r.Context(), "page:"+path, func(ctx context.Context, _ string) (e Entry, err error) {
 		err = s.Shards.Do(ctx, shard.String(path), func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
@@ -74,7 +74,8 @@ func (s *Site) render(w http.ResponseWriter, r *http.Request, path string) error
 // html makes a page of the logged size, with links to some others.
 func (s *Site) html(path string, e Entry) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "<!doctype html><html lang=en><title>%[1]s</title><h1>%[1]s</h1><p>%[2]d likes</p><ul>", escape(path), e.Likes)
+	fmt.Fprintf(&b, "<!doctype html><html lang=en><title>%[1]s</title><h1>%[1]s</h1><p>%[2]d likes</p><ul>",
+		escape(path), e.Likes)
 	for _, l := range s.links {
 		if int64(b.Len()+len(l)) <= e.Size {
 			b.WriteString(l)
@@ -118,7 +119,8 @@ type View struct {
 // beacon takes views and answers when they are durable in the queue.
 func (s *Site) beacon(w http.ResponseWriter, r *http.Request) error {
 	var views []View
-	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&views); err != nil || len(views) == 0 || len(views) > 100 {
+	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&views); err != nil || len(views) == 0 ||
+		len(views) > 100 {
 		return bad("want 1 to 100 views as JSON")
 	}
 	trace := traced(r.Context())

@@ -25,8 +25,8 @@ const (
 
 func primary(ctx context.Context) context.Context { return replica.Primary(ctx) }
 
-// upload stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once both the
-// row and the job are durable.
+// upload stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once both
+// the row and the job are durable.
 func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error {
 	id, err := key(r)
 	if err != nil {
@@ -41,13 +41,15 @@ func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error
 		return statusError{http.StatusUnsupportedMediaType, "want a JPEG or PNG of at most 4096 x 4096"}
 	}
 	err = s.write(r.Context(), shard.String(id), id, "photo", func(ctx context.Context, tx *shard.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO photos (slot, id, owner, original, thumb) VALUES (?, ?, ?, ?, NULL)`, int(tx.Slot()), id, user, data)
+		_, err := tx.ExecContext(ctx, `INSERT INTO photos (slot, id, owner, original, thumb) VALUES (?, ?, ?, ?, NULL)`,
+			int(tx.Slot()), id, user, data)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if _, err := queue.Send(r.Context(), s.Queue, queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id, Header: traced(r.Context())}, id); err != nil {
+	if _, err := queue.Send(r.Context(), s.Queue,
+		queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id, Header: traced(r.Context())}, id); err != nil {
 		return err
 	}
 	s.published.Add(1)

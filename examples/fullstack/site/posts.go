@@ -22,7 +22,8 @@ func (s *Site) post(w http.ResponseWriter, r *http.Request, user string) error {
 		return bad("a post has 1 to 4096 bytes")
 	}
 	err = s.write(r.Context(), shard.String(id), id, "post", func(ctx context.Context, tx *shard.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO posts (slot, id, author, text, deleted) VALUES (?, ?, ?, ?, 0)`, int(tx.Slot()), id, user, string(text))
+		_, err := tx.ExecContext(ctx, `INSERT INTO posts (slot, id, author, text, deleted) VALUES (?, ?, ?, ?, 0)`,
+			int(tx.Slot()), id, user, string(text))
 		return err
 	})
 	if err != nil {
@@ -58,7 +59,8 @@ func (s *Site) readPost(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// deletePost answers when no server and no edge shows the post any more: database, then both cache tiers, then the edges.
+// deletePost answers when no server and no edge shows the post any more: database, then both cache tiers, then the
+// edges.
 func (s *Site) deletePost(w http.ResponseWriter, r *http.Request, user string) error {
 	id, err := key(r)
 	if err != nil {
@@ -66,7 +68,8 @@ func (s *Site) deletePost(w http.ResponseWriter, r *http.Request, user string) e
 	}
 	post := r.PathValue("id")
 	err = s.write(r.Context(), shard.String(post), id, "delete", func(ctx context.Context, tx *shard.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE posts SET deleted = 1, text = '' WHERE id = ? AND author = ?`, post, user)
+		res, err := tx.ExecContext(ctx, `UPDATE posts SET deleted = 1, text = '' WHERE id = ? AND author = ?`, post,
+			user)
 		if err != nil {
 			return err
 		}

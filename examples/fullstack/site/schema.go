@@ -37,7 +37,8 @@ var schema = []string{
 	`CREATE INDEX IF NOT EXISTS posts_slot ON posts (slot, id)`,
 	`CREATE TABLE IF NOT EXISTS photos (slot INTEGER NOT NULL, id TEXT PRIMARY KEY, owner TEXT NOT NULL, original BLOB NOT NULL, thumb BLOB)`,
 	`CREATE INDEX IF NOT EXISTS photos_slot ON photos (slot, id)`,
-	// One row per acknowledged write, under the key that the client chose: repeating an unknown outcome does nothing twice.
+	// One row per acknowledged write, under the key that the client chose: repeating an unknown outcome does nothing
+	// twice.
 	`CREATE TABLE IF NOT EXISTS writes (slot INTEGER NOT NULL, id TEXT PRIMARY KEY, kind TEXT NOT NULL)`,
 	`CREATE INDEX IF NOT EXISTS writes_slot ON writes (slot, id)`,
 }

@@ -45,7 +45,8 @@ type Config struct {
 	Edges    cdn.Purger
 	Log      *slog.Logger
 	Users    *metrics.Uniques // of the day
-	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a cookie.
+	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a
+	// cookie.
 	Fresh func(http.Handler) http.Handler
 	// Observe wraps the mux itself, where the request's pattern is known.
 	Observe func(http.Handler) http.Handler
@@ -98,17 +99,19 @@ func New(c Config) *Site {
 
 // Handler returns the whole chain of a web server.
 func (s *Site) Handler() http.Handler {
-	return s.Sessions.Middleware(s.Fresh(http.NewCrossOriginProtection().Handler(s.Observe(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/-/") {
-			s.mux.ServeHTTP(w, r)
-			return
-		}
-		// A path of the log is taken as it is: the mux would redirect "/a//b" to a cleaner one that is not in the catalog.
-		r.Pattern = "/"
-		if err := s.page(w, r); err != nil {
-			s.fail(w, r, err)
-		}
-	})))))
+	return s.Sessions.Middleware(s.Fresh(http.NewCrossOriginProtection().Handler(
+		s.Observe(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/-/") {
+				s.mux.ServeHTTP(w, r)
+				return
+			}
+			// A path of the log is taken as it is: the mux would redirect "/a//b" to a cleaner one that is not in the
+			// catalog.
+			r.Pattern = "/"
+			if err := s.page(w, r); err != nil {
+				s.fail(w, r, err)
+			}
+		})))))
 }
 
 // statusError is an answer that is the client's doing.
@@ -121,8 +124,8 @@ func (e statusError) Error() string { return e.text }
 
 func bad(text string) error { return statusError{http.StatusBadRequest, text} }
 
-// fail turns an error into exactly one clean answer. What may have happened is 503 with Retry-After: the client repeats it
-// under the same idempotency key.
+// fail turns an error into exactly one clean answer. What may have happened is 503 with Retry-After: the client repeats
+// it under the same idempotency key.
 func (s *Site) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var se statusError
 	w.Header().Set("Cache-Control", "no-store")
@@ -139,7 +142,8 @@ func (s *Site) fail(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // asUser lets only users in: by session cookie, or by bearer token on the same route for the mobile clients.
-func (s *Site) asUser(h func(w http.ResponseWriter, r *http.Request, user string) error) func(http.ResponseWriter, *http.Request) error {
+func (s *Site) asUser(h func(w http.ResponseWriter, r *http.Request, user string) error) func(http.ResponseWriter,
+	*http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		user, err := s.user(r)
 		if err != nil {
@@ -176,15 +180,17 @@ func (s *Site) user(r *http.Request) (string, error) {
 // key returns the client's idempotency key, which names the write for ever.
 func key(r *http.Request) (string, error) {
 	k := r.Header.Get("Idempotency-Key")
-	if k == "" || len(k) > 64 || strings.Trim(k, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
+	if k == "" || len(k) > 64 || strings.Trim(k,
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
 		return "", bad("Idempotency-Key must be 1 to 64 characters of [A-Za-z0-9_-]")
 	}
 	return k, nil
 }
 
-// write runs f once for the key id, whatever happens between here and the client: the second time finds the record of the
-// first. by places the transaction.
-func (s *Site) write(ctx context.Context, by shard.Key, id, kind string, f func(ctx context.Context, tx *shard.Tx) error) error {
+// write runs f once for the key id, whatever happens between here and the client: the second time finds the record of
+// the first. by places the transaction.
+func (s *Site) write(ctx context.Context, by shard.Key, id, kind string,
+	f func(ctx context.Context, tx *shard.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Second)
 	defer cancel()
 	return s.Shards.Tx(ctx, by, nil, func(tx *shard.Tx) error {

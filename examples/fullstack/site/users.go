@@ -27,7 +27,8 @@ func hashPassword(password string, salt []byte) []byte {
 
 func credentials(r *http.Request) (name, password string, err error) {
 	name, password = r.FormValue("name"), r.FormValue("password")
-	if name == "" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || len(password) < 8 || len(password) > 128 {
+	if name == "" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
+		len(password) < 8 || len(password) > 128 {
 		return "", "", bad("name must be 1 to 32 characters of [a-z0-9-], password 8 to 128 characters")
 	}
 	return name, password, nil
@@ -151,7 +152,8 @@ func (s *Site) apiToken(w http.ResponseWriter, r *http.Request) error {
 func (s *Site) apiRefresh(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	pair, err := s.Refresh.Refresh(r.Context(), r.FormValue("refresh"))
-	for _, e := range []error{token.ErrReused, token.ErrRevoked, token.ErrExpired, token.ErrSignature, token.ErrMalformed, token.ErrUnknownKey} {
+	for _, e := range []error{token.ErrReused, token.ErrRevoked, token.ErrExpired, token.ErrSignature,
+		token.ErrMalformed, token.ErrUnknownKey} {
 		if errors.Is(err, e) {
 			return statusError{http.StatusUnauthorized, "bad token"}
 		}

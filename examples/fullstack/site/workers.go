@@ -40,22 +40,23 @@ func continued(next queue.HandlerFunc) queue.HandlerFunc {
 func (wk *Worker) Views() *queue.Mux {
 	m := queue.NewMux()
 	m.Use(continued)
-	queue.HandleBatch(m, "view", queue.BatchOptions{Max: 100}, func(ctx context.Context, jobs []*queue.Job[View]) error {
-		if wk.AckFirst {
-			for _, j := range jobs {
-				if err := j.Ack(ctx); err != nil {
-					return err
+	queue.HandleBatch(m, "view", queue.BatchOptions{Max: 100},
+		func(ctx context.Context, jobs []*queue.Job[View]) error {
+			if wk.AckFirst {
+				for _, j := range jobs {
+					if err := j.Ack(ctx); err != nil {
+						return err
+					}
 				}
 			}
-		}
-		if wk.Counting != nil {
-			wk.Counting(ctx)
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return wk.count(ctx, jobs)
-	})
+			if wk.Counting != nil {
+				wk.Counting(ctx)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return wk.count(ctx, jobs)
+		})
 	return m
 }
 
@@ -75,7 +76,8 @@ func (wk *Worker) count(ctx context.Context, jobs []*queue.Job[View]) error {
 		views := map[string]int{}
 		for _, i := range idx {
 			v := jobs[i].Data
-			res, err := tx.ExecContext(ctx, `INSERT INTO events (slot, id) VALUES (?, ?) ON CONFLICT (id) DO NOTHING`, int(wk.Shards.Slot(keys[i])), v.ID)
+			res, err := tx.ExecContext(ctx, `INSERT INTO events (slot, id) VALUES (?, ?) ON CONFLICT (id) DO NOTHING`,
+				int(wk.Shards.Slot(keys[i])), v.ID)
 			if err != nil {
 				return err
 			}
@@ -104,7 +106,8 @@ func (wk *Worker) Photos() *queue.Mux {
 		id := job.Data
 		var original, thumb []byte
 		err := wk.Shards.Do(primary(ctx), shard.String(id), func(ctx context.Context, db *sql.DB, _ shard.Slot) error {
-			return db.QueryRowContext(ctx, `SELECT original, thumb FROM photos WHERE id = ?`, id).Scan(&original, &thumb)
+			return db.QueryRowContext(ctx, `SELECT original, thumb FROM photos WHERE id = ?`, id).Scan(&original,
+				&thumb)
 		})
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("%w: photo %s does not exist", queue.ErrDrop, id)

@@ -29,7 +29,8 @@ type admin struct {
 
 func startAdmin(s *Stack) (*admin, error) {
 	a := &admin{node: newNode("admin", "admin", ""), s: s, prior: map[string]uint64{}, rates: map[string]float64{}}
-	d := s.metrics.Dashboard(metrics.DashboardOptions{Title: "tierkit full stack", Topology: a.topology, Panels: a.panels(), Events: s.Events,
+	d := s.metrics.Dashboard(metrics.DashboardOptions{Title: "tierkit full stack", Topology: a.topology,
+		Panels: a.panels(), Events: s.Events,
 		Tiles: s.tiles, Logs: s.logs, Store: s.store, Security: s.security})
 	s.wg.Go(func() { d.Run(s.ctx) })
 	h := metrics.NewHealth(metrics.HealthOptions{})
@@ -86,7 +87,8 @@ func (s *Stack) register() error {
 		}
 		add(prometheus.Labels{"center": c.name}, metrics.Collect("fullstack_shard", s.data.clusters[c.name].Stats))
 		for _, sn := range s.data.shards {
-			add(prometheus.Labels{"shard": sn.id, "center": c.name}, metrics.Collect("fullstack_replica", sn.byZone[c.name].Stats))
+			add(prometheus.Labels{"shard": sn.id, "center": c.name},
+				metrics.Collect("fullstack_replica", sn.byZone[c.name].Stats))
 		}
 	}
 	for _, n := range s.names {
@@ -119,7 +121,8 @@ func (a *admin) topology() metrics.Topology {
 	}
 	var t metrics.Topology
 	box := func(id, label, tier, zone, state, detail string) {
-		t.Nodes = append(t.Nodes, metrics.Node{ID: id, Label: label, Tier: tier, Zone: zone, State: state, Detail: detail})
+		t.Nodes = append(t.Nodes, metrics.Node{ID: id, Label: label, Tier: tier, Zone: zone, State: state,
+			Detail: detail})
 	}
 	arrow := func(from, to string, n uint64) {
 		t.Edges = append(t.Edges, metrics.Edge{From: from, To: to, Rate: a.rate(from+">"+to, n, dt)})
@@ -254,7 +257,8 @@ func (a *admin) hitRatio() func() []metrics.Value {
 				now.all += st.Hits + st.Stale + st.Misses + st.Revalidated + st.Collapsed
 			}
 			if all := now.all - before[c.name].all; all > 0 {
-				vs = append(vs, metrics.Value{Name: c.name, Value: 100 * float64(now.hits-before[c.name].hits) / float64(all)})
+				vs = append(vs, metrics.Value{Name: c.name,
+					Value: 100 * float64(now.hits-before[c.name].hits) / float64(all)})
 			}
 			before[c.name] = now
 		}

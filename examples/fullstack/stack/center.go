@@ -18,8 +18,8 @@ import (
 // edgeHealth is answered by an edge itself, before its cache: what the name servers probe.
 const edgeHealth = "/-/edge-health"
 
-// allFail ignores health only when every check fails: then the checker is more likely wrong (a machine short of time) than
-// right.
+// allFail ignores health only when every check fails: then the checker is more likely wrong (a machine short of time)
+// than right.
 const allFail = 0.1
 
 // ejection is short, as everything here: a node that was killed is back after a second.
@@ -111,7 +111,8 @@ func (c *center) startBalancer(i int) error {
 	b := &balancer{node: newNode(fmt.Sprintf("%s-lb%d", c.name, i), "lb", c.name)}
 	var err error
 	b.lb, err = lb.New(c.endpoints(), lb.Options{
-		Health:         lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall},
+		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+			Fall: probeFall},
 		TrustedProxies: loopback,
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
 		Hooks:          c.stateHooks(b.name),
@@ -151,7 +152,8 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	var err error
 	e.up, err = lb.New(eps, lb.Options{
-		Health:         lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall},
+		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+			Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
 		Hooks:          c.stateHooks(e.name),
 		Outlier:        ejection,
@@ -162,10 +164,12 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	c.edges = append(c.edges, e)
 	if e.cache, err = cdn.New(cdn.Options{MaxBytes: 96 << 20, MaxObject: 16 << 20, Name: e.name,
-		Disk: cdn.DiskOptions{Dir: filepath.Join(c.s.o.Dir, "edge", e.name), MaxBytes: 512 << 20, NoSync: true}}); err != nil {
+		Disk: cdn.DiskOptions{Dir: filepath.Join(c.s.o.Dir, "edge", e.name), MaxBytes: 512 << 20,
+			NoSync: true}}); err != nil {
 		return err
 	}
-	proxy, err := e.cache.Proxy("http://origin.invalid", cdn.ProxyOptions{Transport: e.up.RoundTripper(nil), KeepHost: true, Timeout: 10 * time.Second})
+	proxy, err := e.cache.Proxy("http://origin.invalid",
+		cdn.ProxyOptions{Transport: e.up.RoundTripper(nil), KeepHost: true, Timeout: 10 * time.Second})
 	if err != nil {
 		return err
 	}

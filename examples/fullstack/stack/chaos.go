@@ -22,8 +22,8 @@ type Failover struct {
 	// others; -1 when that did not happen within 10 s.
 	DetectedMS  float64 `json:"detected_ms"`
 	RecoveredMS float64 `json:"recovered_ms"`
-	// WindowMS is how long clients may feel it: with errors for a lost centre, with delayed writes for a lost primary, and
-	// not at all (0) for everything else.
+	// WindowMS is how long clients may feel it: with errors for a lost centre, with delayed writes for a lost primary,
+	// and not at all (0) for everything else.
 	WindowMS float64 `json:"window_ms"`
 
 	At      time.Time `json:"-"`
@@ -53,9 +53,12 @@ type drill struct {
 }
 
 // Chaos breaks one of each redundant tier and then a whole centre, one after the other, spread over the duration of the
-// play, each while a write is in flight. It returns what happened; an error means that a drill could not be carried out.
+// play, each while a write is in flight. It returns what happened; an error means that a drill could not be carried
+// out.
 func (s *Stack) Chaos(ctx context.Context, h Hooks, play time.Duration) ([]Failover, error) {
-	drills := slices.DeleteFunc(s.drills(), func(d drill) bool { return h.Only != nil && !slices.Contains(h.Only, d.what) })
+	drills := slices.DeleteFunc(s.drills(), func(d drill) bool {
+		return h.Only != nil && !slices.Contains(h.Only, d.what)
+	})
 	var out []Failover
 	for i, d := range drills {
 		// The first at 8 % of the play, the last (the centre) at 66 %, and never sooner than the one before is over.

@@ -18,8 +18,8 @@ import (
 	"github.com/tierkit/tierkit/shard"
 )
 
-// data is the database tier: two shards, each a primary with two replicas in three failure domains. Every centre reaches
-// them through replica clusters of its own, as its web servers would from their own processes.
+// data is the database tier: two shards, each a primary with two replicas in three failure domains. Every centre
+// reaches them through replica clusters of its own, as its web servers would from their own processes.
 type data struct {
 	shards   []*shardNodes
 	clusters map[string]*shard.Cluster // by centre
@@ -39,10 +39,14 @@ func nodeID(shard, zone string) string { return shard + "-" + zone }
 
 func (s *Stack) openData(ctx context.Context) error {
 	d := &data{clusters: map[string]*shard.Cluster{}}
-	s.data = d                                                                       // so that what is open is closed when a later step fails
-	for i, zones := range [][]string{{East, West, Witness}, {West, East, Witness}} { // the first is the primary of a new shard
-		sn := &shardNodes{id: fmt.Sprintf("s%d", i+1), gates: map[string]*gate.Gate{}, byZone: map[string]*replica.Cluster{}}
-		o := logship.Options{Name: sn.id, Dir: filepath.Join(s.o.Dir, "db", sn.id), CommitTimeout: 800 * time.Millisecond, NoFsync: false}
+	// so that what is open is closed when a later step fails
+	s.data = d
+	// the first is the primary of a new shard
+	for i, zones := range [][]string{{East, West, Witness}, {West, East, Witness}} {
+		sn := &shardNodes{id: fmt.Sprintf("s%d", i+1), gates: map[string]*gate.Gate{},
+			byZone: map[string]*replica.Cluster{}}
+		o := logship.Options{Name: sn.id, Dir: filepath.Join(s.o.Dir, "db", sn.id),
+			CommitTimeout: 800 * time.Millisecond, NoFsync: false}
 		o.Link = func(_ context.Context, from, to string) error {
 			if cut := sn.cut.Load(); cut != nil && (*cut == from || *cut == to) {
 				return errors.New("link is cut")
@@ -78,7 +82,8 @@ func (s *Stack) openData(ctx context.Context) error {
 			}
 			shards = append(shards, shard.Shard{ID: shard.ID(sn.id), DB: rc.DB()})
 		}
-		sc, err := shard.New(ctx, store, shards, shard.Options{Dialect: shard.SQLite(), Tables: site.Tables, Retry: 3 * time.Second})
+		sc, err := shard.New(ctx, store, shards,
+			shard.Options{Dialect: shard.SQLite(), Tables: site.Tables, Retry: 3 * time.Second})
 		if err != nil {
 			return err
 		}
@@ -115,7 +120,8 @@ func (sn *shardNodes) connect(s *Stack, zone string, lease replica.Lease) (*repl
 					if after.State == "down" {
 						kind = "failure"
 					}
-					s.Event(kind, fmt.Sprintf("%s sees database node %s: %s, %s", zone, after.Name, after.State, after.Role))
+					s.Event(kind, fmt.Sprintf("%s sees database node %s: %s, %s", zone, after.Name, after.State,
+						after.Role))
 				}
 			},
 			Promoted: func(r replica.PromotionReport, err error) {

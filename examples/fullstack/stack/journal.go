@@ -14,16 +14,19 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// journal gives the stand-in what a real Redis has in its append-only file: every command that may write is noted before
-// it is acknowledged, and played again at the next start. It is a hook of the client, since the stand-in has no disk.
+// journal gives the stand-in what a real Redis has in its append-only file: every command that may write is noted
+// before it is acknowledged, and played again at the next start. It is a hook of the client, since the stand-in has no
+// disk.
 type journal struct {
 	mu sync.Mutex // held from a command's execution to its note: both have one order
 	f  *os.File
 }
 
 // reads are the commands that need no note. Scripts may write.
-var reads = map[string]bool{"get": true, "hget": true, "hgetall": true, "hmget": true, "ping": true, "hello": true, "client": true, "auth": true,
-	"select": true, "watch": true, "unwatch": true, "zrange": true, "zrangebyscore": true, "ttl": true, "pttl": true, "exists": true, "command": true}
+var reads = map[string]bool{"get": true, "hget": true, "hgetall": true, "hmget": true, "ping": true, "hello": true,
+	"client": true, "auth": true,
+	"select": true, "watch": true, "unwatch": true, "zrange": true, "zrangebyscore": true, "ttl": true, "pttl": true,
+	"exists": true, "command": true}
 
 func openJournal(ctx context.Context, name string, c *redis.Client) (*journal, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
@@ -54,7 +57,8 @@ func openJournal(ctx context.Context, name string, c *redis.Client) (*journal, e
 func (j *journal) note(cmds ...redis.Cmder) error {
 	var out []byte
 	for _, c := range cmds {
-		if name := strings.ToLower(c.Name()); reads[name] || name == "multi" || name == "exec" { // the single commands repeat it
+		// the single commands repeat it
+		if name := strings.ToLower(c.Name()); reads[name] || name == "multi" || name == "exec" {
 			continue
 		}
 		args := make([][]byte, len(c.Args()))

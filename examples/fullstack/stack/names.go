@@ -23,8 +23,10 @@ type nameServer struct {
 var places = map[string][2]float64{East: {39.0, -77.5}, West: {53.3, -6.3}}
 
 func (s *Stack) routerOptions(check bool) geodns.RouterOptions {
-	o := geodns.RouterOptions{Locator: s.locator, Health: geodns.HealthOptions{Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall, Rise: 2}}
-	probe := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: probeTimeout}).DialContext}}
+	o := geodns.RouterOptions{Locator: s.locator,
+		Health: geodns.HealthOptions{Interval: probeEvery, Timeout: probeTimeout, Fall: probeFall, Rise: 2}}
+	probe := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: (&net.Dialer{Timeout: probeTimeout}).DialContext}}
 	for _, c := range s.centers {
 		dc := geodns.DC{Name: c.name, Lat: places[c.name][0], Lon: places[c.name][1]}
 		for _, e := range c.edges {
@@ -75,7 +77,8 @@ func (s *Stack) startNames() error {
 			return err
 		}
 		s.names = append(s.names, n)
-		zone, err := geodns.NewZone("tierkit.example.", geodns.ZoneOptions{NS: []string{"ns1.tierkit.example.", "ns2.tierkit.example."}, NegativeTTL: ttl})
+		zone, err := geodns.NewZone("tierkit.example.",
+			geodns.ZoneOptions{NS: []string{"ns1.tierkit.example.", "ns2.tierkit.example."}, NegativeTTL: ttl})
 		if err != nil {
 			return err
 		}

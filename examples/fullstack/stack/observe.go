@@ -11,8 +11,8 @@ import (
 	"github.com/tierkit/tierkit/metrics"
 )
 
-// observed is what watches the stack from outside of its tiers: one collector for the logs of all servers, the security events,
-// the users of the day, and what the service promises.
+// observed is what watches the stack from outside of its tiers: one collector for the logs of all servers, the security
+// events, the users of the day, and what the service promises.
 type observed struct {
 	collector *node
 	store     *metrics.LogStore
@@ -45,7 +45,9 @@ func (s *Stack) startObserving() (err error) {
 			return err
 		}
 	}
-	return s.metrics.Register(metrics.Collect("fullstack", func() metrics.UniqueStats { return o.users.At(time.Now()) }))
+	return s.metrics.Register(metrics.Collect("fullstack", func() metrics.UniqueStats {
+		return o.users.At(time.Now())
+	}))
 }
 
 // logHandler writes for one server: what it logs goes to the collector, with the share of the uneventful records given.
@@ -54,7 +56,8 @@ func (s *Stack) logHandler(server string, sample float64) (*metrics.LogHandler, 
 	if err != nil {
 		return nil, nil, err
 	}
-	return metrics.NewLogHandler(s.o.Log, metrics.LogOptions{Server: server, Ship: ship, Sample: sample, Keep: 50}), ship, nil
+	return metrics.NewLogHandler(s.o.Log, metrics.LogOptions{Server: server, Ship: ship, Sample: sample, Keep: 50}),
+		ship, nil
 }
 
 // closeShipper gives the last records a moment to arrive.

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// redisTier holds the stand-ins that speak Redis's protocol in this process: one for sessions, in the witness domain, and
-// one as second cache tier, which may be killed.
+// redisTier holds the stand-ins that speak Redis's protocol in this process: one for sessions, in the witness domain,
+// and one as second cache tier, which may be killed.
 type redisTier struct {
 	sessions, cache *miniredis.Miniredis
 	sessionClient   *redis.Client
@@ -33,7 +33,8 @@ func startRedis(ctx context.Context, wg *sync.WaitGroup, dir string) (*redisTier
 		return nil, err
 	}
 	open := func(m *miniredis.Miniredis) *redis.Client {
-		return redis.NewClient(&redis.Options{Addr: m.Addr(), DialTimeout: 200 * time.Millisecond, ReadTimeout: time.Second, MaxRetries: 1, PoolSize: 64})
+		return redis.NewClient(&redis.Options{Addr: m.Addr(), DialTimeout: 200 * time.Millisecond,
+			ReadTimeout: time.Second, MaxRetries: 1, PoolSize: 64})
 	}
 	t.sessionClient, t.cacheClient = open(t.sessions), open(t.cache)
 	journal, err := openJournal(ctx, filepath.Join(dir, "sessions.log"), t.sessionClient)

@@ -1,7 +1,7 @@
 // Package stack assembles every package of tierkit into one service in one process, with real sockets on loopback: two
-// name servers, two data centres of two edges, two balancers and autoscaled web servers and workers each, a session store,
-// a second cache tier, two shards of three database nodes over three failure domains, and a durable queue. Every node
-// stands behind a gate, so that it can be killed and frozen while the rest goes on.
+// name servers, two data centres of two edges, two balancers and autoscaled web servers and workers each, a session
+// store, a second cache tier, two shards of three database nodes over three failure domains, and a durable queue. Every
+// node stands behind a gate, so that it can be killed and frozen while the rest goes on.
 package stack
 
 import (
@@ -27,8 +27,8 @@ import (
 
 var discard = log.New(io.Discard, "", 0)
 
-// Failure domains. The witness holds the third database node of each shard, the queue and the session store, so that the
-// loss of either centre takes none of them.
+// Failure domains. The witness holds the third database node of each shard, the queue and the session store, so that
+// the loss of either centre takes none of them.
 const (
 	East    = "us-east"
 	West    = "eu-west"
@@ -141,7 +141,8 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if s.redis, err = startRedis(s.ctx, &s.wg, s.o.Dir); err != nil {
 		return err
 	}
-	if s.queue, err = queue.Open(filepath.Join(s.o.Dir, "queue"), queue.Options{DedupeWindow: 10 * time.Minute, SegmentBytes: 16 << 20}); err != nil {
+	if s.queue, err = queue.Open(filepath.Join(s.o.Dir, "queue"),
+		queue.Options{DedupeWindow: 10 * time.Minute, SegmentBytes: 16 << 20}); err != nil {
 		return err
 	}
 	if err = s.openData(ctx); err != nil {
@@ -239,7 +240,8 @@ type Addresses struct {
 
 // Addresses returns the addresses.
 func (s *Stack) Addresses() Addresses {
-	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: "http://" + s.admin.addr + "/",
+	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: "http://" + s.admin.addr +
+		"/",
 		Metrics: "http://" + s.admin.addr + "/metrics", Direct: s.centers[0].lbs[0].addr}
 	for _, n := range s.names {
 		a.NameServers = append(a.NameServers, n.srv.Addr().String())

@@ -48,20 +48,25 @@ func (c *center) newWeb(name string) (w *web, err error) {
 		return nil, err
 	}
 	log := slog.New(logs)
-	if w.l1, err = cache.New(cache.Options[string, site.Entry]{MaxEntries: 20_000, TTL: 30 * time.Second, Jitter: 0.1, StaleIfError: time.Minute}); err != nil {
+	if w.l1, err = cache.New(cache.Options[string, site.Entry]{MaxEntries: 20_000, TTL: 30 * time.Second, Jitter: 0.1,
+		StaleIfError: time.Minute}); err != nil {
 		return nil, err
 	}
-	if w.remote, err = rediscache.New(c.s.redis.cacheClient, rediscache.Options{Timeout: 300 * time.Millisecond, Confirm: 500 * time.Millisecond}); err != nil {
+	if w.remote, err = rediscache.New(c.s.redis.cacheClient,
+		rediscache.Options{Timeout: 300 * time.Millisecond, Confirm: 500 * time.Millisecond}); err != nil {
 		return nil, err
 	}
-	if w.tiered, err = cache.NewTiered(w.l1, w.remote, cache.TieredOptions[string, site.Entry]{TTL: 5 * time.Minute, WaitFor: 300 * time.Millisecond}); err != nil {
+	if w.tiered, err = cache.NewTiered(w.l1, w.remote,
+		cache.TieredOptions[string, site.Entry]{TTL: 5 * time.Minute, WaitFor: 300 * time.Millisecond}); err != nil {
 		return nil, err
 	}
 	store, err := redisstore.New(c.s.redis.sessionClient, redisstore.Options{})
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := session.New[site.User](store, session.Options{Insecure: true, Hooks: &session.Hooks{Event: c.s.security.Report}}) // plain http on loopback
+	// plain http on loopback
+	sessions, err := session.New[site.User](store,
+		session.Options{Insecure: true, Hooks: &session.Hooks{Event: c.s.security.Report}})
 	if err != nil {
 		return nil, err
 	}
@@ -70,9 +75,11 @@ func (c *center) newWeb(name string) (w *web, err error) {
 		return nil, err
 	}
 	w.site = site.New(site.Config{
-		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens, Refresh: refresher,
-		Cache: w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users, KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
-		Fresh: c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
+		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens,
+		Refresh: refresher,
+		Cache:   w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users,
+		KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
+		Fresh:             c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
 	})
 	app := metrics.AccessLog(log, w.site.Handler())
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -169,8 +176,10 @@ func (c *center) startScaling() error {
 			return len(c.webs), nil
 		},
 		Set: c.setWebs,
-	}, autoscale.Policy{Min: minWebs, Max: c.s.o.Webs, Metrics: []autoscale.Metric{{Name: "requests", Target: webTarget}},
-		Up: autoscale.Direction{Rates: []autoscale.Rate{{Count: 1, Period: time.Second}}}, Down: autoscale.Direction{Stabilize: 5 * time.Second}},
+	}, autoscale.Policy{Min: minWebs, Max: c.s.o.Webs,
+		Metrics: []autoscale.Metric{{Name: "requests", Target: webTarget}},
+		Up:      autoscale.Direction{Rates: []autoscale.Rate{{Count: 1, Period: time.Second}}},
+		Down:    autoscale.Direction{Stabilize: 5 * time.Second}},
 		func(context.Context) ([]autoscale.Sample, error) {
 			var n uint64
 			for _, b := range c.lbs {
@@ -212,5 +221,6 @@ func loadKeys(dir string, event func(ctx context.Context, kind, user string)) (*
 	if err != nil {
 		return nil, err
 	}
-	return token.New([]token.Key{{ID: "k1", Secret: secret}}, token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute, Event: event})
+	return token.New([]token.Key{{ID: "k1", Secret: secret}},
+		token.Options{Issuer: "tierkit.example", TTL: 10 * time.Minute, Event: event})
 }

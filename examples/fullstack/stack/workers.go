@@ -26,9 +26,12 @@ type workerPool struct {
 
 // startWorkers starts a pool per topic and lets the backlog size it.
 func (c *center) startWorkers(ctx context.Context) error {
-	wk := &site.Worker{Shards: c.s.data.clusters[c.name], Log: c.s.log, AckFirst: c.s.o.Mutant == AckBeforeCount, Counting: c.counting}
+	wk := &site.Worker{Shards: c.s.data.clusters[c.name], Log: c.s.log, AckFirst: c.s.o.Mutant == AckBeforeCount,
+		Counting: c.counting}
 	for topic, mux := range map[string]*queue.Mux{site.TopicViews: wk.Views(), site.TopicPhotos: wk.Photos()} {
-		g, err := c.s.queue.Group(ctx, topic, "site", queue.GroupOptions{Lease: lease, MaxDeliveries: 50, Backoff: queue.Backoff{Base: 100 * time.Millisecond, Max: time.Second}})
+		g, err := c.s.queue.Group(ctx, topic, "site",
+			queue.GroupOptions{Lease: lease, MaxDeliveries: 50,
+				Backoff: queue.Backoff{Base: 100 * time.Millisecond, Max: time.Second}})
 		if err != nil {
 			return err
 		}
@@ -51,14 +54,19 @@ func (c *center) startWorkers(ctx context.Context) error {
 				return p.pool.Workers(), nil
 			},
 			Set: func(_ context.Context, n int) error { p.pool.SetWorkers(n); return nil },
-		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers, Metrics: []autoscale.Metric{{Name: "backlog", Target: backlog}, {Name: "age", Target: 1}, {Name: "rate", Target: rate}},
-			Up: autoscale.Direction{Rates: []autoscale.Rate{{Count: 4, Percent: 100, Period: 500 * time.Millisecond}}}, Down: autoscale.Direction{Stabilize: 3 * time.Second}},
+		}, autoscale.Policy{Min: 1, Max: c.s.o.Workers,
+			Metrics: []autoscale.Metric{{Name: "backlog", Target: backlog}, {Name: "age", Target: 1},
+				{Name: "rate", Target: rate}},
+			Up: autoscale.Direction{Rates: []autoscale.Rate{
+				{Count: 4, Percent: 100, Period: 500 * time.Millisecond}}},
+			Down: autoscale.Direction{Stabilize: 3 * time.Second}},
 			func(ctx context.Context) ([]autoscale.Sample, error) {
 				l, err := p.pool.Lag(ctx)
 				n, dt := p.pool.Stats().Succeeded, time.Since(at).Seconds()
 				worked := float64(n-done) / max(dt, 1e-3)
 				done, at = n, time.Now()
-				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2}, {Metric: "age", Value: l.OldestAge.Seconds()}, {Metric: "rate", Value: worked}}, err
+				return []autoscale.Sample{{Metric: "backlog", Value: float64(l.Ready+l.InFlight) / 2},
+					{Metric: "age", Value: l.OldestAge.Seconds()}, {Metric: "rate", Value: worked}}, err
 			}, autoscale.Options{Interval: 250 * time.Millisecond, OnDecision: c.scaled("workers for " + topic)})
 		if err != nil {
 			return err
@@ -80,8 +88,8 @@ func (p *workerPool) revive() {
 	p.dead.Store(false)
 }
 
-// counting is called by a worker that holds a batch which it has not counted yet. A drill that wants to kill a worker in
-// the middle of a job waits for one here.
+// counting is called by a worker that holds a batch which it has not counted yet. A drill that wants to kill a worker
+// in the middle of a job waits for one here.
 func (c *center) counting(ctx context.Context) {
 	select {
 	case c.s.midJob <- c: // a drill is waiting: stay in the middle of the job until the worker is dead
@@ -135,7 +143,8 @@ func (s *Stack) watch() {
 			}
 		}
 		s.mu.Lock()
-		s.peak.PeakWorkers, s.peak.OldestAge = max(s.peak.PeakWorkers, now.Workers), max(s.peak.OldestAge, now.OldestAge)
+		s.peak.PeakWorkers, s.peak.OldestAge = max(s.peak.PeakWorkers, now.Workers),
+			max(s.peak.OldestAge, now.OldestAge)
 		s.mu.Unlock()
 	}
 }

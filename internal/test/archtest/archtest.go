@@ -16,8 +16,8 @@ import (
 // Module is the path of our module; paths in allowed.txt are relative to it.
 const Module = "github.com/tierkit/tierkit"
 
-// rule is one line of allowed.txt: what a package may import itself. What it reaches through our own packages is allowed
-// by their lines; see resolve.
+// rule is one line of allowed.txt: what a package may import itself. What it reaches through our own packages is
+// allowed by their lines; see resolve.
 type rule struct {
 	own     []string // our packages, relative to Module
 	modules []string // modules of others
@@ -145,7 +145,8 @@ func violations(pkgs map[string]listed, pkg string, r rule) []string {
 				queue = append(queue, imp)
 			} else if !blamed[what] { // what lies behind a breach follows from it
 				blamed[what] = true
-				bad = append(bad, fmt.Sprintf("%s may not reach %s:\n\t%s", strings.TrimPrefix(pkg, Module+"/"), what, chain(from, imp)))
+				bad = append(bad, fmt.Sprintf("%s may not reach %s:\n\t%s", strings.TrimPrefix(pkg, Module+"/"), what,
+					chain(from, imp)))
 			}
 		}
 	}

@@ -81,7 +81,8 @@ func TestViolationsShowTheChain(t *testing.T) {
 		violations(pkgs, Module+"/lb", rule{own: []string{"internal/..."}}))
 	require.Equal(t, []string{"lb may not reach internal/a:\n\tlb -> internal/a"},
 		violations(pkgs, Module+"/lb", rule{modules: []string{"*"}}))
-	require.Empty(t, violations(pkgs, Module+"/lb", rule{own: []string{"..."}, modules: []string{"heavy.example/client", "other.example/x"}}))
+	require.Empty(t, violations(pkgs, Module+"/lb",
+		rule{own: []string{"..."}, modules: []string{"heavy.example/client", "other.example/x"}}))
 }
 
 func TestParseRules(t *testing.T) {
@@ -99,7 +100,8 @@ func TestParseRules(t *testing.T) {
 
 // A line names what a package imports itself; what that reaches is allowed by the lines of the packages it names.
 func TestResolveFollowsLines(t *testing.T) {
-	rules, err := parseRules(strings.NewReader("lb: internal/a | x\ninternal/a: internal/b | y\ninternal/b: | z\nlb/front: lb | w"))
+	rules, err := parseRules(strings.NewReader(
+		"lb: internal/a | x\ninternal/a: internal/b | y\ninternal/b: | z\nlb/front: lb | w"))
 	require.NoError(t, err)
 	r, ok := resolve(rules, "lb/front")
 	require.True(t, ok)
@@ -112,7 +114,8 @@ func TestResolveFollowsLines(t *testing.T) {
 // user makes a module that imports the given packages of ours, tidies and builds it, and returns its go.mod.
 func user(t *testing.T, require_ []string, imports ...string) string {
 	dir := t.TempDir()
-	mod := "module example.com/service\n\ngo 1.26\n\nrequire " + Module + " v0.0.0\n\nreplace " + Module + " => " + root(t) + "\n"
+	mod := "module example.com/service\n\ngo 1.26\n\nrequire " + Module + " v0.0.0\n\nreplace " + Module + " => " +
+		root(t) + "\n"
 	for _, r := range require_ {
 		mod += "\nrequire " + r + "\n"
 	}
@@ -167,7 +170,8 @@ func TestUserWithOlderClients(t *testing.T) {
 	for _, c := range olderClients {
 		t.Run(c.module, func(t *testing.T) {
 			t.Parallel()
-			mod := user(t, []string{c.module + " " + c.version}, append([]string{c.imports}, Module+"/lb", Module+"/"+c.adapter)...)
+			mod := user(t, []string{c.module + " " + c.version},
+				append([]string{c.imports}, Module+"/lb", Module+"/"+c.adapter)...)
 			require.Contains(t, mod, c.module)
 		})
 	}

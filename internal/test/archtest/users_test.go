@@ -1,7 +1,8 @@
 package archtest
 
 // core lists the packages that a service imports on their own.
-var core = []string{"lb", "autoscale", "cache", "cdn", "geodns", "metrics", "queue", "replica", "session", "session/token", "shard"}
+var core = []string{"lb", "autoscale", "cache", "cdn", "geodns", "metrics", "queue", "replica", "session",
+	"session/token", "shard"}
 
 // olderClients are clients that a service may already have, in a version older than ours, with the adapter that needs
 // them.

@@ -20,7 +20,8 @@ var lengths = []Case{
 				return false
 			}
 			if strings.HasSuffix(e.Target, "?chunked") {
-				e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strconv.FormatInt(int64(len(body)), 16) + "\r\n" + string(body) + "\r\n0\r\n\r\n")
+				e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" +
+					strconv.FormatInt(int64(len(body)), 16) + "\r\n" + string(body) + "\r\n0\r\n\r\n")
 				return true
 			}
 			return e.ok(string(body))
@@ -29,7 +30,9 @@ var lengths = []Case{
 		for _, how := range []string{"", "?chunked"} {
 			req := "POST " + t.path + how + " HTTP/1.1\r\nHost: site.example\r\nContent-Length: 1048576\r\n\r\n" + big
 			if how != "" {
-				req = "POST " + t.path + how + " HTTP/1.1\r\nHost: site.example\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n" + big + "\r\n0\r\n\r\n"
+				req = "POST " + t.path + how +
+					" HTTP/1.1\r\nHost: site.example\r\nTransfer-Encoding: chunked\r\n\r\n100000\r\n" + big +
+					"\r\n0\r\n\r\n"
 			}
 			a, err := t.ask("POST", req)
 			if err != nil {
@@ -41,9 +44,10 @@ var lengths = []Case{
 		}
 		return nil
 	}},
-	{"short-by-length", "an origin that promises more than it sends: the client sees a broken answer", func(t *trial) error {
-		return t.broken("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-	}},
+	{"short-by-length", "an origin that promises more than it sends: the client sees a broken answer",
+		func(t *trial) error {
+			return t.broken("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+		}},
 	{"short-by-chunks", "so it does when the last chunk is missing", func(t *trial) error {
 		return t.broken("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
 	}},
@@ -141,7 +145,9 @@ var lengths = []Case{
 		return nil
 	}},
 	{"bad-answers", "a malformed answer is a 502", func(t *trial) error {
-		for _, bad := range []string{"hello\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "HTTP/1.1 200 OK\r\nX Y: a\r\nContent-Length: 0\r\n\r\n"} {
+		for _, bad := range []string{"hello\r\n\r\n",
+			"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+			"HTTP/1.1 200 OK\r\nX Y: a\r\nContent-Length: 0\r\n\r\n"} {
 			t.origin.on(t.path, func(e *Exchange) bool { e.send(bad); return false })
 			a, err := t.ask("GET", t.request("GET"))
 			if err != nil {
@@ -167,11 +173,13 @@ func (t *trial) broken(sent string) error {
 // hops: what belongs to one connection stays on it (RFC 9110 section 7.6.1), and who sent a request is told truly.
 var hops = []Case{
 	{"hop-fields", "Connection, Keep-Alive, Proxy-Connection, TE and Upgrade of the client do not pass, nor those of the answer", func(t *trial) error {
-		e, a, err := t.see("Connection: keep-alive", "Keep-Alive: timeout=7", "Proxy-Connection: keep-alive", "TE: trailers, deflate")
+		e, a, err := t.see("Connection: keep-alive", "Keep-Alive: timeout=7", "Proxy-Connection: keep-alive",
+			"TE: trailers, deflate")
 		if err != nil {
 			return err
 		}
-		if slices.Contains(e.values("Keep-Alive"), "timeout=7") || len(e.values("Proxy-Connection")) > 0 || strings.Contains(list(e.values("TE")), "deflate") {
+		if slices.Contains(e.values("Keep-Alive"), "timeout=7") || len(e.values("Proxy-Connection")) > 0 ||
+			strings.Contains(list(e.values("TE")), "deflate") {
 			return fmt.Errorf("the origin saw %q", e.Head)
 		}
 		if a.Header.Get("Keep-Alive") == "timeout=9" || a.Header.Get("Proxy-Connection") != "" {
@@ -202,19 +210,23 @@ var hops = []Case{
 		}
 		return nil
 	}},
-	{"forwarded-spoofed", "what an unknown client claims in X-Forwarded-For or Forwarded does not pass", func(t *trial) error {
-		e, _, err := t.see("X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.7", "X-Real-IP: 203.0.113.7")
-		if err != nil {
-			return err
-		}
-		if strings.Contains(e.Head, "203.0.113.7") {
-			return errors.New("the claim reached the origin")
-		}
-		return nil
-	}},
+	{"forwarded-spoofed", "what an unknown client claims in X-Forwarded-For or Forwarded does not pass",
+		func(t *trial) error {
+			e, _, err := t.see("X-Forwarded-For: 203.0.113.7", "Forwarded: for=203.0.113.7", "X-Real-IP: 203.0.113.7")
+			if err != nil {
+				return err
+			}
+			if strings.Contains(e.Head, "203.0.113.7") {
+				return errors.New("the claim reached the origin")
+			}
+			return nil
+		}},
 	{"host-and-target", "Host and target arrive as they were sent", func(t *trial) error {
 		seen := make(chan string, 1)
-		t.origin.on(t.path, func(e *Exchange) bool { seen <- e.Target + " " + list(e.values("Host")); return e.ok("ok") })
+		t.origin.on(t.path, func(e *Exchange) bool {
+			seen <- e.Target + " " + list(e.values("Host"))
+			return e.ok("ok")
+		})
 		a, err := t.ask("GET", "GET "+t.path+"?a=%2F&b=%20;c HTTP/1.1\r\nHost: site.example:8080\r\n\r\n")
 		if err != nil {
 			return err
@@ -313,24 +325,28 @@ var reuse = []Case{
 		}
 		return err
 	}},
-	{"ambiguous-post", "an origin that takes a POST and closes without a word: 502, not a resend", func(t *trial) error {
-		failed, twice, err := t.posts(t.Posts/5, func(e *Exchange, n int) bool { return n%2 != 0 && e.ok("ok") }, nil)
-		if err != nil {
-			return err
-		}
-		if twice > 0 {
-			return fmt.Errorf("%d POSTs arrived twice", twice)
-		}
-		if failed == 0 {
-			return errors.New("no POST failed, although the origin dropped some")
-		}
-		return nil
-	}},
+	{"ambiguous-post", "an origin that takes a POST and closes without a word: 502, not a resend",
+		func(t *trial) error {
+			failed, twice, err := t.posts(t.Posts/5, func(e *Exchange, n int) bool {
+				return n%2 != 0 && e.ok("ok")
+			}, nil)
+			if err != nil {
+				return err
+			}
+			if twice > 0 {
+				return fmt.Errorf("%d POSTs arrived twice", twice)
+			}
+			if failed == 0 {
+				return errors.New("no POST failed, although the origin dropped some")
+			}
+			return nil
+		}},
 }
 
 // posts sends count POSTs with a number each. n counts the requests at the origin; after each answer a word on pace is
 // awaited, unless it is nil.
-func (t *trial) posts(count int, script func(e *Exchange, n int) bool, pace <-chan struct{}) (failed, twice int, err error) {
+func (t *trial) posts(count int, script func(e *Exchange, n int) bool, pace <-chan struct{}) (failed, twice int,
+	err error) {
 	var mu sync.Mutex
 	seen := map[string]int{}
 	n := 0

@@ -20,36 +20,38 @@ var informational = []Case{
 		}
 		return nil
 	}},
-	{"103-hop-fields", "fields of the hop do not pass with it (RFC 9110 section 7.6.1, golang/go#81319)", func(t *trial) error {
-		a, final, err := t.early()
-		if err != nil {
-			return err
-		}
-		if a != nil && (a.Header.Get("X-Hop") != "" || a.Header.Get("Keep-Alive") != "") {
-			return fmt.Errorf("103 with %v", a.Header)
-		}
-		if final.Header.Get("Link") != "" {
-			return errors.New("a field of the 103 stands in the final answer")
-		}
-		return nil
-	}},
-	{"trailers-of-answer", "announced trailers reach a client that says TE: trailers (RFC 9110 section 6.5)", func(t *trial) error {
-		t.origin.on(t.path, func(e *Exchange) bool {
-			e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n")
-			return true
-		})
-		a, err := t.ask("GET", t.request("GET", "TE: trailers", "Connection: TE"))
-		if err != nil {
-			return err
-		}
-		if err := a.want(200, "ok"); err != nil {
-			return err
-		}
-		if a.Trailer.Get("X-Sum") != "42" {
-			return fmt.Errorf("trailers %v", a.Trailer)
-		}
-		return nil
-	}},
+	{"103-hop-fields", "fields of the hop do not pass with it (RFC 9110 section 7.6.1, golang/go#81319)",
+		func(t *trial) error {
+			a, final, err := t.early()
+			if err != nil {
+				return err
+			}
+			if a != nil && (a.Header.Get("X-Hop") != "" || a.Header.Get("Keep-Alive") != "") {
+				return fmt.Errorf("103 with %v", a.Header)
+			}
+			if final.Header.Get("Link") != "" {
+				return errors.New("a field of the 103 stands in the final answer")
+			}
+			return nil
+		}},
+	{"trailers-of-answer", "announced trailers reach a client that says TE: trailers (RFC 9110 section 6.5)",
+		func(t *trial) error {
+			t.origin.on(t.path, func(e *Exchange) bool {
+				e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 42\r\n\r\n")
+				return true
+			})
+			a, err := t.ask("GET", t.request("GET", "TE: trailers", "Connection: TE"))
+			if err != nil {
+				return err
+			}
+			if err := a.want(200, "ok"); err != nil {
+				return err
+			}
+			if a.Trailer.Get("X-Sum") != "42" {
+				return fmt.Errorf("trailers %v", a.Trailer)
+			}
+			return nil
+		}},
 	{"trailers-of-request", "trailers of a chunked request reach the origin", func(t *trial) error {
 		seen := make(chan error, 1)
 		t.origin.on(t.path, func(e *Exchange) bool {
@@ -60,7 +62,8 @@ var informational = []Case{
 			seen <- err
 			return e.ok("ok")
 		})
-		a, err := t.ask("POST", t.request("POST", "Transfer-Encoding: chunked", "Trailer: X-Sum")+"5\r\nhello\r\n0\r\nX-Sum: 42\r\n\r\n")
+		a, err := t.ask("POST", t.request("POST", "Transfer-Encoding: chunked", "Trailer: X-Sum")+
+			"5\r\nhello\r\n0\r\nX-Sum: 42\r\n\r\n")
 		if err != nil {
 			return err
 		}
@@ -69,33 +72,34 @@ var informational = []Case{
 		}
 		return t.either(seen)
 	}},
-	{"expect-continue", "a client that waits for 100 gets it, and the body arrives whole (RFC 9110 section 10.1.1)", func(t *trial) error {
-		t.origin.on(t.path, func(e *Exchange) bool {
-			if len(e.values("Expect")) > 0 {
-				e.send("HTTP/1.1 100 Continue\r\n\r\n")
+	{"expect-continue", "a client that waits for 100 gets it, and the body arrives whole (RFC 9110 section 10.1.1)",
+		func(t *trial) error {
+			t.origin.on(t.path, func(e *Exchange) bool {
+				if len(e.values("Expect")) > 0 {
+					e.send("HTTP/1.1 100 Continue\r\n\r\n")
+				}
+				body, _, err := e.body()
+				return err == nil && e.ok(string(body))
+			})
+			c, err := t.dial()
+			if err != nil {
+				return err
 			}
-			body, _, err := e.body()
-			return err == nil && e.ok(string(body))
-		})
-		c, err := t.dial()
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		io.WriteString(c, t.request("POST", "Expect: 100-continue", "Content-Length: 5"))
-		a, err := c.next("POST")
-		if err != nil {
-			return err
-		}
-		if a.StatusCode != 100 {
-			return fmt.Errorf("status %d before the body", a.StatusCode)
-		}
-		io.WriteString(c, "hello")
-		if a, err = c.final("POST"); err != nil {
-			return err
-		}
-		return a.want(200, "hello")
-	}},
+			defer c.Close()
+			io.WriteString(c, t.request("POST", "Expect: 100-continue", "Content-Length: 5"))
+			a, err := c.next("POST")
+			if err != nil {
+				return err
+			}
+			if a.StatusCode != 100 {
+				return fmt.Errorf("status %d before the body", a.StatusCode)
+			}
+			io.WriteString(c, "hello")
+			if a, err = c.final("POST"); err != nil {
+				return err
+			}
+			return a.want(200, "hello")
+		}},
 	{"expect-refused", "an origin that answers 413 at once saves the body: no 100 is made up", func(t *trial) error {
 		t.origin.on(t.path, func(e *Exchange) bool {
 			e.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
@@ -141,8 +145,13 @@ func (t *trial) early() (a, final *answer, err error) {
 // upgrades switch protocols (RFC 9110 section 7.8).
 var upgrades = []Case{
 	{"upgrade", "bytes pass both ways after 101", func(t *trial) error { return t.upgrade("", "") }},
-	{"upgrade-early-client", "bytes that the client sends with its request are kept (golang/go#80875)", func(t *trial) error { return t.upgrade("early", "") }},
-	{"upgrade-early-origin", "bytes that the origin sends with its 101 are kept", func(t *trial) error { return t.upgrade("", "early") }},
+	{"upgrade-early-client", "bytes that the client sends with its request are kept (golang/go#80875)",
+		func(t *trial) error {
+			return t.upgrade("early", "")
+		}},
+	{"upgrade-early-origin", "bytes that the origin sends with its 101 are kept", func(t *trial) error {
+		return t.upgrade("", "early")
+	}},
 	{"upgrade-refused", "an origin that does not switch answers as usual", func(t *trial) error {
 		t.origin.on(t.path, func(e *Exchange) bool { return e.ok("no") })
 		a, err := t.ask("GET", t.request("GET", "Connection: Upgrade", "Upgrade: demo"))
@@ -151,26 +160,29 @@ var upgrades = []Case{
 		}
 		return a.want(200, "no")
 	}},
-	{"upgrade-h2c", "h2c is not passed on: it would carry requests past the proxy's rules (golang/go#80416)", func(t *trial) error {
-		seen := make(chan error, 1)
-		t.origin.on(t.path, func(e *Exchange) bool {
-			var err error
-			if up := list(e.values("Upgrade")); strings.Contains(strings.ToLower(up), "h2c") || len(e.values("HTTP2-Settings")) > 0 {
-				err = fmt.Errorf("the origin saw Upgrade: %q", up)
+	{"upgrade-h2c", "h2c is not passed on: it would carry requests past the proxy's rules (golang/go#80416)",
+		func(t *trial) error {
+			seen := make(chan error, 1)
+			t.origin.on(t.path, func(e *Exchange) bool {
+				var err error
+				if up := list(e.values("Upgrade")); strings.Contains(strings.ToLower(up), "h2c") ||
+					len(e.values("HTTP2-Settings")) > 0 {
+					err = fmt.Errorf("the origin saw Upgrade: %q", up)
+				}
+				seen <- err
+				return e.ok("ok")
+			})
+			if _, err := t.ask("GET", t.request("GET", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c",
+				"HTTP2-Settings: AAMAAABkAAQAAP__")); err != nil {
+				return nil // refused
 			}
-			seen <- err
-			return e.ok("ok")
-		})
-		if _, err := t.ask("GET", t.request("GET", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")); err != nil {
-			return nil // refused
-		}
-		select {
-		case err := <-seen:
-			return err
-		default:
-			return nil
-		}
-	}},
+			select {
+			case err := <-seen:
+				return err
+			default:
+				return nil
+			}
+		}},
 }
 
 func (t *trial) upgrade(client, origin string) error {
@@ -220,7 +232,9 @@ var streams = []Case{
 		return t.left(func(e *Exchange) {})
 	}},
 	{"cancel-stream", "so does one that leaves in the middle of an answer", func(t *trial) error {
-		return t.left(func(e *Exchange) { e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n") })
+		return t.left(func(e *Exchange) {
+			e.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+		})
 	}},
 	{"early-answer", "an answer before the request's end reaches the client", func(t *trial) error {
 		t.origin.on(t.path, func(e *Exchange) bool {

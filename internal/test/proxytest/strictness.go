@@ -11,7 +11,8 @@ import (
 // strictness: messages that two readers could cut in different places (request smuggling; RFC 9112 section 11.2).
 var strictness = []Case{
 	{"length-and-chunks", "a request with Content-Length and Transfer-Encoding is refused, or sent on with one of them and the connection closed (RFC 9112 section 6.1)", func(t *trial) error {
-		return t.smuggle("POST", "0\r\n\r\nGET "+t.path+"?inner HTTP/1.1\r\nHost: site.example\r\n\r\n", "Content-Length: 5", "Transfer-Encoding: chunked")
+		return t.smuggle("POST", "0\r\n\r\nGET "+t.path+"?inner HTTP/1.1\r\nHost: site.example\r\n\r\n",
+			"Content-Length: 5", "Transfer-Encoding: chunked")
 	}},
 	{"answer-length-and-chunks", "an answer with both is not read by its length", func(t *trial) error {
 		t.origin.on(t.path, func(e *Exchange) bool {
@@ -42,26 +43,27 @@ var strictness = []Case{
 	{"nul", "a NUL in a value is refused or replaced", func(t *trial) error {
 		return t.clean("X-A: b\x00c")
 	}},
-	{"bad-chunk", "a chunk whose size is no number does not reach the origin as part of a whole request", func(t *trial) error {
-		seen := make(chan bool, 1)
-		t.origin.on(t.path, func(e *Exchange) bool {
-			_, _, err := e.body()
-			seen <- err == nil
-			return err == nil && e.ok("ok")
-		})
-		a, err := t.ask("POST", t.request("POST", "Transfer-Encoding: chunked")+"0x5\r\nhello\r\n0\r\n\r\n")
-		select {
-		case whole := <-seen:
-			if whole {
-				return fmt.Errorf("accepted")
+	{"bad-chunk", "a chunk whose size is no number does not reach the origin as part of a whole request",
+		func(t *trial) error {
+			seen := make(chan bool, 1)
+			t.origin.on(t.path, func(e *Exchange) bool {
+				_, _, err := e.body()
+				seen <- err == nil
+				return err == nil && e.ok("ok")
+			})
+			a, err := t.ask("POST", t.request("POST", "Transfer-Encoding: chunked")+"0x5\r\nhello\r\n0\r\n\r\n")
+			select {
+			case whole := <-seen:
+				if whole {
+					return fmt.Errorf("accepted")
+				}
+			case <-time.After(50 * time.Millisecond):
 			}
-		case <-time.After(50 * time.Millisecond):
-		}
-		if err == nil && a.StatusCode < 400 {
-			return fmt.Errorf("status %d", a.StatusCode)
-		}
-		return nil
-	}},
+			if err == nil && a.StatusCode < 400 {
+				return fmt.Errorf("status %d", a.StatusCode)
+			}
+			return nil
+		}},
 	{"unknown-coding", "a transfer coding other than chunked is refused (RFC 9112 section 6.1)", func(t *trial) error {
 		return t.refused("POST", "0\r\n\r\n", "Transfer-Encoding: chunked, identity")
 	}},

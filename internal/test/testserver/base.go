@@ -26,8 +26,8 @@ var base struct {
 	alive *os.File
 }
 
-// reaperScript waits until the test process is gone, then kills what works inside the directory and removes it. The System V
-// segment of a killed PostgreSQL is named in line 7 of its postmaster.pid.
+// reaperScript waits until the test process is gone, then kills what works inside the directory and removes it. The
+// System V segment of a killed PostgreSQL is named in line 7 of its postmaster.pid.
 const reaperScript = `trap '' INT TERM HUP QUIT
 base=$1
 cat >/dev/null
@@ -114,7 +114,8 @@ func credential(names ...string) *syscall.Credential {
 	return nil
 }
 
-// Listen listens on a loopback port below the ephemeral range: when it is closed no outgoing connection takes the port, so that a test may listen there again.
+// Listen listens on a loopback port below the ephemeral range: when it is closed no outgoing connection takes the port,
+// so that a test may listen there again.
 func Listen() net.Listener {
 	for {
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(12000+rand.IntN(20000)))

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Command returns the path of a client program that a test runs, such as dig. Without it the test is skipped, saying what to
-// install, or fails when servers are required.
+// Command returns the path of a client program that a test runs, such as dig. Without it the test is skipped, saying
+// what to install, or fails when servers are required.
 func Command(t testing.TB, name, install string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -23,9 +23,10 @@ func Command(t testing.TB, name, install string) string {
 	return path
 }
 
-// NPM returns a node_modules folder with packages ("name@version") of npm's registry. They are fetched once, into the user's
-// cache folder; their install scripts are not run. Without node and npm the test is skipped, or fails when servers are required. It is
-// skipped in any case when the registry does not give them: that is nothing this machine could install.
+// NPM returns a node_modules folder with packages ("name@version") of npm's registry. They are fetched once, into the
+// user's cache folder; their install scripts are not run. Without node and npm the test is skipped, or fails when
+// servers are required. It is skipped in any case when the registry does not give them: that is nothing this machine
+// could install.
 func NPM(t testing.TB, packages ...string) string {
 	t.Helper()
 	npm := Command(t, "npm", "apt install npm")
@@ -53,7 +54,8 @@ func NPM(t testing.TB, packages ...string) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, npm, append([]string{"install", "--ignore-scripts", "--no-audit", "--no-fund"}, packages...)...)
+	cmd := exec.CommandContext(ctx, npm, append([]string{"install", "--ignore-scripts", "--no-audit", "--no-fund"},
+		packages...)...)
 	cmd.Dir = tmp
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Skipf("testserver: npm's registry did not give %s: %v\n%s", strings.Join(packages, " "), err, out)

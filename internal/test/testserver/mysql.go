@@ -74,8 +74,9 @@ grant replication client on *.* to 'app'@'127.0.0.1';
 `
 )
 
-// MySQL starts a primary and its replicas; they end with the test. It takes Oracle's server, 5.6 or later, from PATH or a folder
-// /usr/local/mysql* or /usr/local/lib/mysql*. A folder with "data/mysql" beside the server has its empty data directory there.
+// MySQL starts a primary and its replicas; they end with the test. It takes Oracle's server, 5.6 or later, from PATH or
+// a folder /usr/local/mysql* or /usr/local/lib/mysql*. A folder with "data/mysql" beside the server has its empty data
+// directory there.
 func MySQL(t testing.TB, o MySQLOptions) *MySQLCluster {
 	t.Helper()
 	server := find("mysqld", "/usr/local/mysql*/bin", "/usr/local/lib/mysql*")
@@ -92,19 +93,22 @@ func MySQL(t testing.TB, o MySQLOptions) *MySQLCluster {
 	f := mysqlFamily{
 		name: "mysqld", server: server, template: &mysqlTemplate, init: mysqlInit, byGTID: "master_auto_position=1",
 		fill: func(ctx context.Context, dir string) error {
-			return run(ctx, dir, credential("mysql"), server, "--no-defaults", "--initialize-insecure", "--datadir="+dir, "--tmpdir="+dir)
+			return run(ctx, dir, credential("mysql"), server, "--no-defaults", "--initialize-insecure", "--datadir="+
+				dir, "--tmpdir="+dir)
 		},
 		args: []string{"--gtid-mode=on", "--enforce-gtid-consistency=on"},
 	}
 	home := filepath.Dir(server)
 	if data := filepath.Join(home, "data", "mysql"); exists(data) {
 		f.env = []string{"LD_LIBRARY_PATH=" + home} // it may bring its libraries
-		f.args = append(f.args, "--basedir="+home, "--lc-messages-dir="+filepath.Join(home, "share"), "--innodb-log-file-size=5M")
+		f.args = append(f.args, "--basedir="+home, "--lc-messages-dir="+filepath.Join(home, "share"),
+			"--innodb-log-file-size=5M")
 		f.fill = func(ctx context.Context, dir string) error {
 			if err := run(ctx, dir, nil, "cp", "-r", data+"/.", dir); err != nil {
 				return err
 			}
-			if err := os.Remove(filepath.Join(dir, "auto.cnf")); err != nil && !os.IsNotExist(err) { // every server makes its own identity
+			// every server makes its own identity
+			if err := os.Remove(filepath.Join(dir, "auto.cnf")); err != nil && !os.IsNotExist(err) {
 				return err
 			}
 			if cred := credential("mysql"); cred != nil {
@@ -153,11 +157,15 @@ func (f mysqlFamily) start(t testing.TB, o MySQLOptions) *MySQLCluster {
 		n := &MySQLNode{Name: "m" + strconv.Itoa(i), byGTID: f.byGTID}
 		n.Process.name, n.dir, n.cred, n.port = f.name, dir, cred, freePort()
 		n.env = f.env
-		// A server that starts removes the temporary tables it finds in its tmpdir, those of the others in /tmp too: each has its own.
-		n.argv = append([]string{f.server, "--no-defaults", "--datadir=" + dir, "--tmpdir=" + dir, "--port=" + strconv.Itoa(n.port), "--bind-address=127.0.0.1",
-			"--socket=" + filepath.Join(dir, "mysqld.sock"), "--pid-file=mysqld.pid", "--server-id=" + strconv.Itoa(i+1), "--log-bin=bin", "--log-slave-updates",
+		// A server that starts removes the temporary tables it finds in its tmpdir, those of the others in /tmp too:
+		// each has its own.
+		n.argv = append([]string{f.server, "--no-defaults", "--datadir=" + dir, "--tmpdir=" + dir, "--port=" +
+			strconv.Itoa(n.port), "--bind-address=127.0.0.1",
+			"--socket=" + filepath.Join(dir, "mysqld.sock"), "--pid-file=mysqld.pid", "--server-id=" +
+				strconv.Itoa(i+1), "--log-bin=bin", "--log-slave-updates",
 			"--skip-name-resolve", "--skip-slave-start=0", "--innodb-flush-log-at-trx-commit=2", "--sync-binlog=0",
-			"--innodb-buffer-pool-size=32M", "--performance-schema=0", "--slave-net-timeout=10", "--init-file=" + filepath.Join(dir, "tierkit-init.sql")}, append(f.args, o.Args...)...)
+			"--innodb-buffer-pool-size=32M", "--performance-schema=0", "--slave-net-timeout=10", "--init-file=" +
+				filepath.Join(dir, "tierkit-init.sql")}, append(f.args, o.Args...)...)
 		n.ready = func(ctx context.Context) error { return n.DB().PingContext(ctx) }
 		t.Cleanup(func() {
 			n.closeDB()

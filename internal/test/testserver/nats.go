@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// NATSServer is an embedded NATS with JetStream. It lives in the test process, so it cannot be frozen; Kill is an abrupt
-// shutdown that keeps the files.
+// NATSServer is an embedded NATS with JetStream. It lives in the test process, so it cannot be frozen; Kill is an
+// abrupt shutdown that keeps the files.
 type NATSServer struct {
 	dir  string
 	port int
@@ -58,7 +58,8 @@ func (n *NATSServer) Restart(ctx context.Context) error {
 	n.Kill()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: n.port, JetStream: true, StoreDir: n.dir, NoSigs: true, NoLog: true})
+	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: n.port, JetStream: true, StoreDir: n.dir,
+		NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,8 @@ type PostgresOptions struct {
 	Standbys int
 	// Config are settings of all nodes, such as "synchronous_commit".
 	Config map[string]string
-	// Synchronous is synchronous_standby_names, set once the standbys stream. They are named s1, s2, ...: "ANY 1 (s1, s2)".
+	// Synchronous is synchronous_standby_names, set once the standbys stream. They are named s1, s2, ...: "ANY 1 (s1,
+	// s2)".
 	Synchronous string
 	// Fsync keeps fsync on, for measurements. Without it kill -9 is still safe: the page cache outlives the process.
 	Fsync bool
@@ -62,8 +63,10 @@ func Postgres(t testing.TB, o PostgresOptions) *PostgresCluster {
 	defer cancel()
 	cred := credential("postgres")
 	conf := map[string]string{
-		"listen_addresses": "'127.0.0.1'", "unix_socket_directories": "''", "wal_level": "replica", "wal_log_hints": "on",
-		"max_wal_senders": "20", "max_connections": "200", "shared_buffers": "32MB", "wal_keep_size": "512MB", "hot_standby": "on",
+		"listen_addresses": "'127.0.0.1'", "unix_socket_directories": "''", "wal_level": "replica",
+		"wal_log_hints":   "on",
+		"max_wal_senders": "20", "max_connections": "200", "shared_buffers": "32MB", "wal_keep_size": "512MB",
+		"hot_standby":          "on",
 		"hot_standby_feedback": "on", "wal_retrieve_retry_interval": "50ms", "wal_receiver_status_interval": "1s",
 		"dynamic_shared_memory_type": "mmap", "logging_collector": "off", "fsync": "off", "autovacuum_naptime": "1min",
 		"log_min_messages": "warning", "max_wal_size": "1GB",
@@ -81,7 +84,8 @@ func Postgres(t testing.TB, o PostgresOptions) *PostgresCluster {
 		}
 		n := &PostgresNode{Name: "s" + strconv.Itoa(i), bin: bin}
 		n.Process.name, n.dir, n.cred, n.port = "postgres", dir, cred, freePort()
-		n.argv = []string{filepath.Join(bin, "postgres"), "-D", dir, "-p", strconv.Itoa(n.port), "-c", "cluster_name=" + n.Name}
+		n.argv = []string{filepath.Join(bin, "postgres"), "-D", dir, "-p", strconv.Itoa(n.port), "-c", "cluster_name=" +
+			n.Name}
 		n.ready = func(ctx context.Context) error { return n.DB().PingContext(ctx) }
 		t.Cleanup(func() {
 			n.closeDB()
@@ -90,7 +94,8 @@ func Postgres(t testing.TB, o PostgresOptions) *PostgresCluster {
 		return n, nil
 	}
 	fill := func(dir string) error {
-		return run(ctx, dir, cred, initdb, "-D", dir, "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E", "UTF8", "--no-instructions")
+		return run(ctx, dir, cred, initdb, "-D", dir, "-A", "trust", "-U", "postgres", "--no-sync", "--no-locale", "-E",
+			"UTF8", "--no-instructions")
 	}
 	fail := func(err error) {
 		if err != nil {
@@ -195,7 +200,8 @@ func (n *PostgresNode) CloneFrom(ctx context.Context, from *PostgresNode) error 
 			return err
 		}
 	}
-	if err := run(ctx, n.dir, n.cred, filepath.Join(n.bin, "pg_basebackup"), "-h", "127.0.0.1", "-p", strconv.Itoa(from.port), "-U", "postgres",
+	if err := run(ctx, n.dir, n.cred, filepath.Join(n.bin, "pg_basebackup"), "-h", "127.0.0.1", "-p",
+		strconv.Itoa(from.port), "-U", "postgres",
 		"-D", n.dir, "-X", "stream", "-c", "fast", "--no-sync", "--no-manifest"); err != nil {
 		return err
 	}
@@ -205,11 +211,13 @@ func (n *PostgresNode) CloneFrom(ctx context.Context, from *PostgresNode) error 
 // Rewind brings a diverged former primary back as a standby with pg_rewind; its own rows are lost.
 func (n *PostgresNode) Rewind(ctx context.Context, from *PostgresNode) error {
 	n.Stop()
-	// Until its first checkpoint a promoted server's control file names the old timeline, and pg_rewind finds nothing to do.
+	// Until its first checkpoint a promoted server's control file names the old timeline, and pg_rewind finds nothing
+	// to do.
 	if _, err := from.DB().ExecContext(ctx, "checkpoint"); err != nil {
 		return err
 	}
-	if err := run(ctx, n.dir, n.cred, filepath.Join(n.bin, "pg_rewind"), "-D", n.dir, "--no-sync", "--source-server", from.ConnInfo()+" dbname=postgres"); err != nil {
+	if err := run(ctx, n.dir, n.cred, filepath.Join(n.bin, "pg_rewind"), "-D", n.dir, "--no-sync", "--source-server",
+		from.ConnInfo()+" dbname=postgres"); err != nil {
 		return err
 	}
 	return n.standby(ctx, from)
@@ -232,7 +240,8 @@ func (n *PostgresNode) standby(ctx context.Context, from *PostgresNode) error {
 func (n *PostgresNode) waitStreaming(ctx context.Context, count int) error {
 	for {
 		var got int
-		err := n.DB().QueryRowContext(ctx, `select count(*) from pg_stat_replication where state = 'streaming'`).Scan(&got)
+		err := n.DB().QueryRowContext(ctx, `select count(*) from pg_stat_replication where state = 'streaming'`).Scan(
+			&got)
 		if err == nil && got >= count {
 			return nil
 		}
@@ -246,7 +255,8 @@ func (n *PostgresNode) waitStreaming(ctx context.Context, count int) error {
 
 // Set changes a setting that needs no restart.
 func (n *PostgresNode) Set(ctx context.Context, name, value string) error {
-	if _, err := n.DB().ExecContext(ctx, "alter system set "+name+" = '"+strings.ReplaceAll(value, "'", "''")+"'"); err != nil {
+	if _, err := n.DB().ExecContext(ctx, "alter system set "+name+" = '"+strings.ReplaceAll(value, "'", "''")+
+		"'"); err != nil {
 		return err
 	}
 	_, err := n.DB().ExecContext(ctx, "select pg_reload_conf()")

@@ -135,7 +135,8 @@ func (p *Process) stop(sig syscall.Signal) {
 		}
 		_ = syscall.Kill(p.pid, syscall.SIGKILL)
 	}
-	for deadline := time.Now().Add(10 * time.Second); signalAll(p.dir, syscall.SIGKILL) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); signalAll(p.dir, syscall.SIGKILL) > 0 &&
+		time.Now().Before(deadline); {
 		time.Sleep(2 * time.Millisecond)
 	}
 	if p.done != nil {

@@ -44,7 +44,8 @@ func Redis(t testing.TB, opts ...RedisOptions) *RedisServer {
 	if o.AppendOnly {
 		aof = "yes"
 	}
-	s.argv = []string{bin, "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", aof,
+	s.argv = []string{bin, "--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--dir", dir, "--save", "",
+		"--appendonly", aof,
 		"--appendfsync", "always", "--daemonize", "no"}
 	if o.Cluster { // by itself the bus would take a port among those that outgoing connections have
 		s.argv = append(s.argv, "--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(freePort()))

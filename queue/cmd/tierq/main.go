@@ -1,5 +1,5 @@
-// Command tierq looks into the directory of an embedded queue and mends it: what waits, what died, whether the disk has damaged
-// anything. The directory must not be in use, except by "snapshot" of a copy: a queue belongs to one process.
+// Command tierq looks into the directory of an embedded queue and mends it: what waits, what died, whether the disk has
+// damaged anything. The directory must not be in use, except by "snapshot" of a copy: a queue belongs to one process.
 package main
 
 import (
@@ -77,8 +77,12 @@ var commands = map[string]command{
 		f.BoolVar(&o.dead, "dead", false, "delete dead letters, not what waits")
 		f.BoolVar(&o.yes, "yes", false, "do not ask")
 	}},
-	"snapshot": {run: snapshot, flags: func(f *flag.FlagSet, o *options) { f.StringVar(&o.out, "o", "-", "file to write") }},
-	"restore":  {run: restore, flags: func(f *flag.FlagSet, o *options) { f.StringVar(&o.in, "i", "-", "file to read") }},
+	"snapshot": {run: snapshot, flags: func(f *flag.FlagSet, o *options) {
+		f.StringVar(&o.out, "o", "-", "file to write")
+	}},
+	"restore": {run: restore, flags: func(f *flag.FlagSet, o *options) {
+		f.StringVar(&o.in, "i", "-", "file to read")
+	}},
 }
 
 func number(f *flag.FlagSet, o *options) { f.IntVar(&o.n, "n", 20, "how many at most") }
@@ -132,7 +136,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return 0
 }
 
-// open opens the queue for the commands that need one. A mistyped directory, topic or group is an error, and creates nothing.
+// open opens the queue for the commands that need one. A mistyped directory, topic or group is an error, and creates
+// nothing.
 func (c *call) open(ctx context.Context, cmd command, args []string) error {
 	if !cmd.group && (c.in != "" || c.out == "") {
 		return nil // stats and check read without opening, restore makes the directory
@@ -144,12 +149,15 @@ func (c *call) open(ctx context.Context, cmd command, args []string) error {
 	if rep.Segments == 0 {
 		return fmt.Errorf("there is no queue in %s", c.dir)
 	}
-	if cmd.group && !slices.ContainsFunc(rep.Groups, func(g queue.GroupStats) bool { return g.Topic == args[1] && g.Group == args[2] }) {
+	if cmd.group && !slices.ContainsFunc(rep.Groups, func(g queue.GroupStats) bool {
+		return g.Topic == args[1] && g.Group == args[2]
+	}) {
 		var have []string
 		for _, g := range rep.Groups {
 			have = append(have, strconv.Quote(g.Topic)+" "+strconv.Quote(g.Group))
 		}
-		return fmt.Errorf("there is no group %q of topic %q; there are: %s", args[2], args[1], cmp.Or(strings.Join(have, ", "), "none"))
+		return fmt.Errorf("there is no group %q of topic %q; there are: %s", args[2], args[1],
+			cmp.Or(strings.Join(have, ", "), "none"))
 	}
 	size := min(max(rep.Bytes/int64(rep.Segments), 256<<10), 1<<30) // as the owner has it
 	if c.q, err = queue.Open(c.dir, queue.Options{SegmentBytes: size}); err != nil {
@@ -167,7 +175,8 @@ func table(w io.Writer, head string) *tabwriter.Writer {
 	return t
 }
 
-// text shows bytes that may be anything: what is not printable is escaped, so that a message can't write to the terminal.
+// text shows bytes that may be anything: what is not printable is escaped, so that a message can't write to the
+// terminal.
 func text(b []byte) string {
 	const most = 200
 	if len(b) > most {
@@ -222,7 +231,8 @@ func check(_ context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.stdout, "%d segments, %d bytes, %d messages, %d of them dead letters\n", rep.Segments, rep.Bytes, rep.Messages, rep.Dead)
+	fmt.Fprintf(c.stdout, "%d segments, %d bytes, %d messages, %d of them dead letters\n", rep.Segments, rep.Bytes,
+		rep.Messages, rep.Dead)
 	if rep.Torn > 0 {
 		fmt.Fprintf(c.stdout, "%d bytes at the end were cut off by a crash; they were never acknowledged\n", rep.Torn)
 	}
@@ -247,7 +257,8 @@ func peek(ctx context.Context, c *call) error {
 		if !w.Until.IsZero() {
 			state += " until " + w.Until.Format(time.RFC3339)
 		}
-		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\n", w.Seq, state, w.Attempts, w.Published.Format(time.RFC3339), about(&w.Message), text(w.Body))
+		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%s\t%s\n", w.Seq, state, w.Attempts, w.Published.Format(time.RFC3339),
+			about(&w.Message), text(w.Body))
 	}
 	return t.Flush()
 }
@@ -260,7 +271,8 @@ func dead(ctx context.Context, c *call) error {
 	t := table(c.stdout, "seq\tattempts\tdied\treason\tabout\tbody")
 	for i := range ls {
 		l := &ls[i]
-		fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%s\t%s\n", l.Seq, l.Attempts, l.Died.Format(time.RFC3339), strconv.Quote(l.Reason), about(&l.Message), text(l.Body))
+		fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%s\t%s\n", l.Seq, l.Attempts, l.Died.Format(time.RFC3339),
+			strconv.Quote(l.Reason), about(&l.Message), text(l.Body))
 	}
 	return t.Flush()
 }

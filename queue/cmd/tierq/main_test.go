@@ -36,7 +36,8 @@ func TestCommands(t *testing.T) {
 	g, err := q.Group(t.Context(), "mail", "workers", queue.GroupOptions{})
 	require.NoError(t, err)
 	for _, b := range []string{"one", "two \x1b[31mred", "three"} {
-		_, err := q.Publish(t.Context(), queue.Message{Topic: "mail", Kind: "welcome", ID: b[:3], Header: map[string]string{"trace": "7"}, Body: []byte(b)})
+		_, err := q.Publish(t.Context(), queue.Message{Topic: "mail", Kind: "welcome", ID: b[:3],
+			Header: map[string]string{"trace": "7"}, Body: []byte(b)})
 		require.NoError(t, err)
 	}
 	ds, err := g.Fetch(t.Context(), 1)
@@ -71,7 +72,8 @@ func TestCommands(t *testing.T) {
 	code, out, _ = tierq(t, "yes\n", "purge", dir, "mail", "workers")
 	require.Zero(t, code)
 	require.Contains(t, out, "3 messages purged")
-	require.Contains(t, ok(t, "purge", "-dead", "-yes", filepath.Join(root, "copy"), "mail", "workers"), "1 messages purged")
+	require.Contains(t, ok(t, "purge", "-dead", "-yes", filepath.Join(root, "copy"), "mail", "workers"),
+		"1 messages purged")
 
 	// Damage is found.
 	segments, err := filepath.Glob(filepath.Join(root, "copy", "*.log"))
@@ -92,7 +94,8 @@ func TestCommands(t *testing.T) {
 
 func TestWrongUse(t *testing.T) {
 	dir := t.TempDir()
-	for _, args := range [][]string{{}, {"explode"}, {"stats"}, {"peek", dir}, {"peek", "-n", "0", dir, "a", "b"}, {"stats", "-x", dir}} {
+	for _, args := range [][]string{{}, {"explode"}, {"stats"}, {"peek", dir}, {"peek", "-n", "0", dir, "a", "b"},
+		{"stats", "-x", dir}} {
 		code, _, errs := tierq(t, "", args...)
 		require.Equal(t, 2, code, args)
 		require.Contains(t, errs, "Usage", args)
