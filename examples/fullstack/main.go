@@ -172,8 +172,12 @@ func (c config) run(stdout, stderr io.Writer) int {
 // minChaos is the shortest play in which all drills have their time.
 const minChaos = 25 * time.Second
 
+// readLog returns the log to play; without -replay there is none.
 func (c config) readLog() (*accesslog.Log, error) {
-	if c.replay == "" || c.replay == "sample" {
+	switch c.replay {
+	case "":
+		return &accesslog.Log{}, nil
+	case "sample":
 		return accesslog.Read(bytes.NewReader(sample))
 	}
 	f, err := os.Open(c.replay)

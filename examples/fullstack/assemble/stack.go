@@ -94,7 +94,7 @@ type Stack struct {
 	locator geodns.Locator
 	nearest *geodns.Router // by distance alone, for the player
 	port    int
-	admin   *admin
+	admin   atomic.Pointer[admin]
 	purger  *edgePurger
 
 	ctx    context.Context
@@ -161,7 +161,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if err = s.startNames(); err != nil {
 		return err
 	}
-	if s.admin, err = startAdmin(s); err != nil {
+	a, err := startAdmin(s)
+	s.admin.Store(a)
+	if err != nil {
 		return err
 	}
 	s.wg.Go(s.watch)
@@ -211,8 +213,8 @@ func (s *Stack) Close() error {
 		for _, c := range s.centers {
 			errs = append(errs, c.close())
 		}
-		if s.admin != nil {
-			s.admin.close()
+		if a := s.admin.Load(); a != nil {
+			a.close()
 		}
 		if s.queue != nil {
 			errs = append(errs, s.queue.Close())
@@ -241,13 +243,20 @@ type Addresses struct {
 
 // Addresses returns the addresses.
 func (s *Stack) Addresses() Addresses {
-	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: "http://" + s.admin.addr +
-		"/",
-		Metrics: "http://" + s.admin.addr + "/metrics", Direct: s.centers[0].lbs[0].addr}
+	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: s.room(),
+		Metrics: s.room() + "metrics", Direct: s.centers[0].lbs[0].addr}
 	for _, n := range s.names {
 		a.NameServers = append(a.NameServers, n.srv.Addr().String())
 	}
 	return a
+}
+
+// room is the address of the control room, once it is open.
+func (s *Stack) room() string {
+	if a := s.admin.Load(); a != nil {
+		return "http://" + a.addr + "/"
+	}
+	return ""
 }
 
 // Dial returns where an address of the site listens: the address itself, at the site's port.
