@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 	"github.com/tierkit/tierkit/examples/fullstack/standin/redis"
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
@@ -257,6 +258,12 @@ func (s *Stack) room() string {
 		return "http://" + a.addr + "/"
 	}
 	return ""
+}
+
+// Network is how clients reach the stack.
+func (s *Stack) Network() *client.Network {
+	return client.NewNetwork(client.Options{Host: Host, NameServers: s.Addresses().NameServers, Dial: s.Dial,
+		Center: s.Center})
 }
 
 // Dial returns where an address of the site listens: the address itself, at the site's port.

@@ -1,4 +1,4 @@
-package player
+package client
 
 import (
 	"fmt"
@@ -15,9 +15,9 @@ type lookup struct {
 	until time.Time
 }
 
-// resolve asks the name servers for the site's addresses near a client, as its resolver would: with the client's subnet
+// resolve asks the name servers for the site's addresses near the client, as its resolver would: with the client's subnet
 // (RFC 7871), another server when one does not answer, and again only after the TTL.
-func (p *Player) resolve(c *client) ([]netip.Addr, error) {
+func (c *Client) resolve() ([]netip.Addr, error) {
 	c.mu.Lock()
 	if time.Now().Before(c.dns.until) {
 		addrs := c.dns.addrs
@@ -27,30 +27,30 @@ func (p *Player) resolve(c *client) ([]netip.Addr, error) {
 	c.mu.Unlock()
 
 	q := new(dns.Msg)
-	q.SetQuestion(dns.Fqdn(p.c.Host), dns.TypeA)
+	q.SetQuestion(dns.Fqdn(c.net.Host), dns.TypeA)
 	opt := &dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}}
 	opt.SetUDPSize(1232)
-	subnet := &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: c.addr.AsSlice()}
-	if c.addr.Is6() {
+	subnet := &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: c.Addr.AsSlice()}
+	if c.Addr.Is6() {
 		subnet.Family, subnet.SourceNetmask = 2, 56
 	}
-	prefix, _ := c.addr.Prefix(int(subnet.SourceNetmask))
+	prefix, _ := c.Addr.Prefix(int(subnet.SourceNetmask))
 	subnet.Address = prefix.Addr().AsSlice()
 	opt.Option = append(opt.Option, subnet)
 	q.Extra = append(q.Extra, opt)
 
 	d := dns.Client{Timeout: 250 * time.Millisecond}
-	first := rand.IntN(len(p.c.NameServers))
+	first := rand.IntN(len(c.net.NameServers))
 	var err error
-	for try := range 2 * len(p.c.NameServers) {
-		server := p.c.NameServers[(first+try)%len(p.c.NameServers)]
+	for try := range 2 * len(c.net.NameServers) {
+		server := c.net.NameServers[(first+try)%len(c.net.NameServers)]
 		var a *dns.Msg
 		if a, _, err = d.Exchange(q, server); err != nil {
-			p.result.dnsRetries.Add(1)
+			c.net.dnsRetries.Add(1)
 			continue
 		}
 		if a.Rcode != dns.RcodeSuccess {
-			err = fmt.Errorf("%s for %s", dns.RcodeToString[a.Rcode], p.c.Host)
+			err = fmt.Errorf("%s for %s", dns.RcodeToString[a.Rcode], c.net.Host)
 			continue
 		}
 		var addrs []netip.Addr
@@ -63,7 +63,7 @@ func (p *Player) resolve(c *client) ([]netip.Addr, error) {
 			}
 		}
 		if len(addrs) == 0 {
-			err = fmt.Errorf("no address for %s", p.c.Host)
+			err = fmt.Errorf("no address for %s", c.net.Host)
 			continue
 		}
 		rand.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
