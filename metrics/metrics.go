@@ -8,21 +8,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/warn"
 	"github.com/tierkit/tierkit/metrics/internal/expo"
 )
 
 // Metrics is where everything that is observed comes together. It knows no collector by name: each registers itself.
 // Its methods are safe for concurrent use. It starts no goroutine that outlives a scrape, unless a collector hangs.
 type Metrics struct {
-	o    Options
-	seed maphash.Seed
+	o        Options
+	seed     maphash.Seed
+	warnings *warn.Log
+	failures warn.Tally
 
 	mu      sync.Mutex // guards what follows; never held while a collector runs
 	guests  []*guest
 	series  map[string]expo.Kind // by name, of the series that were there at registration
 	samples map[uint64]bool      // hashes of name and labels, of the same
-	stats   Stats
-	warned  time.Time
 }
 
 // guest is a registered collector.
@@ -38,7 +39,7 @@ func New(o Options) (*Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Metrics{o: o, seed: maphash.MakeSeed(), series: map[string]expo.Kind{}, samples: map[uint64]bool{}}
+	m := &Metrics{o: o, seed: maphash.MakeSeed(), warnings: warn.New(o.Logger), series: map[string]expo.Kind{}, samples: map[uint64]bool{}}
 	if !o.NoRuntime {
 		err = m.Register(newRuntimeCollector(), processCollector{})
 	}
@@ -152,25 +153,16 @@ type Stats struct {
 
 // Stats returns the counts.
 func (m *Metrics) Stats() Stats {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.stats
+	var s Stats
+	s.CollectorFailures, s.LastError, s.LastErrorAt = m.failures.Load()
+	return s
 }
 
 // report counts a failed collector and logs it, at most once a minute.
 func (m *Metrics) report(c Collector, err error) {
-	now := time.Now()
-	m.mu.Lock()
-	m.stats.CollectorFailures++
-	m.stats.LastError, m.stats.LastErrorAt = fmt.Sprintf("%s: %v", describe(c), err), now
-	text, warn := m.stats.LastError, now.Sub(m.warned) >= time.Minute
-	if warn {
-		m.warned = now
-	}
-	m.mu.Unlock()
-	if warn {
-		m.o.Logger.Warn("metrics: a collector failed; its series are missing from the scrape", "err", text)
-	}
+	err = fmt.Errorf("%s: %w", describe(c), err)
+	m.failures.Add(err)
+	m.warnings.Warn(describe(c), "metrics: a collector failed; its series are missing from the scrape", "err", err)
 }
 
 // describe names a collector for the log.

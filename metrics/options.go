@@ -18,7 +18,8 @@ type Options struct {
 	// Timeout bounds how long a scrape waits for a collector. A collector that takes longer costs its own series only;
 	// until it returns, scrapes do not call it again. Zero means 5 s.
 	Timeout time.Duration
-	// Logger gets a record at level Warn when a collector fails, at most one a minute. Nil means slog.Default().
+	// Logger gets a record at level Warn when a collector fails, at most one a minute for each collector. Nil means
+	// slog.Default().
 	Logger *slog.Logger
 }
 
@@ -32,9 +33,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Second
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
 	}
 	return o, nil
 }

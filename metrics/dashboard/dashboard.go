@@ -2,12 +2,14 @@ package dashboard
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
 	"github.com/tierkit/tierkit/metrics"
 )
 
@@ -22,11 +24,12 @@ type Dashboard struct {
 	o      Options
 	panels []*panel // the application's first
 
+	warnings *warn.Log
+
 	mu     sync.Mutex // guards what follows; never held while a function of the application runs
 	times  []int64    // milliseconds
 	charts []chart
 	routes routeTable
-	warned map[string]time.Time
 }
 
 // panel is a Panel that is read in the background.
@@ -52,7 +55,7 @@ func New(m *metrics.Metrics, o Options) (*Dashboard, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dashboard{m: m, o: o, warned: map[string]time.Time{}}
+	d := &Dashboard{m: m, o: o, warnings: warn.New(o.Logger)}
 	for _, p := range slices.Concat(o.Panels, builtinPanels(m)) {
 		d.panels = append(d.panels, &panel{Panel: p})
 		d.charts = append(d.charts, chart{Title: p.Title, Unit: p.Unit, Lines: []chartLine{}})
@@ -151,28 +154,15 @@ func (c *chart) add(values []Value, n, drop int) {
 	c.Lines = kept
 }
 
-var errBusy = fmt.Errorf("the call before has not returned")
+var errBusy = errors.New("the call before has not returned")
 
-// guard calls a function of the application and logs what it panics with.
+// guard calls a function of the application and logs what it panics with, at most once a minute for each function.
 func (d *Dashboard) guard(what string, call func()) {
-	defer func() {
-		if r := recover(); r != nil {
-			d.warn(what, fmt.Errorf("panic: %v", r))
-		}
-	}()
-	call()
+	if err := usercode.Call(call); err != nil {
+		d.warn(what, err)
+	}
 }
 
-// warn logs a failure, at most once a minute for each cause.
 func (d *Dashboard) warn(what string, err error) {
-	now := time.Now()
-	d.mu.Lock()
-	silent := now.Sub(d.warned[what]) < time.Minute
-	if !silent {
-		d.warned[what] = now
-	}
-	d.mu.Unlock()
-	if !silent {
-		d.o.Logger.Warn("dashboard: a function of the application failed", "function", what, "err", err)
-	}
+	d.warnings.Warn(what, "dashboard: a function of the application failed", "function", what, "err", err)
 }

@@ -98,8 +98,5 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Store == nil && o.Logs != nil {
 		o.Store = o.Logs.Store()
 	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
 	return o, nil
 }
