@@ -55,24 +55,26 @@ func (s HistogramSnapshot) Sub(earlier HistogramSnapshot) HistogramSnapshot {
 	return s
 }
 
-// Quantile returns the duration that a share q of the observations does not exceed, interpolated within its bucket and
-// never above Max; 0 when there are none.
+// Quantile returns the duration that a share q of the observations does not exceed (the nearest rank), within 4.5 % of
+// the true one for durations from 119 ns to 68 min: the geometric mean of the bounds of its bucket, never above Max. It
+// returns Max for q of 1 and above, and 0 when there are no observations.
 func (s *HistogramSnapshot) Quantile(q float64) time.Duration {
-	if s.Count == 0 {
-		return 0
+	rank := uint64(math.Ceil(max(q, 0) * float64(s.Count)))
+	if s.Count == 0 || rank >= s.Count {
+		return s.Max
 	}
-	rank := q * float64(s.Count)
-	seen := 0.0
+	seen := uint64(0)
 	for i, n := range s.counts {
-		if n == 0 || seen+float64(n) < rank {
-			seen += float64(n)
+		if seen += n; n == 0 || seen < rank {
 			continue
 		}
-		lo, hi := 0.0, expo.Upper(i)
-		if i > 0 {
-			lo = expo.Upper(i - 1)
+		switch i {
+		case 0:
+			return min(time.Duration(expo.Upper(0)*1e9/2), s.Max)
+		case expo.NumBuckets - 1:
+			return s.Max
 		}
-		return min(time.Duration((lo+(hi-lo)*(rank-seen)/float64(n))*1e9), s.Max)
+		return min(time.Duration(math.Sqrt(expo.Upper(i-1)*expo.Upper(i))*1e9), s.Max)
 	}
 	return s.Max
 }

@@ -88,7 +88,7 @@ func (h *Host) Rules() (group string, rules []slo.Rule) {
 func (h *Host) Panels() []slo.Panel {
 	return []slo.Panel{
 		{Title: "Processor", Unit: "%",
-			PromQL: "100 * rate(" + h.prefix + "_cpu_busy_seconds_total[1m]) / " + h.prefix + "_cpus"},
+			PromQL: "100 * rate(" + h.prefix + "_cpu_busy_seconds_total[$__rate_interval]) / " + h.prefix + "_cpus"},
 		{Title: "Memory", Unit: "%",
 			PromQL: "100 * (1 - " + h.prefix + "_memory_available_bytes / " + h.prefix + "_memory_bytes)"},
 	}

@@ -57,10 +57,10 @@ func overview(m *metrics.Metrics) (panels []Panel) {
 		if _, ok := c.(*metrics.HTTP); ok && !hasHTTP {
 			hasHTTP = true
 			panels = append(panels,
-				Panel{"HTTP requests", "/s", "sum by (server) (rate(" + requests + "[1m]))"},
-				Panel{"HTTP errors (5xx)", "/s", `sum by (server) (rate(` + requests + `{class="5xx"}[1m]))`},
+				Panel{"HTTP requests", "/s", "sum by (server) (rate(" + requests + "[$__rate_interval]))"},
+				Panel{"HTTP errors (5xx)", "/s", `sum by (server) (rate(` + requests + `{class="5xx"}[$__rate_interval]))`},
 				Panel{"HTTP latency p99", "ms", "1000 * histogram_quantile(0.99, sum by (server, le) (rate(" + took +
-					"_bucket[1m])))"})
+					"_bucket[$__rate_interval])))"})
 		}
 		if p, ok := c.(Paneler); ok {
 			panels = append(panels, p.Panels()...)
@@ -135,11 +135,11 @@ func (g *grafana) addSeries(m *metrics.Metrics) {
 			if strings.HasSuffix(f.name, "_bytes_total") {
 				unit = "B/s"
 			}
-			g.add(title, f.help, unit, "rate("+f.name+"[1m])")
+			g.add(title, f.help, unit, "rate("+f.name+"[$__rate_interval])")
 		case "histogram":
 			var qs []string
 			for _, q := range []string{"0.5", "0.99"} {
-				qs = append(qs, fmt.Sprintf("histogram_quantile(%s, sum by (le) (rate(%s_bucket[1m])))", q, f.name))
+				qs = append(qs, fmt.Sprintf("histogram_quantile(%s, sum by (le) (rate(%s_bucket[$__rate_interval])))", q, f.name))
 			}
 			g.add(title, f.help, unitOf(f.name), qs...)
 		default:

@@ -52,7 +52,7 @@ func AccessLog(log *slog.Logger, next http.Handler) http.Handler {
 		defer func() {
 			status := ww.Status
 			switch {
-			case !done && status == 0:
+			case !done: // a panic, also after the header
 				status = http.StatusInternalServerError
 			case status == 0:
 				status = http.StatusOK
