@@ -3,7 +3,6 @@ package host
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,9 +19,6 @@ type hostReader struct {
 	groups                          []cgroup
 	whole                           map[string]bool // disk names that are neither partitions nor made of other disks
 }
-
-// cgroup is one level of the hierarchy; each may limit what is below.
-type cgroup struct{ cpuMax, memoryMax, memoryCurrent procFile }
 
 type procFile struct {
 	path string
@@ -65,20 +61,7 @@ var hostFiles = sync.OnceValue(func() *hostReader {
 		p.path = path
 	}
 	own, _ := os.ReadFile("/proc/self/cgroup")
-	const root = "/sys/fs/cgroup"
-	dir := root
-	for line := range strings.Lines(string(own)) {
-		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok { // version 2
-			if d := filepath.Join(root, path); isDir(d) { // not so in a container, which sees its own group as the root
-				dir = d
-			}
-		}
-	}
-	r.cpuStat.path = filepath.Join(dir, "cpu.stat")
-	for d := dir; strings.HasPrefix(d, root); d = filepath.Dir(d) {
-		r.groups = append(r.groups, cgroup{procFile{path: d + "/cpu.max"}, procFile{path: d + "/memory.max"},
-			procFile{path: d + "/memory.current"}})
-	}
+	r.groups, r.cpuStat.path = cgroupsOf("/sys/fs/cgroup", string(own))
 	return r
 })
 
@@ -101,8 +84,7 @@ func readHost() Stats {
 		pressure(r.pressure[2].read())
 	s.throttled(r.cpuStat.read())
 	for i := range r.groups {
-		g := &r.groups[i]
-		s.cgroup(g.cpuMax.read(), g.memoryMax.read(), g.memoryCurrent.read())
+		r.groups[i].limit(&s)
 	}
 	r.mu.Unlock()
 	var fs syscall.Statfs_t
@@ -232,34 +214,6 @@ func (s *Stats) network(b []byte) {
 			case 2, 3, 10, 11:
 				s.NetErrors += number(f)
 			}
-		}
-	}
-}
-
-// cgroup applies one level of version 2 limits: a process in a container must not believe in the machine's memory.
-func (s *Stats) cgroup(cpuMax, memoryMax, memoryCurrent []byte) {
-	quota, rest := word(cpuMax)
-	period, _ := word(rest)
-	if p := number(period); p > 0 && string(quota) != "max" {
-		s.CPULimit = min(s.CPULimit, float64(number(quota))/float64(p))
-	}
-	limit, _ := word(memoryMax)
-	used, _ := word(memoryCurrent)
-	if len(limit) == 0 || len(used) == 0 || string(limit) == "max" {
-		return
-	}
-	l, u := number(limit), number(used)
-	s.MemoryTotal = min(s.MemoryTotal, l)
-	s.MemoryFree = min(s.MemoryFree, l-min(l, u))
-}
-
-func (s *Stats) throttled(b []byte) {
-	for len(b) > 0 {
-		var line []byte
-		line, b = nextLine(b)
-		if name, rest := word(line); string(name) == "throttled_usec" {
-			n, _ := word(rest)
-			s.Throttled = time.Duration(number(n)) * time.Microsecond
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -66,22 +68,75 @@ func TestHostAgreesWithProcfs(t *testing.T) {
 	require.Greater(t, after.DiskTotal, after.DiskFree)
 }
 
+// tree writes files below a new directory.
+func tree(t *testing.T, files map[string]string) string {
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	}
+	return root
+}
+
 func TestHostBelievesTheCgroup(t *testing.T) {
-	s := Stats{CPUs: 8, CPULimit: 8, MemoryTotal: 1 << 34, MemoryFree: 1 << 33}
-	s.throttled([]byte("usage_usec 5\nnr_throttled 3\nthrottled_usec 2500000\n"))
-	s.cgroup([]byte("150000 100000\n"), []byte("1073741824\n"), []byte("1000000000\n"))
-	require.Equal(t, 1.5, s.CPULimit)
-	require.Equal(t, 2500*time.Millisecond, s.Throttled)
-	require.EqualValues(t, 1<<30, s.MemoryTotal)
-	require.EqualValues(t, 1<<30-1_000_000_000, s.MemoryFree)
-	s.cgroup([]byte("400000 100000\n"), []byte("max\n"), []byte("5\n")) // a level above allows more
-	require.Equal(t, 1.5, s.CPULimit)
-	require.EqualValues(t, 1<<30, s.MemoryTotal)
-	s = Stats{CPUs: 8, CPULimit: 8, MemoryTotal: 1 << 34, MemoryFree: 1 << 33}
-	s.cgroup([]byte("max 100000\n"), []byte("max\n"), []byte("5\n"))
-	s.cgroup(nil, nil, nil)
-	require.Equal(t, 8.0, s.CPULimit)
-	require.EqualValues(t, 1<<34, s.MemoryTotal)
+	const gib = 1 << 30
+	machine := Stats{CPUs: 8, CPULimit: 8, MemoryTotal: 16 * gib, MemoryFree: 8 * gib}
+	// 1 GiB of limit, 1,000,000,000 bytes used, of which 600,000,000 are page cache that can be dropped.
+	stat := "anon 300000000\nfile 700000000\nactive_file 100000000\ninactive_file 600000000\n"
+	limited := func(s Stats) Stats {
+		s.CPULimit, s.MemoryTotal, s.MemoryFree, s.Throttled = 1.5, gib, gib-400_000_000, 2500*time.Millisecond
+		return s
+	}
+	for name, c := range map[string]struct {
+		own   string
+		files map[string]string
+		want  Stats
+	}{
+		"version 2": {"0::/system.slice/web.service\n", map[string]string{
+			"system.slice/web.service/cpu.max":        "150000 100000\n",
+			"system.slice/web.service/cpu.stat":       "usage_usec 5\nnr_throttled 3\nthrottled_usec 2500000\n",
+			"system.slice/web.service/memory.max":     "1073741824\n",
+			"system.slice/web.service/memory.current": "1000000000\n",
+			"system.slice/web.service/memory.stat":    stat,
+			"system.slice/cpu.max":                    "400000 100000\n", // a level above allows more
+			"system.slice/memory.max":                 "max\n",
+			"system.slice/memory.current":             "5\n"}, limited(machine)},
+		"version 2, the level above allows less": {"0::/a/b\n", map[string]string{
+			"a/b/cpu.max": "max 100000\n", "a/b/memory.max": "max\n", "a/b/memory.current": "5\n",
+			"a/b/cpu.stat": "throttled_usec 2500000\n", "a/cpu.max": "150000 100000\n",
+			"a/memory.max": "1073741824\n", "a/memory.current": "1000000000\n", "a/memory.stat": stat},
+			limited(machine)},
+		"version 2 in a container that sees its group as the root": {"0::/kubepods/pod1/c1\n", map[string]string{
+			"cpu.max": "150000 100000\n", "cpu.stat": "throttled_usec 2500000\n", "memory.max": "1073741824\n",
+			"memory.current": "1000000000\n", "memory.stat": stat}, limited(machine)},
+		"version 1": {"9:memory:/docker/c1\n4:cpu,cpuacct:/docker/c1\n1:name=systemd:/docker/c1\n0::/docker/c1\n",
+			map[string]string{
+				"cpu,cpuacct/docker/c1/cpu.cfs_quota_us":     "150000\n",
+				"cpu,cpuacct/docker/c1/cpu.cfs_period_us":    "100000\n",
+				"cpu,cpuacct/docker/c1/cpu.stat":             "nr_periods 9\nthrottled_time 2500000000\n",
+				"memory/docker/c1/memory.limit_in_bytes":     "1073741824\n",
+				"memory/docker/c1/memory.usage_in_bytes":     "1000000000\n",
+				"memory/docker/c1/memory.stat":               "inactive_file 7\ntotal_inactive_file 600000000\n",
+				"memory/docker/memory.limit_in_bytes":        "9223372036854771712\n",
+				"memory/docker/memory.usage_in_bytes":        "15000000000\n",
+				"cpu,cpuacct/docker/cpu.cfs_quota_us":        "-1\n",
+				"cpu,cpuacct/docker/cpu.cfs_period_us":       "100000\n",
+				"cpu,cpuacct/docker/c1/cpuacct.usage":        "7\n",
+				"memory/docker/c1/memory.max_usage_in_bytes": "1073741824\n"}, limited(machine)},
+		"no limits": {"0::/\n", map[string]string{"cpu.max": "max 100000\n", "memory.max": "max\n"}, machine},
+		"nothing":   {"", nil, machine},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root, s := tree(t, c.files), machine
+			groups, cpuStat := cgroupsOf(root, c.own)
+			for i := range groups {
+				groups[i].limit(&s)
+			}
+			s.throttled((&procFile{path: cpuStat}).read())
+			require.Equal(t, c.want, s)
+		})
+	}
 	require.Equal(t, 1234567*time.Microsecond,
 		pressure([]byte("some avg10=0.00 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 total=1\n")))
 	require.Zero(t, pressure(nil))
@@ -89,7 +144,8 @@ func TestHostBelievesTheCgroup(t *testing.T) {
 
 func TestHostDisks(t *testing.T) {
 	var s Stats
-	s.disks([]byte("   8       0 sda 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n   8       1 sda1 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n"), func(n []byte) bool {
+	s.disks([]byte("   8       0 sda 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n"+
+		"   8       1 sda1 100 1 2000 30 200 2 4000 60 0 70 90 0 0 0 0 0 0\n"), func(n []byte) bool {
 		return string(n) == "sda"
 	})
 	require.EqualValues(t, 2000*512, s.DiskRead)
