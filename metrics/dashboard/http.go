@@ -4,10 +4,8 @@ import (
 	"embed"
 	"encoding/json"
 	"expvar"
-	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -155,19 +153,4 @@ func (d *Dashboard) searchLogs(w http.ResponseWriter, r *http.Request) {
 		q.Limit = n
 	}
 	answerJSON(w, d.o.Store.Search(q))
-}
-
-// FromThisMachine reports whether a request comes from a loopback address and names a loopback Host, so that a page of
-// another site cannot read the dashboard by DNS rebinding.
-func FromThisMachine(r *http.Request) bool {
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
-	hostIP, err := netip.ParseAddr(host)
-	if host != "localhost" && (err != nil || !hostIP.IsLoopback()) {
-		return false
-	}
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	return err == nil && peer.Addr().Unmap().IsLoopback()
 }
