@@ -38,5 +38,5 @@ func Example() {
 	fmt.Println(strings.Count(string(slo.Rules(m)), "alert:"), "alerts for Prometheus")
 	// Output:
 	// 0.998 good, -100 % of the error budget left
-	// 4 alerts for Prometheus
+	// 7 alerts for Prometheus
 }

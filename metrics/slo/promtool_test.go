@@ -51,7 +51,7 @@ func TestRulesAndDashboardSatisfyPromtool(t *testing.T) {
 		Read: func() (uint64, uint64) { return 0, 0 }})
 	require.NoError(t, err)
 	rules := slo.Rules(m)
-	require.Equal(t, 4+2, strings.Count(string(rules), `alert: "ErrorBudgetBurn"`),
+	require.Equal(t, 2+1, strings.Count(string(rules), `alert: "ErrorBudgetBurn"`),
 		"windows of a day and more do not fit into a day")
 
 	b, err := slo.Grafana(m, "Shop", slo.Panel{Title: "Own", Unit: "ms", PromQL: "shop_foreign"})

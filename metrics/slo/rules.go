@@ -2,7 +2,6 @@ package slo
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,8 +19,8 @@ type Rule struct {
 	For time.Duration
 	// Labels are pairs of names and values.
 	Labels []string
-	// Summary is the annotation of an alert.
-	Summary string
+	// Summary and Description are annotations of an alert.
+	Summary, Description string
 }
 
 // Ruler is a collector that has rules for its series. Rules returns the name of their group, too.
@@ -73,6 +72,9 @@ func (r *Rule) write(b *strings.Builder) {
 	if r.Summary != "" {
 		fmt.Fprintf(b, "        annotations:\n          summary: %s\n", quoteYAML(r.Summary))
 	}
+	if r.Description != "" {
+		fmt.Fprintf(b, "          description: %s\n", quoteYAML(r.Description))
+	}
 }
 
 // quoteYAML writes a double-quoted scalar: JSON's strings are YAML's.
@@ -89,31 +91,4 @@ func promDuration(d time.Duration) string {
 		}
 	}
 	return fmt.Sprintf("%dms", d.Milliseconds())
-}
-
-// Rules implements Ruler. They record the share of bad events over every window that an alert looks at, and compare two
-// of them with the budget. All servers of a job are summed: the objective is the service's.
-func (s *SLO) Rules() (group string, rules []Rule) {
-	sel := `{slo="` + s.o.Name + `"}`
-	recorded := func(w time.Duration) string { return s.m.Name("slo") + ":bad_ratio:rate" + promDuration(w) }
-	var windows []time.Duration
-	for _, a := range s.alerts() {
-		windows = append(windows, a.long, a.short)
-	}
-	slices.Sort(windows)
-	for _, w := range slices.Compact(windows) {
-		d := promDuration(w)
-		rules = append(rules, Rule{Record: recorded(w), Labels: []string{"slo", s.o.Name},
-			Expr: fmt.Sprintf("1 - sum(rate(%s%s[%s])) / (sum(rate(%s%s[%s])) > 0)",
-				s.m.Name("slo_good_events_total"), sel, d, s.m.Name("slo_events_total"), sel, d)})
-	}
-	for _, a := range s.alerts() {
-		limit := strconv.FormatFloat(a.threshold(s.o.Window)*(1-s.o.Objective), 'g', 6, 64)
-		rules = append(rules, Rule{Alert: "ErrorBudgetBurn",
-			Labels: []string{"slo", s.o.Name, "severity", a.severity, "window", promDuration(a.long)},
-			Expr:   fmt.Sprintf("%s%s > %s and %s%s > %s", recorded(a.long), sel, limit, recorded(a.short), sel, limit),
-			Summary: fmt.Sprintf("SLO %s: %.4g %% of its error budget for %s is being spent in %s", s.o.Name,
-				100*a.share, promDuration(s.o.Window), promDuration(a.long))})
-	}
-	return "slo", rules
 }

@@ -31,6 +31,7 @@ type SLO struct {
 	mu     sync.Mutex // guards what follows
 	fine   samples    // for the short windows
 	coarse samples    // for the long ones and the budget
+	latest sloSample
 }
 
 // samples is a ring of what the counters were at some times, at least a step apart.
@@ -41,8 +42,8 @@ type samples struct {
 }
 
 type sloSample struct {
-	at          time.Time
-	good, total uint64
+	at         time.Time
+	bad, total uint64
 }
 
 const fineStep, fineWindow = 15 * time.Second, 6 * time.Hour
@@ -119,10 +120,14 @@ func All(m *metrics.Metrics) (all []*SLO) {
 
 // sample reads the counters.
 func (s *SLO) sample(now time.Time) sloSample {
-	x := sloSample{at: now}
-	x.good, x.total = s.o.Read()
+	good, total := s.o.Read()
+	x := sloSample{at: now, bad: total - min(good, total), total: total}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if x.total >= s.latest.total { // good may be read a moment before total: the counter must not fall for that
+		x.bad = max(x.bad, s.latest.bad)
+	}
+	s.latest = x
 	s.fine.add(x, int(fineWindow/fineStep)+1)
 	s.coarse.add(x, 4096+1)
 	return x
@@ -144,37 +149,34 @@ func (s *SLO) badRatio(now sloSample, window time.Duration) float64 {
 	if now.total <= old.total {
 		return 0
 	}
-	total := float64(now.total - old.total)
-	return max(0, total-float64(now.good-min(old.good, now.good))) / total
+	return float64(now.bad-min(old.bad, now.bad)) / float64(now.total-old.total)
 }
 
-// burnAlert is one pair of windows. The budget share is what the long window may spend.
-type burnAlert struct {
-	long, short time.Duration
-	share       float64
-	severity    string
+// seen is what this process has seen of an objective, up to a sample.
+type seen struct {
+	s   *SLO
+	now sloSample
 }
 
-var burnAlerts = []burnAlert{
-	{time.Hour, 5 * time.Minute, 0.02, "page"},
-	{6 * time.Hour, 30 * time.Minute, 0.05, "page"},
-	{24 * time.Hour, 2 * time.Hour, 0.10, "ticket"},
-	{72 * time.Hour, 6 * time.Hour, 0.10, "ticket"},
-}
-
-// alerts are those whose long window is shorter than the SLO's own.
-func (s *SLO) alerts() (out []burnAlert) {
-	for _, a := range burnAlerts {
-		if a.long < s.o.Window {
-			out = append(out, a)
-		}
+// rates implements figures.
+func (f seen) rates(window time.Duration) (bad, total float64) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	ring := &f.s.coarse
+	if window <= fineWindow {
+		ring = &f.s.fine
 	}
-	return out
+	old := ring.before(f.now.at.Add(-window))
+	return float64(f.now.bad-min(old.bad, f.now.bad)) / window.Seconds(),
+		float64(f.now.total-min(old.total, f.now.total)) / window.Seconds()
 }
 
-// threshold is the burn rate at which a window spends its share of the budget.
-func (a burnAlert) threshold(window time.Duration) float64 {
-	return a.share * float64(window) / float64(a.long)
+// mean implements figures.
+func (f seen) mean() float64 {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	old := f.s.coarse.before(f.now.at.Add(-usualWindow))
+	return float64(f.now.total-min(old.total, f.now.total)) / max(f.now.at.Sub(old.at), time.Hour).Seconds()
 }
 
 // Status is an objective at one moment.
@@ -190,7 +192,8 @@ type Status struct {
 	// Burn1h and Burn6h are burn rates.
 	Burn1h float64 `json:"burn_1h"`
 	Burn6h float64 `json:"burn_6h"`
-	// Alert is "page" or "ticket" while one of the generated alerts would fire, "" else.
+	// Alert is "page" or "ticket" while the condition of ErrorBudgetBurn or Outage holds for what this process has
+	// seen, "" else.
 	Alert string `json:"alert,omitempty"`
 }
 
@@ -211,10 +214,8 @@ func (s *SLO) status(t time.Time) (Status, sloSample) {
 		Events:     now.total - min(first.total, now.total),
 		BudgetLeft: 1 - bad/(1-s.o.Objective), Burn1h: s.burn(now, time.Hour), Burn6h: s.burn(now, 6*time.Hour)}
 	for _, a := range s.alerts() {
-		limit := a.threshold(s.o.Window)
-		if s.burn(now, a.long) > limit && s.burn(now, a.short) > limit {
+		if a.when.holds != nil && st.Alert != "page" && a.when.holds(seen{s, now}) {
 			st.Alert = a.severity
-			break
 		}
 	}
 	return st, now
@@ -224,7 +225,7 @@ func (s *SLO) status(t time.Time) (Status, sloSample) {
 func (s *SLO) Collect(to *metrics.Scrape) {
 	st, counted := s.status(time.Now())
 	name := s.m.Name
-	to.Counter(name("slo_good_events_total"), "Events that met their objective", float64(counted.good), "slo", s.o.Name)
+	to.Counter(name("slo_bad_events_total"), "Events that missed their objective", float64(counted.bad), "slo", s.o.Name)
 	to.Counter(name("slo_events_total"), "Events that have an objective", float64(counted.total), "slo", s.o.Name)
 	to.Gauge(name("slo_objective_ratio"), "Share of good events to reach", st.Objective, "slo", s.o.Name)
 	to.Gauge(name("slo_error_budget_remaining_ratio"),

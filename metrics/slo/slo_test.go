@@ -93,7 +93,7 @@ func TestSLOOverHTTP(t *testing.T) {
 	good, total = h.Latency(time.Minute)()
 	require.EqualValues(t, []uint64{100, 100}, []uint64{good, total})
 	out := scrape(t, m)
-	require.Contains(t, out, `shop_slo_good_events_total{slo="available"} 97`)
+	require.Contains(t, out, `shop_slo_bad_events_total{slo="available"} 3`)
 	require.Contains(t, out, `shop_slo_events_total{slo="fast"} 100`)
 	require.Contains(t, out, `shop_slo_burn_rate{slo="fast",window="6h"} 0`)
 
