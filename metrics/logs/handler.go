@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -16,8 +15,15 @@ import (
 
 // HandlerOptions configure a log handler. The zero value adds ids and redacts.
 type HandlerOptions struct {
-	// Redact lists keys whose values are replaced, wherever they stand. Nil means password, token, secret,
-	// authorization and cookie. Keys are compared without case.
+	// Redact lists the words that make a key secret: the value of a key that contains one of them, without case and
+	// separators ("apikey" finds X-Api-Key and api_key), is replaced wherever it stands: in attributes, groups, headers,
+	// structs, maps, lists, URLs, JSON, and as key=value or key: value in text, the message included. Nil means password,
+	// passwd, passphrase, secret, token, authorization, cookie, apikey, accesskey, privatekey, credential, signature, jwt
+	// and otp. Numbers and booleans are replaced only where the key is exactly such a word.
+	//
+	// Whatever the list, text loses passwords in URLs, bearer and basic credentials, cookies, JWTs, private keys in PEM
+	// and keys of well-known services. A secret that has neither a telling key nor such a shape is not found, nor one in
+	// bytes that are no text, in unexported fields that a String method prints, or split over two values.
 	Redact []string
 	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The
 	// records of one trace or request are kept or dropped together.
@@ -29,7 +35,7 @@ type HandlerOptions struct {
 	Server string
 	// Keep is how many of the latest records Recent returns. Zero means 500.
 	Keep int
-	// Groups is how many different errors are told apart; further ones are counted under "other". Zero means 200.
+	// Groups is how many different errors are told apart, as in StoreOptions. Zero means 200.
 	Groups int
 	// Ship also sends the records to a collector. Nil keeps them here.
 	Ship *Shipper
@@ -50,14 +56,14 @@ type Handler struct {
 
 type logState struct {
 	o      HandlerOptions
-	redact map[string]bool
+	redact *redactor
 	store  *Store
 }
 
 // NewHandler wraps next.
 func NewHandler(next slog.Handler, o HandlerOptions) *Handler {
 	if o.Redact == nil {
-		o.Redact = []string{"password", "token", "secret", "authorization", "cookie"}
+		o.Redact = defaultRedact
 	}
 	if o.Keep <= 0 {
 		o.Keep = 500
@@ -71,11 +77,8 @@ func NewHandler(next slog.Handler, o HandlerOptions) *Handler {
 			o.Level.Set(slog.LevelDebug)
 		}
 	}
-	s := &logState{o: o, redact: map[string]bool{},
+	s := &logState{o: o, redact: newRedactor(o.Redact),
 		store: NewStore(StoreOptions{Records: o.Keep, Groups: o.Groups})}
-	for _, k := range o.Redact {
-		s.redact[strings.ToLower(k)] = true
-	}
 	return &Handler{next: next, s: s}
 }
 
@@ -108,9 +111,9 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	if r.Level < slog.LevelWarn && h.s.o.Sample > 0 && !sampled(ids, h.s.o.Sample) {
 		return nil
 	}
-	out := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+	out := slog.NewRecord(r.Time, r.Level, h.s.redact.text(r.Message), r.PC)
 	r.Attrs(func(a slog.Attr) bool {
-		out.AddAttrs(h.s.clean(a))
+		out.AddAttrs(h.s.redact.attr(a))
 		return true
 	})
 	var known []slog.Attr
@@ -119,7 +122,7 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 	}
 	if f := h.s.o.Attrs; f != nil {
 		for _, a := range f(ctx) {
-			known = append(known, h.s.clean(a))
+			known = append(known, h.s.redact.attr(a))
 		}
 	}
 	rec := h.record(out, known)
@@ -145,21 +148,6 @@ func sampled(ids *trace.IDs, share float64) bool {
 	return float64(xxhash.Sum64String(id)>>11)/(1<<53) < share
 }
 
-func (s *logState) clean(a slog.Attr) slog.Attr {
-	if s.redact[strings.ToLower(a.Key)] {
-		return slog.String(a.Key, "[redacted]")
-	}
-	a.Value = a.Value.Resolve()
-	if a.Value.Kind() == slog.KindGroup {
-		var in []any
-		for _, g := range a.Value.Group() {
-			in = append(in, s.clean(g))
-		}
-		return slog.Group(a.Key, in...)
-	}
-	return a
-}
-
 // record is the kept form: attributes as text, groups as prefixes; what the context knew has none, so that it is found
 // by one name.
 func (h *Handler) record(r slog.Record, known []slog.Attr) Record {
@@ -176,7 +164,7 @@ func (h *Handler) record(r slog.Record, known []slog.Attr) Record {
 			}
 			return
 		}
-		rec.Attrs[prefix+a.Key] = a.Value.String()
+		rec.Attrs[prefix+a.Key] = cut(a.Value.String(), maxText)
 	}
 	for _, a := range slices.Concat(h.attrs, known) {
 		flatten("", a)
@@ -191,7 +179,7 @@ func (h *Handler) WithAttrs(as []slog.Attr) slog.Handler {
 	clean := make([]slog.Attr, len(as))
 	n.attrs = append([]slog.Attr(nil), h.attrs...)
 	for i, a := range as {
-		clean[i] = h.s.clean(a)
+		clean[i] = h.s.redact.attr(a)
 		n.attrs = append(n.attrs, slog.Attr{Key: h.prefix + clean[i].Key, Value: clean[i].Value})
 	}
 	n.next = h.next.WithAttrs(clean)

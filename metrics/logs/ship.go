@@ -27,7 +27,9 @@ type ShipperOptions struct {
 	// Buffer is how many records wait at most; the oldest go when it is full: a collector that is down must not take
 	// the service with it. Zero means 10,000.
 	Buffer int
-	// Batch is how many records go at once. Zero means 500.
+	// Bytes bounds the memory of the records that wait. Zero means 32 MiB.
+	Bytes int64
+	// Batch is how many records go at once, as far as they have at most 1 MiB. Zero means 500.
 	Batch int
 	// Interval is how long a record waits for others. Zero means 1 s.
 	Interval time.Duration
@@ -44,6 +46,7 @@ type Shipper struct {
 
 	mu      sync.Mutex // guards what follows
 	waiting []Record
+	bytes   int64 // of the records that wait
 	closed  bool
 	stats   ShipperStats
 }
@@ -71,6 +74,9 @@ func NewShipper(o ShipperOptions) (*Shipper, error) {
 	if o.Buffer <= 0 {
 		o.Buffer = 10_000
 	}
+	if o.Bytes <= 0 {
+		o.Bytes = 32 << 20
+	}
 	if o.Batch <= 0 {
 		o.Batch = 500
 	}
@@ -91,12 +97,15 @@ func (s *Shipper) Add(r Record) {
 		s.stats.Dropped++
 		return
 	}
-	if len(s.waiting) >= s.o.Buffer {
+	r = r.bounded()
+	if len(s.waiting) >= s.o.Buffer || s.bytes+r.size() > s.o.Bytes {
 		// a tenth at once, so that a full buffer costs little
-		s.waiting = append(s.waiting[:0], s.waiting[1+s.o.Buffer/10:]...)
-		s.stats.Dropped += uint64(1 + s.o.Buffer/10)
+		n := min(1+len(s.waiting)/10, len(s.waiting))
+		s.forget(n)
+		s.stats.Dropped += uint64(n)
 	}
 	s.waiting = append(s.waiting, r)
+	s.bytes += r.size()
 	if len(s.waiting) >= s.o.Batch {
 		select {
 		case s.kick <- struct{}{}:
@@ -162,7 +171,7 @@ func (s *Shipper) run(ctx context.Context) {
 			return
 		}
 		shipment++
-		if len(batch) < s.o.Batch && !closed {
+		if s.Stats().Waiting < s.o.Batch && !closed {
 			select {
 			case <-ctx.Done():
 			case <-s.kick:
@@ -172,13 +181,31 @@ func (s *Shipper) run(ctx context.Context) {
 	}
 }
 
+// maxBatch bounds the records of one shipment in bytes; a Store takes 8 MiB.
+const maxBatch = 1 << 20
+
 func (s *Shipper) take() (batch []Record, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := min(len(s.waiting), s.o.Batch)
+	n, bytes := 0, int64(0)
+	for n < min(len(s.waiting), s.o.Batch) && (n == 0 || bytes+s.waiting[n].size() <= maxBatch) {
+		bytes += s.waiting[n].size()
+		n++
+	}
 	batch = append(batch, s.waiting[:n]...)
-	s.waiting = append(s.waiting[:0], s.waiting[n:]...)
+	s.forget(n)
 	return batch, s.closed
+}
+
+// forget removes the oldest n records that wait. The caller holds s.mu.
+func (s *Shipper) forget(n int) {
+	for i := range s.waiting[:n] {
+		s.bytes -= s.waiting[i].size()
+	}
+	left := len(s.waiting) - n
+	copy(s.waiting, s.waiting[n:])
+	clear(s.waiting[left:])
+	s.waiting = s.waiting[:left]
 }
 
 // send repeats until the collector has the batch, refuses it for good, or ctx ends, which it reports by false.

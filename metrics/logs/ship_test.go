@@ -40,6 +40,10 @@ func collector(t *testing.T, fail func(n int64) (refuse, loseAnswer bool)) (*Sto
 }
 
 func TestShippedOnceEach(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits out the back-off of three shippers")
+	}
+	t.Parallel()
 	store, url := collector(t, func(n int64) (bool, bool) { return n%3 == 1, n%3 == 2 })
 	const servers, each = 3, 500
 	for i := range servers {
@@ -155,4 +159,74 @@ func TestWithoutNumbers(t *testing.T) {
 	} {
 		require.Equal(t, want, withoutNumbers(in))
 	}
+}
+
+// Whatever clients send, the memory of records is bounded in bytes.
+func TestRecordsAreBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 900<<10)
+	s := NewStore(StoreOptions{Bytes: 256 << 10})
+	for i := range 500 {
+		s.Add(Record{At: time.Unix(int64(i), 0), Level: "ERROR", Message: long, Attrs: map[string]string{"path": long,
+			"n": fmt.Sprint(i)}})
+	}
+	kept := s.Recent()
+	require.Greater(t, len(kept), 5)
+	var bytes int64
+	for i := range kept {
+		bytes += kept[i].size()
+		require.Less(t, len(kept[i].Attrs["path"]), 5000)
+		require.Contains(t, kept[i].Attrs["path"], "921600 bytes")
+	}
+	require.LessOrEqual(t, bytes, int64(256<<10))
+	require.Equal(t, "499", kept[len(kept)-1].Attrs["n"])
+	require.Less(t, len(s.Errors()[0].Message), 5000)
+
+	many := Record{Attrs: map[string]string{}}
+	for i := range 500 {
+		many.Attrs[fmt.Sprintf("k%03d", i)] = "v"
+	}
+	many = many.bounded()
+	require.Len(t, many.Attrs, maxAttrs+1)
+	require.Equal(t, "436", many.Attrs["attributes_left_out"])
+
+	// The buffer of a shipper, too.
+	_, url := collector(t, func(int64) (bool, bool) { return true, false })
+	ship, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Bytes: 100 << 10, Interval: time.Hour,
+		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	require.NoError(t, err)
+	for range 1000 {
+		ship.Add(Record{Message: long})
+	}
+	ship.mu.Lock()
+	require.LessOrEqual(t, ship.bytes, int64(100<<10))
+	ship.mu.Unlock()
+	require.NotZero(t, ship.Stats().Dropped)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = ship.Close(ctx)
+}
+
+// A burst of strange errors fills the groups; later errors have groups of their own again.
+func TestErrorGroupsRecover(t *testing.T) {
+	t.Parallel()
+	s := NewStore(StoreOptions{Groups: 10})
+	at := time.Unix(1000, 0)
+	add := func(message string) { s.Add(Record{At: at, Level: "ERROR", Message: message}) }
+	letters := func(i int) string { return string(rune('a'+i/26)) + string(rune('a'+i%26)) }
+	for i := range 300 {
+		add("strange " + letters(i))
+	}
+	require.Len(t, s.Errors(), 11)
+	require.Equal(t, "other", s.Errors()[0].Message)
+	at = at.Add(time.Hour)
+	for range 3 {
+		add("disk full")
+	}
+	groups := map[string]int{}
+	for _, g := range s.Errors() {
+		groups[g.Message] = g.Count
+	}
+	require.Equal(t, 3, groups["disk full"])
+	require.LessOrEqual(t, len(groups), 11)
 }

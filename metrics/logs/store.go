@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -21,13 +22,64 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// Record is a kept record.
+// Record is a kept record. Its message and each of its values are cut at 4 KiB, and it has at most 64 attributes with
+// 16 KiB.
 type Record struct {
 	At      time.Time         `json:"at"`
 	Level   string            `json:"level"`
 	Message string            `json:"message"`
 	Server  string            `json:"server,omitempty"`
 	Attrs   map[string]string `json:"attrs,omitempty"`
+}
+
+// Bounds of a record, so that what a client sends cannot fill the memory.
+const (
+	maxText  = 4 << 10  // of the message and of each value, in bytes
+	maxTotal = 16 << 10 // of all attributes
+	maxAttrs = 64
+)
+
+// size estimates the memory of a record in bytes.
+func (r *Record) size() int64 {
+	n := 160 + len(r.Level) + len(r.Message) + len(r.Server)
+	for k, v := range r.Attrs {
+		n += 48 + len(k) + len(v)
+	}
+	return int64(n)
+}
+
+// bounded cuts what is too long, and says how long it was.
+func (r Record) bounded() Record {
+	r.Message, r.Server, r.Level = cut(r.Message, maxText), cut(r.Server, 256), cut(r.Level, 32)
+	total, fits := 0, len(r.Attrs) <= maxAttrs
+	for k, v := range r.Attrs {
+		total += len(k) + len(v)
+		fits = fits && len(v) <= maxText && len(k) <= 256
+	}
+	if fits && total <= maxTotal {
+		return r
+	}
+	attrs := make(map[string]string, min(len(r.Attrs), maxAttrs)+1)
+	left := maxTotal
+	for _, k := range slices.Sorted(maps.Keys(r.Attrs)) {
+		key, v := cut(k, 256), cut(r.Attrs[k], maxText)
+		if len(attrs) >= maxAttrs || len(key)+len(v) > left {
+			attrs["attributes_left_out"] = strconv.Itoa(len(r.Attrs) - len(attrs))
+			break
+		}
+		attrs[key] = v
+		left -= len(key) + len(v)
+	}
+	r.Attrs = attrs
+	return r
+}
+
+// cut shortens s to about n bytes. The result does not keep the memory of s.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.Clone(strings.ToValidUTF8(s[:n], "")) + "... (" + strconv.Itoa(len(s)) + " bytes)"
 }
 
 // ErrorGroup counts the records of level Error whose messages differ in numbers only.
@@ -42,9 +94,12 @@ type ErrorGroup struct {
 
 // StoreOptions configure a Store. The zero value is ready, but takes nothing from the network.
 type StoreOptions struct {
-	// Records is how many of the latest are kept. Zero means 100,000, which is about 50 MB.
+	// Records is how many of the latest are kept. Zero means 100,000.
 	Records int
-	// Groups is how many different errors are told apart; further ones are counted under "other". Zero means 200.
+	// Bytes bounds the memory of the records that are kept; the oldest ones go. Zero means 64 MiB.
+	Bytes int64
+	// Groups is how many different errors are told apart. When there are more, the one that was not seen for longest,
+	// at least 10 min, makes room; where there is none, new ones are counted under "other". Zero means 200.
 	Groups int
 	// Token lets shippers in: they send it as a bearer token. At least 16 bytes. Empty refuses all.
 	Token string
@@ -58,8 +113,9 @@ type Store struct {
 	o StoreOptions
 
 	mu     sync.Mutex // guards what follows
-	ring   []Record
-	n      int
+	kept   []Record   // in the order of arrival, from index head on
+	head   int
+	bytes  int64 // of the records that are kept
 	groups map[string]*ErrorGroup
 	seen   map[string]uint64 // the last shipment of each shipper: one that is sent again is not kept twice
 }
@@ -68,6 +124,9 @@ type Store struct {
 func NewStore(o StoreOptions) *Store {
 	if o.Records <= 0 {
 		o.Records = 100_000
+	}
+	if o.Bytes <= 0 {
+		o.Bytes = 64 << 20
 	}
 	if o.Groups <= 0 {
 		o.Groups = 200
@@ -86,26 +145,40 @@ func (s *Store) Add(r Record) {
 }
 
 func (s *Store) add(r Record) {
-	if len(s.ring) < s.o.Records {
-		s.ring = append(s.ring, r)
-	} else {
-		s.ring[s.n%s.o.Records] = r
+	r = r.bounded()
+	s.kept = append(s.kept, r)
+	s.bytes += r.size()
+	for len(s.kept)-s.head > s.o.Records || s.bytes > s.o.Bytes && len(s.kept)-s.head > 1 {
+		s.bytes -= s.kept[s.head].size()
+		s.kept[s.head] = Record{}
+		s.head++
 	}
-	s.n++
-	if levelOf(r.Level) < slog.LevelError {
-		return
+	if s.head > 1024 && s.head > len(s.kept)/2 {
+		s.kept = append(s.kept[:0], s.kept[s.head:]...)
+		clear(s.kept[len(s.kept):cap(s.kept)])
+		s.head = 0
 	}
-	key := withoutNumbers(r.Message)
+	if levelOf(r.Level) >= slog.LevelError {
+		s.group(&r)
+	}
+}
+
+// otherGroup counts the errors that have no group of their own.
+const otherGroup = "other"
+
+// groupIdle is how long a group that makes room was not seen.
+const groupIdle = 10 * time.Minute
+
+// group counts an error.
+func (s *Store) group(r *Record) {
+	key, message := withoutNumbers(r.Message), r.Message
+	if s.groups[key] == nil && len(s.groups) >= s.o.Groups && !s.makeRoom(r.At) {
+		key, message = otherGroup, otherGroup
+	}
 	g := s.groups[key]
 	if g == nil {
-		message := r.Message
-		if len(s.groups) >= s.o.Groups {
-			key, message = "other", "other"
-		}
-		if g = s.groups[key]; g == nil {
-			g = &ErrorGroup{Message: message, First: r.At}
-			s.groups[key] = g
-		}
+		g = &ErrorGroup{Message: message, First: r.At}
+		s.groups[key] = g
 	}
 	g.Count++
 	if r.At.Before(g.First) {
@@ -114,6 +187,21 @@ func (s *Store) add(r Record) {
 	if !r.At.Before(g.Last) {
 		g.Last, g.Example, g.Server = r.At, r.Attrs["err"], r.Server
 	}
+}
+
+// makeRoom removes the group that was not seen for longest, and reports whether there was one.
+func (s *Store) makeRoom(now time.Time) bool {
+	oldest := ""
+	for key, g := range s.groups {
+		if key != otherGroup && now.Sub(g.Last) >= groupIdle && (oldest == "" || g.Last.Before(s.groups[oldest].Last)) {
+			oldest = key
+		}
+	}
+	if oldest == "" {
+		return false
+	}
+	delete(s.groups, oldest)
+	return true
 }
 
 // withoutNumbers makes one key of "user 7 not found" and "user 12 not found": each run of digits, and of hexadecimal
@@ -189,8 +277,8 @@ func (s *Store) Search(q Query) []Record {
 	}
 	found := []Record{}
 	s.mu.Lock()
-	for i := s.n - 1; i >= s.n-len(s.ring) && len(found) < limit; i-- { // by arrival; shippers' clocks differ
-		if r := &s.ring[i%len(s.ring)]; match(r) {
+	for i := len(s.kept) - 1; i >= s.head && len(found) < limit; i-- { // by arrival; shippers' clocks differ
+		if r := &s.kept[i]; match(r) {
 			found = append(found, *r)
 		}
 	}
@@ -203,11 +291,7 @@ func (s *Store) Search(q Query) []Record {
 func (s *Store) Recent() []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ring) < s.o.Records {
-		return slices.Clone(s.ring)
-	}
-	at := s.n % len(s.ring)
-	return append(slices.Clone(s.ring[at:]), s.ring[:at]...)
+	return slices.Clone(s.kept[s.head:])
 }
 
 // Servers returns the names of those who have records here.
@@ -216,8 +300,8 @@ func (s *Store) Servers() []string {
 	defer s.mu.Unlock()
 	seen := map[string]bool{}
 	var out []string
-	for i := range s.ring {
-		if n := s.ring[i].Server; !seen[n] {
+	for i := range s.kept[s.head:] {
+		if n := s.kept[s.head+i].Server; !seen[n] {
 			seen[n] = true
 			out = append(out, n)
 		}
