@@ -3,6 +3,7 @@ package audience
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -71,8 +72,12 @@ func (r *Retention) start(period int) time.Time {
 	return time.Date(d.Year(), d.Month(), d.Day(), 0, 0, 0, 0, r.o.Location)
 }
 
-// Seen counts a user, who joined at one time, as active at another. What lies outside of the kept cohorts is ignored.
+// Seen counts a user, who joined at one time, as active at another. What lies outside of the kept cohorts is ignored,
+// and what lies more than 36 h in the future, because it would push the kept cohorts out.
 func (r *Retention) Seen(user string, joined, at time.Time) {
+	if at.After(time.Now().Add(tooEarly)) {
+		return
+	}
 	c := cell{r.period(joined), 0}
 	if c.age = r.period(at) - c.cohort; c.age < 0 || c.age >= r.o.Keep {
 		return
@@ -84,14 +89,19 @@ func (r *Retention) Seen(user string, joined, at time.Time) {
 	if s == nil {
 		s = &Sketch{}
 		r.cells[c] = s
-		r.forget(c.cohort + c.age)
+		r.forget()
 	}
 	s.AddHash(h)
 }
 
-func (r *Retention) forget(now int) {
+// forget removes the cohorts that are too old beside the latest period. The caller holds r.mu.
+func (r *Retention) forget() {
+	latest := math.MinInt
 	for c := range r.cells {
-		if c.cohort <= now-r.o.Keep {
+		latest = max(latest, c.cohort+c.age)
+	}
+	for c := range r.cells {
+		if c.cohort <= latest-r.o.Keep {
 			delete(r.cells, c)
 		}
 	}
@@ -151,7 +161,8 @@ func (r *Retention) Export() map[string][]byte {
 	return out
 }
 
-// Import merges exported sketches. Nothing is merged when one of them is malformed.
+// Import merges exported sketches. Nothing is merged when one of them is malformed; those that Seen would ignore are
+// left out.
 func (r *Retention) Import(cells map[string][]byte) error {
 	parsed := make(map[cell]*Sketch, len(cells))
 	for name, b := range cells {
@@ -168,11 +179,16 @@ func (r *Retention) Import(cells map[string][]byte) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	last := r.period(time.Now().Add(tooEarly))
 	for c, s := range parsed {
+		if c.cohort+c.age > last {
+			continue
+		}
 		if r.cells[c] == nil {
 			r.cells[c] = &Sketch{}
 		}
 		r.cells[c].Merge(s)
 	}
+	r.forget()
 	return nil
 }

@@ -11,7 +11,9 @@ import (
 type KV interface {
 	// Get returns nil for a key that is not there.
 	Get(ctx context.Context, key string) ([]byte, error)
-	Set(ctx context.Context, key string, value []byte) error
+	// CompareAndSwap replaces the value of a key if it is old still, and reports whether it was: in one step, so that of
+	// two callers with the same old value one fails. A nil old stands for a key that is not there.
+	CompareAndSwap(ctx context.Context, key string, old, value []byte) (swapped bool, err error)
 }
 
 // Sketches is what Sync exchanges: Uniques and Retention.
@@ -22,33 +24,43 @@ type Sketches interface {
 	Import(map[string][]byte) error
 }
 
-// Sync merges the sketches with those that a store has under the prefix, and stores what is new: after all nodes have
-// called it, and each once more, all have the same, and so has a node that starts again. Call it at the start, every
-// minute, and before the process ends.
+// maxSwaps bounds how often Sync tries to store one sketch while other nodes store theirs.
+const maxSwaps = 20
+
+// Sync merges the sketches with those that a store has under the prefix, and stores the union: whatever a node has
+// counted before its call is in the store after it, in whichever order and how often nodes call, also at the same
+// moment. Call it at the start, every minute, and before the process ends.
 //
-// Two nodes that write at the same moment may overwrite one another; since each brings all it knows every time, the
-// next call mends that. A value that is not a sketch is an error, and is not overwritten.
+// A value that is not a sketch is an error, and is not overwritten.
 func Sync(ctx context.Context, kv KV, prefix string, s Sketches) error {
-	stored := map[string][]byte{}
-	for _, name := range s.Names(time.Now()) {
-		b, err := kv.Get(ctx, prefix+name)
-		if err != nil {
-			return fmt.Errorf("audience: reading %s: %w", prefix+name, err)
+	for range maxSwaps {
+		stored := map[string][]byte{}
+		for _, name := range s.Names(time.Now()) {
+			b, err := kv.Get(ctx, prefix+name)
+			if err != nil {
+				return fmt.Errorf("audience: reading %s: %w", prefix+name, err)
+			}
+			if b != nil {
+				stored[name] = b
+			}
 		}
-		if b != nil {
-			stored[name] = b
+		if err := s.Import(stored); err != nil {
+			return err
+		}
+		all := true
+		for name, b := range s.Export() {
+			if bytes.Equal(b, stored[name]) {
+				continue
+			}
+			swapped, err := kv.CompareAndSwap(ctx, prefix+name, stored[name], b)
+			if err != nil {
+				return fmt.Errorf("audience: writing %s: %w", prefix+name, err)
+			}
+			all = all && swapped
+		}
+		if all {
+			return nil
 		}
 	}
-	if err := s.Import(stored); err != nil {
-		return err
-	}
-	for name, b := range s.Export() {
-		if bytes.Equal(b, stored[name]) {
-			continue
-		}
-		if err := kv.Set(ctx, prefix+name, b); err != nil {
-			return fmt.Errorf("audience: writing %s: %w", prefix+name, err)
-		}
-	}
-	return nil
+	return fmt.Errorf("audience: writing %s: other nodes wrote at the same time, %d times", prefix, maxSwaps)
 }

@@ -146,8 +146,15 @@ func NewUniques(loc *time.Location) *Uniques {
 	return &Uniques{loc: loc, days: map[string]*Sketch{}}
 }
 
-// Add counts a user as active at a time.
+// tooEarly is how far ahead of this machine's clock an event may be: a day for time zones, and some for clocks.
+const tooEarly = 36 * time.Hour
+
+// Add counts a user as active at a time. What lies more than 36 h in the future is ignored, because it would push out
+// the days that are kept; so is what is older than those.
 func (u *Uniques) Add(user string, at time.Time) {
+	if at.After(time.Now().Add(tooEarly)) {
+		return
+	}
 	h, day := xxhash.Sum64String(user), at.In(u.loc).Format(time.DateOnly)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -155,13 +162,22 @@ func (u *Uniques) Add(user string, at time.Time) {
 	if s == nil {
 		s = &Sketch{}
 		u.days[day] = s
-		u.forget(at)
+		u.forget()
 	}
 	s.AddHash(h)
 }
 
-func (u *Uniques) forget(now time.Time) {
-	oldest := now.In(u.loc).AddDate(0, 0, -keepDays).Format(time.DateOnly)
+// forget removes the days that are too old beside the latest one. The caller holds u.mu.
+func (u *Uniques) forget() {
+	latest := ""
+	for d := range u.days {
+		latest = max(latest, d)
+	}
+	last, err := time.Parse(time.DateOnly, latest)
+	if err != nil {
+		return
+	}
+	oldest := last.AddDate(0, 0, -keepDays).Format(time.DateOnly)
 	for d := range u.days {
 		if d < oldest {
 			delete(u.days, d)
@@ -217,7 +233,7 @@ func (u *Uniques) Export() map[string][]byte {
 	return out
 }
 
-// Import merges exported days. Nothing is merged when one of them is malformed.
+// Import merges exported days. Nothing is merged when one of them is malformed; days that Add would ignore are left out.
 func (u *Uniques) Import(days map[string][]byte) error {
 	parsed := make(map[string]*Sketch, len(days))
 	for d, b := range days {
@@ -231,11 +247,16 @@ func (u *Uniques) Import(days map[string][]byte) error {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	last := time.Now().Add(tooEarly).In(u.loc).Format(time.DateOnly)
 	for d, s := range parsed {
+		if d > last {
+			continue
+		}
 		if u.days[d] == nil {
 			u.days[d] = &Sketch{}
 		}
 		u.days[d].Merge(s)
 	}
+	u.forget()
 	return nil
 }
