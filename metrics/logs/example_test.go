@@ -47,7 +47,7 @@ func ExampleShipper() {
 	log := slog.New(logs.NewHandler(slog.NewTextHandler(io.Discard, nil),
 		logs.HandlerOptions{Server: "web-1", Ship: ship}))
 	log.Info("started")
-	_ = ship.Close(context.Background()) // sends what waits
+	_ = ship.Shutdown(context.Background()) // sends what waits
 	for _, r := range collector.Recent() {
 		fmt.Println(r.Server, r.Message)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/warn"
 )
 
 // ShipperOptions configure a Shipper.
@@ -33,16 +35,21 @@ type ShipperOptions struct {
 	Batch int
 	// Interval is how long a record waits for others. Zero means 1 s.
 	Interval time.Duration
+	// Logger gets a record at level Warn when shipments fail or records are dropped, at most one a minute. Nil means
+	// slog.Default(). It may write to the Handler that ships here.
+	Logger *slog.Logger
 }
 
 // Shipper sends log records to a collector, in the background and in batches. A batch is sent until it arrives, so none
 // is lost while the buffer has room, and the collector keeps each once. All methods are safe for concurrent use.
 type Shipper struct {
-	o    ShipperOptions
-	name string // of this process, for the collector's memory
-	kick chan struct{}
-	stop context.CancelFunc
-	done chan struct{}
+	o        ShipperOptions
+	name     string // of this process, for the collector's memory
+	warnings *warn.Log
+	failures warn.Tally
+	kick     chan struct{}
+	stop     context.CancelFunc
+	done     chan struct{}
 
 	mu      sync.Mutex // guards what follows
 	waiting []Record
@@ -55,11 +62,14 @@ type Shipper struct {
 type ShipperStats struct {
 	Waiting int    `metric:"waiting,gauge,Records that wait to be shipped"`
 	Shipped uint64 `metric:"shipped_total,counter,Records shipped"`
-	Dropped uint64 `metric:"dropped_total,counter,Records dropped because the buffer was full, or refused by the collector"`
+	Dropped uint64 `metric:"dropped_total,counter,Records dropped: the buffer was full, or they were refused"`
 	Failed  uint64 `metric:"failures_total,counter,Shipments that failed and were repeated"`
+	// LastError is the latest failure, "" before the first, and LastErrorAt its time.
+	LastError   string
+	LastErrorAt time.Time
 }
 
-// NewShipper starts shipping. Close ends it.
+// NewShipper starts shipping. Shutdown and Close end it.
 func NewShipper(o ShipperOptions) (*Shipper, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -84,12 +94,12 @@ func NewShipper(o ShipperOptions) (*Shipper, error) {
 		o.Interval = time.Second
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Shipper{o: o, name: rand.Text(), kick: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
+	s := &Shipper{o: o, name: rand.Text(), warnings: warn.New(o.Logger), kick: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
 	go s.run(ctx)
 	return s, nil
 }
 
-// Add queues a record; it never blocks. After Close it drops it.
+// Add queues a record; it never blocks. After Shutdown or Close it drops it.
 func (s *Shipper) Add(r Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,11 +130,12 @@ func (s *Shipper) Stats() ShipperStats {
 	defer s.mu.Unlock()
 	st := s.stats
 	st.Waiting = len(s.waiting)
+	_, st.LastError, st.LastErrorAt = s.failures.Load()
 	return st
 }
 
-// Close sends what waits, until ctx ends, and stops. It returns ctx's error when records were left.
-func (s *Shipper) Close(ctx context.Context) error {
+// Shutdown sends what waits, until ctx ends, and stops. It returns ctx's error when records were left.
+func (s *Shipper) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
@@ -137,11 +148,20 @@ func (s *Shipper) Close(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 	}
+	_ = s.Close()
+	if s.Stats().Waiting > 0 {
+		return fmt.Errorf("logs: %d records were not shipped: %w", s.Stats().Waiting, ctx.Err())
+	}
+	return nil
+}
+
+// Close stops at once; Stats then counts the records that were left as waiting. It is idempotent and returns nil.
+func (s *Shipper) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.stop()
 	<-s.done
-	if s.Stats().Waiting > 0 {
-		return fmt.Errorf("logs: %d log records were not shipped: %w", s.Stats().Waiting, ctx.Err())
-	}
 	return nil
 }
 
@@ -165,7 +185,7 @@ func (s *Shipper) run(ctx context.Context) {
 			continue
 		}
 		if !s.send(ctx, shipment, batch) {
-			s.mu.Lock() // for Close to count
+			s.mu.Lock() // for Stats to count
 			s.waiting = append(batch, s.waiting...)
 			s.mu.Unlock()
 			return
@@ -219,30 +239,40 @@ func (s *Shipper) send(ctx context.Context, shipment uint64, batch []Record) boo
 	_ = z.Close()
 	var wait backoff.Policy
 	for attempt := 0; ; attempt++ {
-		status, err := s.post(ctx, shipment, body.Bytes())
+		again, err := s.post(ctx, shipment, body.Bytes())
 		s.mu.Lock()
 		switch {
-		case err == nil && status < 300:
+		case err == nil:
 			s.stats.Shipped += uint64(len(batch))
-			s.mu.Unlock()
-			return true
-		case err == nil && (status == http.StatusBadRequest || status == http.StatusRequestEntityTooLarge):
-			s.stats.Dropped += uint64(len(batch)) // sending it again would not help
-			s.mu.Unlock()
+		case !again:
+			s.stats.Dropped += uint64(len(batch))
+		default:
+			s.stats.Failed++
+		}
+		s.mu.Unlock()
+		if err == nil {
+			s.warnings.Clear("ship", "logs: records are shipped again")
 			return true
 		}
-		s.stats.Failed++
-		s.mu.Unlock()
+		if ctx.Err() == nil {
+			s.failures.Add(err)
+			s.warnings.Warn("ship", "logs: records are not shipped", "url", s.o.URL, "dropped", !again, "err", err)
+		}
+		if !again {
+			return true
+		}
 		if backoff.Sleep(ctx, wait.Delay(attempt)) != nil {
 			return false
 		}
 	}
 }
 
-func (s *Shipper) post(ctx context.Context, shipment uint64, body []byte) (int, error) {
+// post sends a shipment once. Again reports whether it makes sense to send it again after the error: not when the
+// collector does not take what it says.
+func (s *Shipper) post(ctx context.Context, shipment uint64, body []byte) (again bool, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.o.URL, bytes.NewReader(body))
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	r.Header.Set("Content-Type", "application/x-ndjson")
 	r.Header.Set("Content-Encoding", "gzip")
@@ -250,9 +280,16 @@ func (s *Shipper) post(ctx context.Context, shipment uint64, body []byte) (int, 
 	r.Header.Set("X-Shipment", fmt.Sprintf("%s/%d", s.name, shipment))
 	res, err := s.o.Client.Do(r)
 	if err != nil {
-		return 0, err
+		return true, err
 	}
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 1<<16)) // so that the connection is used again
-	return res.StatusCode, nil
+	switch code := res.StatusCode; {
+	case code < 300:
+		return false, nil
+	case code == http.StatusBadRequest || code == http.StatusRequestEntityTooLarge:
+		return false, fmt.Errorf("the collector answered %s", res.Status)
+	default:
+		return true, fmt.Errorf("the collector answered %s", res.Status)
+	}
 }

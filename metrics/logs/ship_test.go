@@ -19,6 +19,8 @@ import (
 
 const shipToken = "0123456789abcdef"
 
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
 // collector is a Store behind a server that can fail in the ways networks do.
 func collector(t *testing.T, fail func(n int64) (refuse, loseAnswer bool)) (*Store, string) {
 	store := NewStore(StoreOptions{Token: shipToken})
@@ -47,7 +49,7 @@ func TestShippedOnceEach(t *testing.T) {
 	store, url := collector(t, func(n int64) (bool, bool) { return n%3 == 1, n%3 == 2 })
 	const servers, each = 3, 500
 	for i := range servers {
-		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Batch: 100, Interval: 10 * time.Millisecond,
+		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Batch: 100, Interval: 10 * time.Millisecond,
 			Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 		require.NoError(t, err)
 		kept := slog.New(NewHandler(slog.NewTextHandler(io.Discard, nil),
@@ -61,12 +63,13 @@ func TestShippedOnceEach(t *testing.T) {
 			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		require.NoError(t, s.Close(ctx))
+		require.NoError(t, s.Shutdown(ctx))
 		cancel()
 		st := s.Stats()
 		require.EqualValues(t, each, st.Shipped)
 		require.Zero(t, st.Dropped+uint64(st.Waiting))
 		require.NotZero(t, st.Failed)
+		require.NotEmpty(t, st.LastError)
 		s.Add(Record{})
 		require.EqualValues(t, 1, s.Stats().Dropped, "after Close")
 	}
@@ -100,7 +103,7 @@ func TestShippedOnceEach(t *testing.T) {
 
 func TestShipperGivesUpOnlyRecords(t *testing.T) {
 	_, url := collector(t, func(int64) (bool, bool) { return true, false })
-	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Buffer: 100, Batch: 10, Interval: time.Hour,
+	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Buffer: 100, Batch: 10, Interval: time.Hour,
 		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	require.NoError(t, err)
 	for i := range 1000 {
@@ -110,7 +113,7 @@ func TestShipperGivesUpOnlyRecords(t *testing.T) {
 	require.NotZero(t, s.Stats().Dropped)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	require.ErrorIs(t, s.Close(ctx), context.DeadlineExceeded)
+	require.ErrorIs(t, s.Shutdown(ctx), context.DeadlineExceeded)
 	st := s.Stats()
 	require.EqualValues(t, 1000, st.Dropped+uint64(st.Waiting), "nothing is unaccounted for")
 
@@ -192,7 +195,7 @@ func TestRecordsAreBoundedInBytes(t *testing.T) {
 
 	// The buffer of a shipper, too.
 	_, url := collector(t, func(int64) (bool, bool) { return true, false })
-	ship, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Bytes: 100 << 10, Interval: time.Hour,
+	ship, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Bytes: 100 << 10, Interval: time.Hour,
 		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	require.NoError(t, err)
 	for range 1000 {
@@ -204,7 +207,7 @@ func TestRecordsAreBoundedInBytes(t *testing.T) {
 	require.NotZero(t, ship.Stats().Dropped)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_ = ship.Close(ctx)
+	_ = ship.Shutdown(ctx)
 }
 
 // A burst of strange errors fills the groups; later errors have groups of their own again.

@@ -211,19 +211,18 @@ func TestAlertsAreNeitherSilentNorFalse(t *testing.T) {
 	require.LessOrEqual(t, stuck.Load(), 1+n/200)
 }
 
-// promtool evaluates the generated rules over whole worlds exactly as the simulation does: each change of each alert,
-// minute by minute.
+// promtool evaluates the generated rules over a whole world exactly as the simulation does: each change of each alert,
+// minute by minute. It takes a minute or two for one, so each week has its own.
 func TestPromtoolAgreesWithTheSimulation(t *testing.T) {
 	exhaustive.Only(t)
 	promtool := testserver.Binary(t, "promtool")
-	for _, sc := range []scenario{{0.9, 1, "daily", "total20m", 60, 1}, {0.99, 0.01, "constant", "onebad", 60, 1},
-		{0.999, 100, "constant", "dns60m", 60, 1}, {0.9999, 1, "bursty", "flap", 60, 1}} {
-		t.Run(sc.ID(), func(t *testing.T) {
-			t.Parallel()
-			w := simulate(sc)
-			promtoolTest(t, promtool, sc, w, newTable(w, ruleWindows))
-		})
-	}
+	worlds := []scenario{{0.9, 1, "daily", "total20m", 60, 1}, {0.99, 0.01, "constant", "onebad", 60, 1},
+		{0.999, 100, "constant", "dns60m", 60, 1}, {0.9999, 1, "bursty", "flap", 60, 1}}
+	_, week := time.Now().ISOWeek()
+	sc := worlds[week%len(worlds)]
+	t.Log(sc.ID())
+	w := simulate(sc)
+	promtoolTest(t, promtool, sc, w, newTable(w, ruleWindows))
 }
 
 // promtoolTest writes a test file with an assertion at each change of each alert and every four hours, and runs it.

@@ -73,7 +73,7 @@ func closeShipper(ship *logs.Shipper) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	err := ship.Close(ctx)
+	err := ship.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) { // the collector is not what the books are about
 		return nil
 	}
