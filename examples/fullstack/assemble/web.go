@@ -79,13 +79,17 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.site = site.New(site.Config{
+	w.site, err = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens,
 		Refresh: refresher,
 		Cache:   w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users,
 		KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
 		Fresh:             c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
+		Room: c.s.room,
 	})
+	if err != nil {
+		return nil, err
+	}
 	app := trace.AccessLog(log, w.site.Handler())
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
@@ -100,6 +104,9 @@ func (c *center) newWeb(name string) (w *web, err error) {
 
 func (w *web) release() {
 	w.close()
+	if w.site != nil {
+		w.site.Close()
+	}
 	_ = closeShipper(w.ship)
 	if w.tiered != nil {
 		w.tiered.Close()
@@ -176,7 +183,7 @@ func (c *center) startScaling() error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.down {
-				return 0, errors.New("the centre is down")
+				return 0, errors.New("the center is down")
 			}
 			return len(c.webs), nil
 		},

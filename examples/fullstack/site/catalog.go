@@ -3,25 +3,21 @@ package site
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
-	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/shard"
 )
 
-// page answers everything that the log knows: files, pages, redirects, and its honest 404s.
-func (s *Site) page(w http.ResponseWriter, r *http.Request) error {
+// logged answers everything that a replayed log knows: files, pages, redirects, and its honest 404s.
+func (s *Site) logged(w http.ResponseWriter, r *http.Request) error {
 	o := s.Catalog[r.URL.EscapedPath()]
 	switch o.Kind {
 	case accesslog.File:
@@ -108,68 +104,4 @@ func notFound(err error) error {
 		return cache.ErrNotFound
 	}
 	return err
-}
-
-// View is one view of a page, posted with an id that the client made: however often it is sent, it counts once.
-type View struct {
-	ID   string `json:"id"`
-	Path string `json:"path"`
-}
-
-// beacon takes views and answers when they are durable in the queue.
-func (s *Site) beacon(w http.ResponseWriter, r *http.Request) error {
-	var views []View
-	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&views); err != nil || len(views) == 0 ||
-		len(views) > 100 {
-		return bad("want 1 to 100 views as JSON")
-	}
-	trace := traced(r.Context())
-	msgs := make([]queue.Message, len(views))
-	for i, v := range views {
-		if v.ID == "" || len(v.ID) > 64 || s.Catalog[v.Path].Kind != accesslog.Page {
-			return bad("view " + strconv.Itoa(i) + " has no id or is of no page")
-		}
-		body, _ := json.Marshal(v)
-		msgs[i] = queue.Message{Topic: TopicViews, Kind: "view", ID: v.ID, Body: body, Header: trace}
-	}
-	if _, err := s.Queue.PublishBatch(r.Context(), msgs); err != nil {
-		return err
-	}
-	s.published.Add(int64(len(msgs)))
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// like is one write: the like and the page's count change together.
-func (s *Site) like(w http.ResponseWriter, r *http.Request, user string) error {
-	id, err := key(r)
-	path := r.URL.Query().Get("page")
-	if err != nil || s.Catalog[path].Kind != accesslog.Page {
-		return errors.Join(bad("page must name a page"), err)
-	}
-	err = s.write(r.Context(), shard.String(path), id, "like", func(ctx context.Context, tx *shard.Tx) error {
-		res, err := tx.ExecContext(ctx, `INSERT INTO likes (slot, page, user) VALUES (?, ?, ?) ON CONFLICT (page, user) DO NOTHING`, int(tx.Slot()), path, user)
-		if err != nil {
-			return err
-		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE pages SET likes = likes + 1 WHERE path = ?`, path)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	s.forget(r.Context(), "page:"+path)
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-// forget drops a cached row. The write is done, so a second tier that is down must not fail the request: first tiers
-// stop serving by themselves while they can't hear invalidations, and a second tier comes back empty.
-func (s *Site) forget(ctx context.Context, key string) {
-	if err := s.Cache.Drop(ctx, key); err != nil {
-		s.Log.WarnContext(ctx, "cache tier did not confirm an invalidation", "key", key, "err", err.Error())
-	}
 }
