@@ -22,6 +22,8 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/standin/redis"
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/dashboard"
+	"github.com/tierkit/tierkit/metrics/logs"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
@@ -80,7 +82,7 @@ type Options struct {
 type Stack struct {
 	o       Options
 	log     *slog.Logger
-	logs    *metrics.LogHandler
+	logs    *logs.Handler
 	metrics *metrics.Metrics
 	*observed
 	tiers map[string]*metrics.HTTP // edge, lb, web
@@ -106,7 +108,7 @@ type Stack struct {
 	midJob chan *center // see counting
 
 	mu     sync.Mutex // guards events and peak
-	events []metrics.Event
+	events []dashboard.Event
 	peak   Scaling
 	closed sync.Once
 	ended  error
@@ -133,9 +135,13 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 
 // start goes from the stores to the front door. What it has started when it fails, Close ends.
 func (s *Stack) start(ctx context.Context) (err error) {
-	s.metrics = metrics.New(metrics.Options{Namespace: "fullstack"})
+	if s.metrics, err = metrics.New(metrics.Options{Namespace: "fullstack"}); err != nil {
+		return err
+	}
 	for _, t := range []string{"edge", "lb", "web"} {
-		s.tiers[t] = s.metrics.HTTP(metrics.HTTPOptions{Server: t})
+		if s.tiers[t], err = s.metrics.HTTP(metrics.HTTPOptions{Server: t}); err != nil {
+			return err
+		}
 	}
 	if err = s.startObserving(); err != nil {
 		return err
@@ -176,17 +182,17 @@ func (s *Stack) Event(kind, text string) {
 	s.log.Debug("event", "kind", kind, "text", text)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})
+	s.events = append(s.events, dashboard.Event{At: time.Now(), Kind: kind, Text: text})
 	if len(s.events) > 1000 {
-		s.events = append([]metrics.Event(nil), s.events[len(s.events)-500:]...)
+		s.events = append([]dashboard.Event(nil), s.events[len(s.events)-500:]...)
 	}
 }
 
 // Events returns the timeline.
-func (s *Stack) Events() []metrics.Event {
+func (s *Stack) Events() []dashboard.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]metrics.Event(nil), s.events...)
+	return append([]dashboard.Event(nil), s.events...)
 }
 
 // Shutdown drains from the outside in: names and edges stop taking requests, then balancers, web servers and workers,

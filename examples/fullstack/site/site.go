@@ -22,7 +22,8 @@ import (
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cdn"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
-	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/audience"
+	"github.com/tierkit/tierkit/metrics/trace"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/token"
@@ -53,7 +54,7 @@ type Config struct {
 	Queue    *queue.Queue
 	Edges    cdn.Purger
 	Log      *slog.Logger
-	Users    *metrics.Uniques // of the day
+	Users    *audience.Uniques // of the day
 	// Fresh lets a user's reads see the user's own writes, through whichever server: a signed position travels in a
 	// cookie.
 	Fresh func(http.Handler) http.Handler
@@ -265,7 +266,7 @@ func (s *Site) user(r *http.Request) (string, error) {
 	}
 	if name != "" {
 		s.Users.Add(name, time.Now())
-		metrics.SetUser(r.Context(), name)
+		trace.SetUser(r.Context(), name)
 	}
 	return name, nil
 }
