@@ -10,6 +10,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/metrics/trace"
 )
 
@@ -39,7 +40,8 @@ type HandlerOptions struct {
 	Groups int
 	// Ship also sends the records to a collector. Nil keeps them here.
 	Ship *Shipper
-	// Attrs adds what else a context knows, such as the ids of another tracing library. Nil adds nothing.
+	// Attrs adds what else a context knows, such as the ids of another tracing library. It is called by each goroutine
+	// that logs; what it panics with becomes the attribute attrs_error. Nil adds nothing.
 	Attrs func(context.Context) []slog.Attr
 }
 
@@ -121,7 +123,11 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 		known = ids.Attrs()
 	}
 	if f := h.s.o.Attrs; f != nil {
-		for _, a := range f(ctx) {
+		var more []slog.Attr
+		if err := usercode.Call(func() { more = f(ctx) }); err != nil {
+			more = []slog.Attr{slog.String("attrs_error", err.Error())}
+		}
+		for _, a := range more {
 			known = append(known, h.s.redact.attr(a))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/metrics"
 )
 
@@ -104,7 +105,9 @@ func New(m *metrics.Metrics, o Options) (*SLO, error) {
 		return nil, err
 	}
 	s := &SLO{o: o, m: m, fine: samples{step: fineStep}, coarse: samples{step: o.Window / 4096}}
-	s.sample(time.Now())
+	if err := usercode.Call(func() { s.sample(time.Now()) }); err != nil {
+		return nil, fmt.Errorf("slo: Options.Read of %s: %w", o.Name, err)
+	}
 	return s, m.Register(s)
 }
 
