@@ -27,7 +27,8 @@ func TestMetricTags(t *testing.T) {
 			return err
 		}
 		if d.IsDir() {
-			if name := d.Name(); name == "testdata" || name == "benchmarks" || strings.HasPrefix(name, ".") && name != ".." {
+			if name := d.Name(); name == "testdata" || name == "benchmarks" || strings.HasPrefix(name, ".") &&
+				name != ".." {
 				return filepath.SkipDir
 			}
 			return nil
@@ -63,7 +64,8 @@ func TestMetricTags(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, err)
-	for _, pkg := range []string{"autoscale", "cache", "cdn", "geodns", "lb", "metrics", "metrics/host", "queue", "replica",
+	for _, pkg := range []string{"autoscale", "cache", "cdn", "geodns", "lb", "metrics", "metrics/host", "queue",
+		"replica",
 		"session", "shard"} {
 		found := withTags[pkg]
 		for dir := range withTags { // its Stats may stand in a part

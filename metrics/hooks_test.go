@@ -74,7 +74,9 @@ func TestHealthCheckCannotHoldUpReadiness(t *testing.T) {
 		}, Methods: map[string]func(){
 			"Check": func() { h.Check("other", func(context.Context) error { return nil }) }, "Started": h.Started,
 			"Drain": h.Drain, "Undrain": h.Undrain, "Failures": func() { h.Failures(context.Background()) },
-			"Live": func() { ask(h.Live()) }, "Startup": func() { ask(h.Startup()) }, "Ready": func() { ask(h.Ready()) },
+			"Live": func() {
+				ask(h.Live())
+			}, "Startup": func() { ask(h.Startup()) }, "Ready": func() { ask(h.Ready()) },
 		}, Close: func() {}}
 	})
 }
@@ -133,7 +135,8 @@ func TestOptionsAreChecked(t *testing.T) {
 	require.NoError(t, m.Register(WithLabels(map[string]string{"node": "a"}, Collect("lb", read))))
 	require.NoError(t, m.Register(WithLabels(map[string]string{"node": "b"}, Collect("lb", read))))
 	require.ErrorContains(t, m.Register(WithLabels(map[string]string{"node": "b"}, Collect("lb", read))), "already")
-	require.ErrorContains(t, m.Register(WithLabels(map[string]string{"bad-label": "b"}, Collect("x", read))), "bad-label")
+	require.ErrorContains(t, m.Register(WithLabels(map[string]string{"bad-label": "b"}, Collect("x", read))),
+		"bad-label")
 	require.ErrorContains(t, m.Register(Collect("my-lb", read)), "my-lb")
 	require.ErrorContains(t, m.Register(Collect("lb", func() (s struct {
 		N uint64 `metric:"n_total,gauge,N"`

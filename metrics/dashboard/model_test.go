@@ -57,7 +57,8 @@ func TestUnknownIsNull(t *testing.T) {
 	require.Nil(t, node["figures"].([]any)[0].(map[string]any)["value"])
 	require.Equal(t, map[string]any{"name": "kill", "label": "kill", "active": false, "progress": nil},
 		node["actions"].([]any)[0])
-	require.Equal(t, map[string]any{"from": "a", "to": "b", "kind": "traffic", "rate": nil, "errors": 1.0, "probes": 4.0},
+	require.Equal(t, map[string]any{"from": "a", "to": "b", "kind": "traffic", "rate": nil, "errors": 1.0,
+		"probes": 4.0},
 		topology["edges"].([]any)[0])
 	lines := out["charts"].([]any)[0].(map[string]any)["lines"].([]any)
 	require.Len(t, lines, 1, "a line without a value is none")
@@ -149,7 +150,8 @@ func TestActions(t *testing.T) {
 	d := mustNew(t, m, Options{Security: sec, Secret: secret, Logger: quiet(),
 		Actions: func() []Action { return []Action{{Name: "burst"}} },
 		Topology: func() Topology {
-			return Topology{Nodes: []Node{{ID: "edge1", Actions: []Action{{Name: "kill"}, {Name: "fail"}, {Name: "panic"}}},
+			return Topology{Nodes: []Node{{ID: "edge1",
+				Actions: []Action{{Name: "kill"}, {Name: "fail"}, {Name: "panic"}}},
 				{ID: "edge2"}}}
 		},
 		Act: func(_ context.Context, target, action string) error {

@@ -17,14 +17,14 @@ import (
 // HandlerOptions configure a log handler. The zero value adds ids and redacts.
 type HandlerOptions struct {
 	// Redact lists the words that make a key secret: the value of a key that contains one of them, without case and
-	// separators ("apikey" finds X-Api-Key and api_key), is replaced wherever it stands: in attributes, groups, headers,
-	// structs, maps, lists, URLs, JSON, and as key=value or key: value in text, the message included. Nil means password,
-	// passwd, passphrase, secret, token, authorization, cookie, apikey, accesskey, privatekey, credential, signature, jwt
-	// and otp. Numbers and booleans are replaced only where the key is exactly such a word.
+	// separators ("apikey" finds X-Api-Key and api_key), is replaced wherever it stands: in attributes, groups,
+	// headers, structs, maps, lists, URLs, JSON, and as key=value or key: value in text, the message included. Nil
+	// means password, passwd, passphrase, secret, token, authorization, cookie, apikey, accesskey, privatekey,
+	// credential, signature, jwt and otp. Numbers and booleans are replaced only where the key is exactly such a word.
 	//
 	// Whatever the list, text loses passwords in URLs, bearer and basic credentials, cookies, JWTs, private keys in PEM
-	// and keys of well-known services. A secret that has neither a telling key nor such a shape is not found, nor one in
-	// bytes that are no text, in unexported fields that a String method prints, or split over two values.
+	// and keys of well-known services. A secret that has neither a telling key nor such a shape is not found, nor one
+	// in bytes that are no text, in unexported fields that a String method prints, or split over two values.
 	Redact []string
 	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The
 	// records of one trace or request are kept or dropped together.

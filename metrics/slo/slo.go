@@ -228,7 +228,8 @@ func (s *SLO) status(t time.Time) (Status, sloSample) {
 func (s *SLO) Collect(to *metrics.Scrape) {
 	st, counted := s.status(time.Now())
 	name := s.m.Name
-	to.Counter(name("slo_bad_events_total"), "Events that missed their objective", float64(counted.bad), "slo", s.o.Name)
+	to.Counter(name("slo_bad_events_total"), "Events that missed their objective", float64(counted.bad), "slo",
+		s.o.Name)
 	to.Counter(name("slo_events_total"), "Events that have an objective", float64(counted.total), "slo", s.o.Name)
 	to.Gauge(name("slo_objective_ratio"), "Share of good events to reach", st.Objective, "slo", s.o.Name)
 	to.Gauge(name("slo_error_budget_remaining_ratio"),
