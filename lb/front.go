@@ -59,11 +59,11 @@ type FrontOptions struct {
 
 // FrontStats are the counters of a [Front].
 type FrontStats struct {
-	Connections int    `metric:"front_connections,gauge,client connections that the front holds itself"`
-	Requests    uint64 `metric:"front_requests_total,counter,requests that the front forwarded itself"`
-	HandedOver  uint64 `metric:"front_handed_over_total,counter,requests and connections that net/http got"`
-	Refused     uint64 `metric:"front_refused_total,counter,malformed requests"`
-	Expired     uint64 `metric:"front_expired_total,counter,connections and requests ended by a limit of time"`
+	Connections int    `metric:"front_connections,gauge,Client connections that the front holds itself"`
+	Requests    uint64 `metric:"front_requests_total,counter,Requests that the front forwarded itself"`
+	HandedOver  uint64 `metric:"front_handed_over_total,counter,Requests and connections that net/http got"`
+	Refused     uint64 `metric:"front_refused_total,counter,Malformed requests"`
+	Expired     uint64 `metric:"front_expired_total,counter,Connections and requests ended by a limit of time"`
 }
 
 // NewFront returns a server over b, which stays the caller's to close. Invalid options are an error that names the
