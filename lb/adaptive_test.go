@@ -194,7 +194,7 @@ func TestLimiterPriorities(t *testing.T) {
 		b, err := New(endpoints(1), Options{Adaptive: &Adaptive{Initial: 8, Max: 8, Queue: 0.25}})
 		require.NoError(t, err)
 		defer b.Close()
-		var held []Lease
+		var held []Pick
 		take := func(priority int8) error {
 			l, err := b.Pick(t.Context(), Key{Priority: priority})
 			if err == nil {

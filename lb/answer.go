@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,14 +12,12 @@ import (
 	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
-var errStatus = errors.New("lb: the backend's answer is one to be tried again")
-
 // answer passes a final answer on. keep is whether the connection may be used again.
 func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old bool, out *outcome) (keep bool,
 	err error) {
 	out.status = status
-	if x.retryStatus(status) {
-		return false, errStatus
+	if x.Discards(status, x.idempotent && x.resendable()) {
+		return false, errDiscarded
 	}
 	h := x.w.Header()
 	had := len(h) > 0
@@ -74,12 +71,6 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 		err = x.copyStream(c, c.br, out)
 	}
 	return err == nil && !f.close, err
-}
-
-func (x *exchange) retryStatus(status int) bool {
-	return x.b.o.Retry.Statuses != nil && slices.Contains(x.b.o.Retry.Statuses, status) && !x.last && x.again &&
-		x.resendable() &&
-		len(x.avoid)+1 < len(x.b.snap.Load().usable)
 }
 
 // complete adds what the balancer has to say and keeps net/http from guessing a type that the backend did not give.

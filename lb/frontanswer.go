@@ -3,7 +3,6 @@ package lb
 import (
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -11,10 +10,8 @@ import (
 // answer passes a final answer on. pool is whether the backend's connection may be used again, keep the client's.
 func (c *frontConn) answer(up *conn, be *Backend, head []byte, status int, old, idempotent bool, out *outcome) (pool,
 	keep bool, err error) {
-	b := c.f.b
-	if b.o.Retry.Statuses != nil && slices.Contains(b.o.Retry.Statuses, status) && !c.last && idempotent &&
-		len(c.avoid)+1 < len(b.snap.Load().usable) {
-		return false, false, errStatus
+	if c.Discards(status, idempotent) {
+		return false, false, errDiscarded
 	}
 	var a answerHead
 	if c.out, err = a.rewrite(c.out[:0], head, status, old, c.binder(be)); err != nil {

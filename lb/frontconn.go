@@ -24,7 +24,7 @@ type frontConn struct {
 	reader  io.ReaderFrom // of the TCP connection, for splice; nil: none
 	peer    netip.Addr
 	trusted bool
-	key     Key // of every request, unless the options want more
+	usual   Key // of every request, unless the options want more
 	custom  bool
 
 	in    []byte // in[r:w] was read and not used yet
@@ -34,9 +34,7 @@ type frontConn struct {
 	raw1  []byte // the head of the request, in in
 	body  []byte // its body, in in
 	bound string // backend that the sticky cookie names
-	avoid tried
-	store [4]*Backend
-	last  bool
+	Attempts
 
 	outcome outcome // of the attempt at hand
 }
@@ -71,7 +69,7 @@ func (c *frontConn) serve() {
 	c.trusted = trustedPeer(o, c.peer)
 	ranked := o.Adaptive != nil && (o.Adaptive.Priority != nil || o.Adaptive.Exempt != nil)
 	c.custom = !o.plainKey || !o.plainRetry || o.Sticky != nil || c.trusted || ranked
-	c.key = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
+	c.usual = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
 	for {
 		switch c.read() {
 		case verdictBad:

@@ -18,58 +18,44 @@ func (c *frontConn) exchange() (again, passed bool) {
 	if c.state.enter(phasePicking, c.now()) >= phaseLate {
 		return false, false
 	}
-	key, idempotent := c.key, c.head.again
+	key, idempotent := c.usual, c.head.again
 	c.bound = ""
 	if c.custom {
 		r, err := c.request()
 		if err != nil {
 			return c.fail(&clientError{err}), false
 		}
-		x := exchange{b: b, r: r}
-		key, idempotent = x.key(), b.o.Retry.Idempotent(r)
+		x := exchange{Attempts: b.Attempts(Key{}), r: r}
+		key, idempotent = x.keyOf(), b.o.Retry.Idempotent(r)
 		c.bound = x.bound
 	}
 	if b.o.MaxBody > 0 && c.head.length > b.o.MaxBody {
 		return c.fail(&http.MaxBytesError{Limit: b.o.MaxBody}), false
 	}
-	c.avoid = c.store[:0]
-	defer clear(c.store[:])
-	var failure error
-	for {
-		lease, err := b.pick(context.Background(), key, c.avoid)
-		if err != nil {
-			if failure == nil || !errors.Is(err, ErrNoBackend) {
-				failure = err
-			}
-			break
-		}
-		be := lease.b
+	c.Attempts = b.Attempts(key)
+	defer func() { c.Attempts = Attempts{} }()
+	for c.Next(context.Background()) {
+		be := c.Pick.b
 		if be.ep.Load().Scheme != "http" { // has just joined
-			lease.Done(Result{Ignored: true})
-			if failure == nil {
+			c.Pick.Done(Result{Ignored: true})
+			if c.Err == nil {
 				return false, true
 			}
 			break
 		}
-		c.last = len(c.avoid) >= b.o.Retry.Max
 		out, keep := c.attempt(be, idempotent)
-		lease.Done(Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client})
+		c.Pick.Done(Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client})
 		if out.err == nil {
 			return keep, false
 		}
 		if out.started || out.client {
 			return false, false
 		}
-		failure = out.err
-		if c.last || !out.unsent && !idempotent {
+		if !c.Again(out.err, out.safeToRetry(idempotent)) {
 			break
 		}
-		if !b.again(be, failure) {
-			break
-		}
-		c.avoid = append(c.avoid, be)
 	}
-	return c.fail(failure), false
+	return c.fail(c.Err), false
 }
 
 // attempt is exchange.http1 for a front.
@@ -80,7 +66,7 @@ func (c *frontConn) attempt(be *Backend, idempotent bool) (out outcome, keep boo
 		return outcome{err: err, unsent: true}, false
 	}
 	out, keep, silent := c.over(up, be, start, idempotent)
-	if silent && up.used && !out.started && !out.client && (out.unsent || idempotent) {
+	if up.used && out.stale(silent, idempotent) {
 		if up, err = be.pool.dial(context.Background(), false); err != nil {
 			return outcome{err: err, unsent: true}, false
 		}

@@ -157,7 +157,7 @@ func TestDrain(t *testing.T) {
 		b, err := New(endpoints(2), Options{Policy: RoundRobin()})
 		require.NoError(t, err)
 		defer b.Close()
-		var l Lease
+		var l Pick
 		for l.b == nil || l.b.ID() != "b00" {
 			l, _ = b.Pick(t.Context(), Key{})
 		}

@@ -62,26 +62,26 @@ func (b *Balancer) hedgeDelay() (time.Duration, bool) {
 }
 
 // second takes a backend for a hedge, at once or not at all: what waits for a backend is no faster than the first.
-func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
-	all := append(append(make(tried, 0, len(avoid)+1), avoid...), first)
+func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
+	avoid.add(first)
 	s := b.snap.Load()
-	if len(all) >= len(s.usable) {
-		return Lease{}, false
+	if avoid.len() >= len(s.usable) {
+		return Pick{}, false
 	}
 	if !b.budget.spend() {
 		b.noRetry.Add(1)
-		return Lease{}, false
+		return Pick{}, false
 	}
-	be := s.take(k, all)
+	be := s.take(k, &avoid)
 	if be == nil {
 		b.budget.refund()
-		return Lease{}, false
+		return Pick{}, false
 	}
 	limited := b.o.Adaptive != nil && !k.exempt()
 	if limited && b.limiter != nil {
 		b.limiter.force()
 	}
-	l := b.lease(be, len(all), limited)
+	l := b.lease(be, avoid.len(), limited)
 	l.hedge = true
 	b.hedges.Add(1)
 	if h := b.o.Hooks; h != nil && h.Hedge != nil {
@@ -90,16 +90,17 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
 	return l, true
 }
 
-// attempt sends the request to the backend of l, and to another one when that is slow and the request may be hedged.
-func (x *exchange) attempt(l Lease, k Key) outcome {
+// attempt sends the request to the backend that was picked, and to a second one when that is slow and the request may
+// be hedged.
+func (x *exchange) attempt() outcome {
 	h := &x.b.o.Hedge
-	if h.on() && x.again && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
+	if h.on() && x.idempotent && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
 		if delay, ok := x.b.hedgeDelay(); ok {
-			return x.race(l, k, delay)
+			return x.race(delay)
 		}
 	}
-	out := x.try(l.b)
-	l.Done(x.result(out))
+	out := x.try(x.Pick.b)
+	x.Pick.Done(x.result(out))
 	return out
 }
 
@@ -117,7 +118,8 @@ func (x *exchange) result(out outcome) Result {
 
 // race makes the first attempt here and the second, after delay, on a goroutine of its own that ends before race
 // returns. Each has its own copy of the exchange and its own writer; who writes a header first has the client's.
-func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
+func (x *exchange) race(delay time.Duration) outcome {
+	l := x.Pick
 	g := &finish{w: x.w}
 	first, _ := g.enter(x, l)
 	var late *runner // set and read on either side of ended
@@ -127,7 +129,7 @@ func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
 	timer := time.AfterFunc(delay, func() {
 		defer close(ended)
 		defer func() { crash = recover() }() // of a hook or a writer: it belongs to the request's goroutine
-		l2, ok := x.b.second(k, x.avoid, l.b)
+		l2, ok := x.b.second(x.key, x.tried, l.b)
 		if !ok {
 			return
 		}
@@ -158,7 +160,7 @@ func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
 		return lateOut
 	}
 	if g.winner == nil { // both failed: a third attempt goes to neither
-		x.avoid = append(x.avoid, late.lease.b)
+		x.tried.add(late.lease.b)
 	}
 	return out
 }
@@ -175,7 +177,7 @@ type finish struct {
 type runner struct {
 	g      *finish
 	x      exchange
-	lease  Lease
+	lease  Pick
 	cancel context.CancelFunc
 	h      http.Header
 	wrote  bool
@@ -185,7 +187,7 @@ type runner struct {
 var errOutrun = errors.New("lb: another attempt has answered")
 
 // enter adds an attempt; ok is false when another has an answer already.
-func (g *finish) enter(x *exchange, l Lease) (*runner, bool) {
+func (g *finish) enter(x *exchange, l Pick) (*runner, bool) {
 	r := &runner{g: g, x: *x, lease: l}
 	ctx, cancel := context.WithCancel(x.r.Context())
 	r.cancel = cancel

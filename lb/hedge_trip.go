@@ -18,14 +18,14 @@ func (t *tripper) hedges(r *http.Request) (time.Duration, bool) {
 // race makes an attempt, and after delay a second one beside it. It returns the first proper answer, or the last
 // failure; failed lists the backend of the other attempt when that failed too, its lease ended. The attempt that lost
 // is cancelled and put away on a goroutine that ends with it.
-func (t *tripper) race(r *http.Request, lease Lease, k Key, avoid tried, delay time.Duration) (got trip, failed tried) {
+func (t *tripper) race(r *http.Request, lease Pick, k Key, avoid tried, delay time.Duration) (got trip, failed []*Backend) {
 	results := make(chan trip, 2)
 	var stops [2]context.CancelFunc
 	running, started := 0, 0
-	start := func(l Lease) {
+	start := func(l Pick) {
 		ctx, cancel := context.WithCancel(r.Context())
 		stops[started] = cancel
-		fresh := len(avoid) > 0 || started > 0
+		fresh := avoid.len() > 0 || started > 0
 		running, started = running+1, started+1
 		go func() {
 			got := t.send(ctx, r, l, fresh)
@@ -44,7 +44,7 @@ func (t *tripper) race(r *http.Request, lease Lease, k Key, avoid tried, delay t
 			}
 		case got = <-results:
 			running--
-			good := got.err == nil && !t.retryStatus(r, got)
+			good := got.err == nil && !(t.b.o.Retry.Idempotent(r) && t.b.retriesStatus(got.res.StatusCode))
 			if !good && running > 0 { // the other may do better
 				got.fail(r.Context())
 				failed = append(failed, got.lease.b)

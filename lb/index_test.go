@@ -24,7 +24,7 @@ func drawEndpoints(t *rapid.T) []Endpoint {
 
 // drive takes and ends requests at random and calls check with each pick, before the request is counted.
 func drive(t *rapid.T, b *Balancer, check func(picked *Backend, k Key)) {
-	var held []Lease
+	var held []Pick
 	for range rapid.IntRange(1, 120).Draw(t, "steps") {
 		switch {
 		case len(held) > 0 && rapid.IntRange(0, 2).Draw(t, "end") == 0:
@@ -133,10 +133,10 @@ func TestIndexesAfterConcurrentLoad(t *testing.T) {
 			b := newBalancer(t, es, Options{Policy: p})
 			var wg sync.WaitGroup
 			var mu sync.Mutex
-			var held []Lease
+			var held []Pick
 			for w := range 8 {
 				wg.Go(func() {
-					var own []Lease
+					var own []Pick
 					for i := range 2000 {
 						l, err := b.Pick(context.Background(), Key{Hash: uint64(i * w), Keyed: true})
 						if err != nil {

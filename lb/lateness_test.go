@@ -149,7 +149,7 @@ func TestFailuresFromBeforeReadmission(t *testing.T) {
 				b, err := New(endpoints(3), Options{Policy: RoundRobin()})
 				require.NoError(t, err)
 				defer b.Close()
-				var hung []Lease
+				var hung []Pick
 				for len(hung) < 10 {
 					l, err := b.Pick(t.Context(), Key{})
 					require.NoError(t, err)

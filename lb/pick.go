@@ -9,33 +9,21 @@ import (
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
-// Pick chooses a backend and counts a request in flight on it until [Lease.Done]. It waits when every backend is at its
+// Pick chooses a backend and counts a request in flight on it until [Pick.Done]. It waits when every backend is at its
 // connection limit. Errors: ErrNoBackend, ErrOverloaded (ErrShed among them), ErrClosed, or ctx's.
-func (b *Balancer) Pick(ctx context.Context, k Key) (Lease, error) {
+func (b *Balancer) Pick(ctx context.Context, k Key) (Pick, error) {
 	return b.pick(ctx, k, nil)
 }
 
-// tried are the backends that a request has failed on already: few, so a slice is searched.
-type tried []*Backend
-
-func (t tried) has(b *Backend) bool {
-	for _, x := range t {
-		if x == b {
-			return true
-		}
-	}
-	return false
-}
-
-func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
+func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) {
 	limited := b.o.Adaptive != nil && !k.exempt()
 	switch {
-	case len(avoid) == 0:
+	case avoid.len() == 0:
 		b.requests.Add(1)
 		if limited && b.limiter != nil {
 			if err := b.limiter.admit(ctx, k.Priority); err != nil {
 				b.refused.Add(1)
-				return Lease{}, err
+				return Pick{}, err
 			}
 		}
 		b.budget.earn()
@@ -44,18 +32,18 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) 
 	}
 	s := b.snap.Load()
 	if be := s.take(k, avoid); be != nil {
-		return b.lease(be, len(avoid), limited), nil
+		return b.lease(be, avoid.len(), limited), nil
 	}
 	var err error
 	switch {
 	case s.closed:
 		err = ErrClosed
-	case s.picker == nil || len(avoid) >= len(s.usable):
+	case s.picker == nil || avoid.len() >= len(s.usable):
 		err = ErrNoBackend
 	default:
 		var be *Backend
 		if be, err = b.await(ctx, k, avoid); err == nil {
-			return b.lease(be, len(avoid), limited), nil
+			return b.lease(be, avoid.len(), limited), nil
 		}
 	}
 	if limited && b.limiter != nil {
@@ -64,19 +52,19 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) 
 	if err != ErrClosed {
 		b.refused.Add(1)
 	}
-	return Lease{}, err
+	return Pick{}, err
 }
 
-func (b *Balancer) lease(be *Backend, attempt int, limited bool) Lease {
+func (b *Balancer) lease(be *Backend, attempt int, limited bool) Pick {
 	be.requests.Add(1)
 	if h := b.o.Hooks; h != nil && h.Picked != nil {
 		h.Picked(be, attempt)
 	}
-	return Lease{owner: b, b: be, start: time.Since(began), limited: limited}
+	return Pick{owner: b, b: be, start: time.Since(began), limited: limited}
 }
 
 // take picks a backend that is below its limit and not to be avoided, and counts the request on it.
-func (s *snapshot) take(k Key, avoid tried) *Backend {
+func (s *snapshot) take(k Key, avoid *tried) *Backend {
 	if s.picker == nil {
 		return nil
 	}
@@ -108,7 +96,7 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 }
 
 // await waits in the queue until a backend is below its limit.
-func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, err error) {
+func (b *Balancer) await(ctx context.Context, k Key, avoid *tried) (be *Backend, err error) {
 	wait, full := b.o.QueueTimeout, ErrOverloaded
 	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.exempt() {
 		if wait, full = a.Wait, ErrShed; k.Priority < 0 {
@@ -137,7 +125,7 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, 
 		case s.closed:
 			b.queue.leave(ch)
 			return nil, ErrClosed
-		case s.picker == nil || len(avoid) >= len(s.usable):
+		case s.picker == nil || avoid.len() >= len(s.usable):
 			b.queue.leave(ch)
 			return nil, ErrNoBackend
 		}
@@ -156,8 +144,8 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, 
 	}
 }
 
-// Lease is one request on one backend.
-type Lease struct {
+// Pick is one request on one backend.
+type Pick struct {
 	owner *Balancer
 	b     *Backend
 	start time.Duration // since the process began
@@ -167,7 +155,7 @@ type Lease struct {
 }
 
 // Backend that was picked.
-func (l Lease) Backend() *Backend { return l.b }
+func (l Pick) Backend() *Backend { return l.b }
 
 // Result of one attempt on one backend.
 type Result struct {
@@ -189,13 +177,13 @@ func (r Result) Failed() bool {
 const failurePenalty = 1.0 // seconds
 
 // Done ends the request and tells how it went. It must be called exactly once.
-func (l Lease) Done(r Result) {
+func (l Pick) Done(r Result) {
 	l.settle(&r)
 	l.release(r)
 }
 
 // settle takes the verdict, which a streamed answer has long before it ends.
-func (l Lease) settle(r *Result) {
+func (l Pick) settle(r *Result) {
 	if r.Latency == 0 {
 		r.Latency = time.Since(began) - l.start
 	}
@@ -235,7 +223,7 @@ func (l Lease) settle(r *Result) {
 	l.b.latency.observe(seconds, stamp(), l.b.rate)
 }
 
-func (l Lease) release(r Result) {
+func (l Pick) release(r Result) {
 	l.b.ended()
 	l.owner.queue.wake()
 	if l.limited && l.owner.limiter != nil {

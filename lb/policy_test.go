@@ -36,7 +36,7 @@ func TestEveryPolicySharesByWeight(t *testing.T) {
 			b := newBalancer(t, es, Options{Policy: p})
 			got := map[string]float64{}
 			const n = 30000
-			var held []Lease
+			var held []Pick
 			for i := range n {
 				l, err := b.Pick(t.Context(), Key{Hash: HashString(fmt.Sprint("key", i)), Keyed: true})
 				require.NoError(t, err)

@@ -32,21 +32,18 @@ type proxy struct{ b *Balancer }
 
 // exchange is one client request on its way to an answer, over one attempt or several.
 type exchange struct {
-	b       *Balancer
-	w       http.ResponseWriter
-	r       *http.Request
-	trusted bool // the peer may tell where the request came from
-	upgrade string
-	expect  bool // the client waits for 100 Continue
-	again   bool // idempotent
-	body    bodyKind
-	kept    []byte // the body, when it is kept
-	bound   string // backend that the sticky cookie names
-	begun   bool   // bytes of the body were read from the client
-	avoid   tried
-	store   [4]*Backend
-	last    bool // no attempt follows this one
-	hedged  bool // was sent to two backends at once
+	Attempts
+	w          http.ResponseWriter
+	r          *http.Request
+	trusted    bool // the peer may tell where the request came from
+	upgrade    string
+	expect     bool // the client waits for 100 Continue
+	idempotent bool
+	body       bodyKind
+	kept       []byte // the body, when it is kept
+	bound      string // backend that the sticky cookie names
+	begun      bool   // bytes of the body were read from the client
+	hedged     bool   // was sent to two backends at once
 }
 
 type bodyKind uint8
@@ -68,16 +65,25 @@ type outcome struct {
 	trailed bool // flushed for a trailer
 }
 
+// safeToRetry reports whether the request may be sent again, to whatever backend: no byte of an answer went to the
+// client, who is not the cause, and the request was not sent or may be sent twice (repeatable).
+func (o *outcome) safeToRetry(repeatable bool) bool {
+	return !o.started && !o.client && (o.unsent || repeatable)
+}
+
+// stale reports whether a failed exchange over a connection that was used before says nothing about the backend, which
+// had closed the connection while it was idle: no byte of an answer came (silent). Such a request gets a new connection
+// to the same backend if it may be sent again.
+func (o *outcome) stale(silent, repeatable bool) bool { return silent && o.safeToRetry(repeatable) }
+
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
 func (p proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	kept := x.kept[:0]
-	*x = exchange{b: p.b, w: w, r: r, kept: kept}
-	x.avoid = x.store[:0]
+	*x = exchange{Attempts: p.b.Attempts(Key{}), w: w, r: r, kept: kept}
 	abort := x.serve()
-	x.b, x.w, x.r, x.avoid = nil, nil, nil, nil
-	clear(x.store[:])
+	x.Attempts, x.w, x.r = Attempts{}, nil, nil
 	if cap(x.kept) > 128<<10 {
 		x.kept = nil
 	}
@@ -94,52 +100,25 @@ func (x *exchange) serve() (abort bool) {
 		b.o.Error(x.w, r, err)
 		return false
 	}
-	key := x.key()
-	var failure error
-	for {
-		lease, err := b.pick(r.Context(), key, x.avoid)
-		if err != nil {
-			if failure == nil || !errors.Is(err, ErrNoBackend) {
-				failure = err
-			}
-			break
-		}
-		be := lease.b
-		x.last = len(x.avoid) >= b.o.Retry.Max
-		out := x.attempt(lease, key)
+	x.key = x.keyOf()
+	for x.Next(r.Context()) {
+		out := x.attempt()
 		if out.err == nil {
 			return false
 		}
 		if out.started {
 			return true
 		}
-		failure = out.err
-		if out.client || r.Context().Err() != nil || x.last || !(out.unsent || x.again && x.resendable()) {
+		if !x.Again(out.err, r.Context().Err() == nil && out.safeToRetry(x.idempotent && x.resendable())) {
 			break
 		}
-		if !b.again(be, failure) {
-			break
-		}
-		x.avoid = append(x.avoid, be)
 	}
+	failure := x.Err
 	if c := context.Cause(r.Context()); c != nil {
 		failure = c
 	}
 	b.o.Error(x.w, r, failure)
 	return false
-}
-
-// again pays for one more attempt and tells of it; false when there is nothing to pay with.
-func (b *Balancer) again(from *Backend, failure error) bool {
-	if !b.budget.spend() {
-		b.noRetry.Add(1)
-		return false
-	}
-	b.retries.Add(1)
-	if h := b.o.Hooks; h != nil && h.Retry != nil {
-		h.Retry(from, failure)
-	}
-	return true
 }
 
 func (x *exchange) resendable() bool { return x.body != bodyStreamed || !x.begun }
@@ -153,7 +132,7 @@ func (x *exchange) prepare() error {
 		}
 	}
 	x.upgrade = upgradeOf(r)
-	x.again = x.upgrade == "" && o.Retry.Idempotent(r)
+	x.idempotent = x.upgrade == "" && o.Retry.Idempotent(r)
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
@@ -177,7 +156,7 @@ func (x *exchange) prepare() error {
 	return nil
 }
 
-func (x *exchange) key() Key {
+func (x *exchange) keyOf() Key {
 	k := x.b.rank(x.r)
 	k.Hash, k.Keyed = x.b.o.Key(x.r, ClientAddr(x.r, x.b.o.TrustedProxies))
 	if x.b.sticky != nil {
@@ -193,12 +172,12 @@ func (x *exchange) http1(be *Backend) outcome {
 	ctx := x.r.Context()
 	start := time.Now()
 	look := x.looked(ctx)
-	c, err := be.pool.get(ctx, !x.again, look)
+	c, err := be.pool.get(ctx, !x.idempotent, look)
 	if err != nil {
 		return outcome{err: err, unsent: true}
 	}
 	out, silent := x.over(c, be, start)
-	if silent && c.used && !out.started && (out.unsent || x.again && x.resendable()) && ctx.Err() == nil {
+	if c.used && out.stale(silent, x.idempotent && x.resendable()) && ctx.Err() == nil {
 		if c, err = be.pool.dial(ctx, look); err != nil {
 			return outcome{err: err, unsent: true}
 		}

@@ -2,7 +2,6 @@ package lb
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net/http"
 	"net/netip"
@@ -45,36 +44,30 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
 	k := b.rank(r)
 	k.Hash, k.Keyed = b.o.Key(r, netip.Addr{})
-	var avoid tried
-	var failure error
 	resendable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
 	hedged := false
-	for {
-		lease, err := b.pick(ctx, k, avoid)
-		if err != nil {
-			closeBody(r)
-			if failure != nil && errors.Is(err, ErrNoBackend) {
-				err = failure
-			}
-			return nil, err
-		}
-		last := len(avoid) >= b.o.Retry.Max
+	a := b.Attempts(k)
+	for a.Next(ctx) {
 		var got trip
 		if delay, hedge := t.hedges(r); hedge && resendable && !hedged {
-			var both tried
-			got, both = t.race(r, lease, k, avoid, delay)
-			hedged = len(both) > 0
-			avoid = append(avoid, both...)
+			var failed []*Backend
+			got, failed = t.race(r, a.Pick, k, a.tried, delay)
+			hedged = len(failed) > 0
+			for _, be := range failed {
+				a.tried.add(be)
+			}
+			a.Pick = got.lease
 		} else {
-			got = t.send(ctx, r, lease, len(avoid) > 0)
+			got = t.send(ctx, r, a.Pick, a.tried.len() > 0)
 		}
-		again := resendable && ctx.Err() == nil && !last
-		if failure = got.err; failure == nil {
-			again, failure = again && t.retryStatus(r, got) && len(avoid)+1 < len(b.snap.Load().usable), errStatus
+		cause, safe := got.err, resendable && ctx.Err() == nil
+		if cause == nil {
+			cause, safe = errDiscarded, a.Discards(got.res.StatusCode, safe && b.o.Retry.Idempotent(r))
 		} else {
-			again = again && !got.own && (unsentError(failure) || b.o.Retry.Idempotent(r))
+			out := outcome{client: got.own, unsent: unsentError(cause)}
+			safe = safe && out.safeToRetry(b.o.Retry.Idempotent(r))
 		}
-		if !again || !b.again(got.lease.b, failure) {
+		if !a.Again(cause, safe) {
 			if got.err == nil {
 				return got.pass(ctx), nil
 			}
@@ -82,17 +75,14 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, got.err
 		}
 		got.fail(ctx)
-		avoid = append(avoid, got.lease.b)
 	}
-}
-
-func (t *tripper) retryStatus(r *http.Request, got trip) bool {
-	return t.b.o.Retry.Idempotent(r) && statusIn(t.b.o.Retry.Statuses, got.res.StatusCode)
+	closeBody(r)
+	return nil, a.Err
 }
 
 // trip is one attempt and what came of it.
 type trip struct {
-	lease   Lease
+	lease   Pick
 	res     *http.Response
 	err     error
 	own     bool // err is the request's own, nothing that the backend is to blame for
@@ -128,7 +118,7 @@ func (p trip) pass(ctx context.Context) *http.Response {
 }
 
 // send makes one attempt. fresh: the request's own body has been used already, or another attempt uses it.
-func (t *tripper) send(ctx context.Context, r *http.Request, lease Lease, fresh bool) trip {
+func (t *tripper) send(ctx context.Context, r *http.Request, lease Pick, fresh bool) trip {
 	ep := lease.b.ep.Load()
 	req := r.WithContext(ctx)
 	u := *r.URL
@@ -152,15 +142,6 @@ func (t *tripper) send(ctx context.Context, r *http.Request, lease Lease, fresh 
 	}
 	res, err := rt.RoundTrip(req)
 	return trip{lease: lease, res: res, err: err, latency: time.Since(began) - lease.start}
-}
-
-func statusIn(list []int, status int) bool {
-	for _, s := range list {
-		if s == status {
-			return true
-		}
-	}
-	return false
 }
 
 func closeBody(r *http.Request) {

@@ -69,7 +69,7 @@ type simBackend struct {
 }
 
 type simRequest struct {
-	lease   Lease
+	lease   Pick
 	start   time.Time
 	work    float64
 	running Running

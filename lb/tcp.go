@@ -61,12 +61,9 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, t *tcpConns) {
 	if peer.IsValid() {
 		k.Hash, k.Keyed = hashAddr(peer.Addr()), true
 	}
-	var avoid tried
-	for {
-		lease, err := b.pick(ctx, k, avoid)
-		if err != nil {
-			return
-		}
+	a := b.Attempts(k)
+	for a.Next(ctx) {
+		lease := a.Pick
 		start := time.Now()
 		up, err := b.o.Dial(ctx, "tcp", lease.b.ep.Load().Addr)
 		if err == nil && b.o.Proxy.Send != 0 {
@@ -88,10 +85,9 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, t *tcpConns) {
 			return
 		}
 		lease.Done(Result{Err: err, Ignored: ctx.Err() != nil})
-		if ctx.Err() != nil || len(avoid) >= b.o.Retry.Max || !b.again(lease.b, err) {
+		if !a.Again(err, ctx.Err() == nil) {
 			return
 		}
-		avoid = append(avoid, lease.b)
 	}
 }
 

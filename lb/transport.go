@@ -120,8 +120,8 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 	}
 	defer res.Body.Close()
 	out.status = res.StatusCode
-	if x.retryStatus(res.StatusCode) {
-		out.err = errStatus
+	if x.Discards(res.StatusCode, x.idempotent && x.resendable()) {
+		out.err = errDiscarded
 		return out
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
