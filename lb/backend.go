@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/health"
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 // BackendState is where a backend stands.
@@ -35,7 +36,7 @@ func (s BackendState) String() string {
 type Backend struct {
 	id   string
 	hash uint64 // of id, for the hash policies
-	pool connPool
+	pool http1.Pool
 
 	queue *queue // of the requests that wait for it or another
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/placement"
 )
 
@@ -129,7 +130,7 @@ func (b *Balancer) Update(endpoints []Endpoint) error {
 		}
 		delete(b.backends, id)
 		be.stop()
-		be.pool.close()
+		be.pool.Close()
 		b.setState(be, StateRemoved)
 	}
 	for _, e := range next {
@@ -157,7 +158,8 @@ func (b *Balancer) add(e Endpoint) *Backend {
 	be.ep.Store(&e)
 	be.forgive()
 	be.maxConns.Store(b.connLimit(e))
-	be.pool.init(e.Addr, &b.o)
+	be.pool.Init(http1.PoolOptions{Addr: e.Addr, Dial: b.o.Dial, MaxIdle: b.o.MaxIdle,
+		KeepIdle: b.o.Timeouts.KeepIdle})
 	if a := b.o.Adaptive; a != nil && a.PerBackend {
 		be.limiter = newLimiter(*a)
 		be.limiter.changed = func() {
@@ -296,7 +298,7 @@ func (b *Balancer) Close() error {
 		b.ramping.Stop()
 	}
 	for _, be := range b.backends {
-		be.pool.close()
+		be.pool.Close()
 	}
 	b.snap.Store(&snapshot{closed: true})
 	b.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
 	"github.com/tierkit/tierkit/internal/test/proxytest"
 )
 

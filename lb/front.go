@@ -189,7 +189,7 @@ func (f *Front) Close() error {
 	f.shut()
 	f.mu.Lock()
 	for c := range f.conns {
-		c.Conn.Close()
+		c.Close()
 		if up := c.up.Load(); up != nil {
 			up.Close()
 		}

@@ -101,28 +101,6 @@ func TestFrontForwards(t *testing.T) {
 	require.EqualValues(t, 1, f.Stats().HandedOver)
 }
 
-func TestFrontAllocates(t *testing.T) {
-	client, server := net.Pipe()
-	defer client.Close()
-	defer server.Close()
-	c := &frontConn{socket: socket{Conn: server}, peer: netip.MustParseAddr("192.0.2.1")}
-	raw := []byte("GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: b\r\nAccept: */*\r\nConnection: keep-alive\r\nX-Forwarded-For: c\r\n\r\n")
-	head := []byte("HTTP/1.1 200 OK\r\nServer: a\r\nDate: b\r\nContent-Type: c\r\nContent-Length: 100\r\nConnection: keep-alive\r\n")
-	var a answerHead
-	var sent []byte
-	require.Zero(t, testing.AllocsPerRun(100, func() {
-		if c.head.parse(raw, false) != verdictOurs {
-			t.Fatal("not ours")
-		}
-		c.raw1 = raw
-		sent = c.appendHead(sent[:0])
-		var err error
-		if c.out, err = a.rewrite(c.out[:0], head, 200, false, nil); err != nil {
-			t.Fatal(err)
-		}
-	}))
-}
-
 func TestFrontTimeouts(t *testing.T) {
 	stall := make(chan struct{})
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {

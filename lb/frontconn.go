@@ -12,14 +12,18 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/clientaddr"
+	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // frontConn is one client connection of a [Front]: its goroutine reads a request, forwards it, and then reads the next.
 type frontConn struct {
-	socket
+	socket.Conn
 	f       *Front
 	state   watched
-	up      atomic.Pointer[conn] // what a phase of waiting or relaying waits for
+	up      atomic.Pointer[http1.Conn] // what a phase of waiting or relaying waits for
 	under   syscall.RawConn
 	reader  io.ReaderFrom // of the TCP connection, for splice; nil: none
 	peer    netip.Addr
@@ -30,13 +34,13 @@ type frontConn struct {
 	in    []byte // in[r:w] was read and not used yet
 	r, w  int
 	out   []byte // the answer, built in place
-	head  requestHead
+	head  http1.RequestHead
 	raw1  []byte // the head of the request, in in
 	body  []byte // its body, in in
 	bound string // backend that the sticky cookie names
 	Attempts
 
-	outcome outcome // of the attempt at hand
+	outcome http1.Outcome // of the attempt at hand
 }
 
 const (
@@ -45,8 +49,8 @@ const (
 )
 
 func newFrontConn(f *Front, nc net.Conn) *frontConn {
-	c := &frontConn{f: f, under: rawOf(nc)}
-	c.socket.init(nc)
+	c := &frontConn{f: f, under: socket.Under(nc)}
+	c.Conn.Init(nc)
 	c.reader, _ = nc.(io.ReaderFrom)
 	c.state.enter(phaseReading, f.now.Load())
 	return c
@@ -57,7 +61,7 @@ func (c *frontConn) now() uint32 { return c.f.now.Load() }
 // leave closes the connection if it is between two requests.
 func (c *frontConn) leave() {
 	if p, _, word := c.state.load(); p == phaseIdle && c.state.change(word, phaseClosing) {
-		c.Conn.Close()
+		c.Close()
 	}
 }
 
@@ -72,16 +76,16 @@ func (c *frontConn) serve() {
 	c.usual = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
 	for {
 		switch c.read() {
-		case verdictBad:
+		case http1.Bad:
 			return
-		case verdictPassed:
-			c.f.hand(0, &handedConn{Conn: c.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+		case http1.Unusual:
+			c.f.hand(0, &handedConn{Conn: c.Conn.Conn, first: bytes.Clone(c.in[c.r:c.w])})
 			return
 		}
 		c.f.requests.Add(1)
 		again, passed := c.exchange()
 		if passed {
-			c.f.hand(0, &handedConn{Conn: c.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+			c.f.hand(0, &handedConn{Conn: c.Conn.Conn, first: bytes.Clone(c.in[c.r:c.w])})
 			return
 		}
 		if !again {
@@ -111,9 +115,9 @@ func (c *frontConn) caught() {
 	}
 }
 
-// read waits for a request: its head and, where that is short, its body. When it says verdictBad the connection has
+// read waits for a request: its head and, where that is short, its body. When it says http1.Bad the connection has
 // been closed, and answered if there was somebody to answer to.
-func (c *frontConn) read() verdict {
+func (c *frontConn) read() http1.Verdict {
 	seen, reading := 0, c.w > c.r
 	p := phaseIdle
 	if reading {
@@ -121,13 +125,13 @@ func (c *frontConn) read() verdict {
 	}
 	if c.state.enter(p, c.now()) >= phaseLate || c.closing() && !reading {
 		c.Close()
-		return verdictBad
+		return http1.Bad
 	}
 	var end int
 	for {
 		if c.w > c.r {
 			var bad bool
-			if end, bad = endOfHead(c.in[c.r:c.w], seen); bad {
+			if end, bad = http1.EndOfHead(c.in[c.r:c.w], seen); bad {
 				return c.refuse(http.StatusBadRequest)
 			}
 			if end > 0 {
@@ -139,44 +143,44 @@ func (c *frontConn) read() verdict {
 			}
 		}
 		if !c.fill(frontBuffer) {
-			return verdictBad
+			return http1.Bad
 		}
 		if !reading {
 			reading = true
 			if c.state.enter(phaseReading, c.now()) >= phaseLate {
 				c.Close()
-				return verdictBad
+				return http1.Bad
 			}
 		}
 	}
 	if end > c.f.o.MaxHeaderBytes {
 		return c.refuse(http.StatusRequestHeaderFieldsTooLarge)
 	}
-	v := c.head.parse(c.in[c.r:c.r+end], c.trusted)
+	v := c.head.Parse(c.in[c.r:c.r+end], c.trusted)
 	o := &c.f.b.o
 	switch {
-	case v == verdictBad:
+	case v == http1.Bad:
 		return c.refuse(http.StatusBadRequest)
-	case v == verdictOurs && c.head.length > o.Retry.MaxBody, !c.f.b.snap.Load().plain:
-		v = verdictPassed
+	case v == http1.Plain && c.head.Length > o.Retry.MaxBody, !c.f.b.snap.Load().plain:
+		v = http1.Unusual
 	}
-	if v == verdictPassed {
+	if v == http1.Unusual {
 		if c.state.enter(phasePicking, c.now()) >= phaseLate {
 			c.Close()
-			return verdictBad
+			return http1.Bad
 		}
 		return v
 	}
-	n := int(c.head.length)
+	n := int(c.head.Length)
 	for c.w-c.r < end+n {
 		if c.state.enter(phaseBody, c.now()) >= phaseLate || !c.fill(end+n-(c.w-c.r)) {
 			c.Close()
-			return verdictBad
+			return http1.Bad
 		}
 	}
 	c.raw1 = c.in[c.r : c.r+end]
 	c.body = c.in[c.r+end : c.r+end+n]
-	return verdictOurs
+	return http1.Plain
 }
 
 // fill reads more, with room for want bytes or more. false: the connection is over.
@@ -192,7 +196,7 @@ func (c *frontConn) fill(want int) bool {
 			c.in = in
 		}
 	}
-	n, err := c.socket.Read(c.in[c.w:])
+	n, err := c.Conn.Read(c.in[c.w:])
 	c.w += n
 	if n > 0 {
 		return true
@@ -207,24 +211,24 @@ func (c *frontConn) fill(want int) bool {
 func (c *frontConn) closing() bool { return c.f.draining.Load() }
 
 // refuse answers what is no proper request; nothing after it can be trusted.
-func (c *frontConn) refuse(status int) verdict {
+func (c *frontConn) refuse(status int) http1.Verdict {
 	c.f.refused.Add(1)
 	text := http.StatusText(status)
 	c.state.enter(phaseRelaying, c.now())
-	io.WriteString(&c.socket, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+
+	io.WriteString(&c.Conn, "HTTP/1.1 "+strconv.Itoa(status)+" "+text+
 		"\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\nContent-Length: "+
 		strconv.Itoa(len(text))+"\r\n\r\n"+text)
 	c.linger()
-	return verdictBad
+	return http1.Bad
 }
 
 // linger closes so that the answer is not lost to a reset: what the client still sends is read for a while.
 func (c *frontConn) linger() {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+	if w, ok := c.Conn.Conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		var sink [4 << 10]byte
 		c.SetReadDeadline(time.Now().Add(lingering))
 		for range 64 {
-			if _, err := c.socket.Read(sink[:]); err != nil {
+			if _, err := c.Conn.Read(sink[:]); err != nil {
 				break
 			}
 		}
@@ -268,4 +272,17 @@ func (c *handedConn) CloseWrite() error {
 		return w.CloseWrite()
 	}
 	return c.Conn.Close()
+}
+
+// peerOf is the address of the connection's other end.
+func peerOf(s string) netip.Addr {
+	p, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return p.Addr().Unmap().WithZone("")
+}
+
+func trustedPeer(o *Options, peer netip.Addr) bool {
+	return peer.IsValid() && clientaddr.Within(o.TrustedProxies, peer)
 }

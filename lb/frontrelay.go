@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 var errClientLeft = errors.New("lb: the client left")
@@ -18,7 +20,7 @@ func (c *frontConn) exchange() (again, passed bool) {
 	if c.state.enter(phasePicking, c.now()) >= phaseLate {
 		return false, false
 	}
-	key, idempotent := c.usual, c.head.again
+	key, idempotent := c.usual, c.head.Idempotent
 	c.bound = ""
 	if c.custom {
 		r, err := c.request()
@@ -29,7 +31,7 @@ func (c *frontConn) exchange() (again, passed bool) {
 		key, idempotent = x.keyOf(), b.o.Retry.Idempotent(r)
 		c.bound = x.bound
 	}
-	if b.o.MaxBody > 0 && c.head.length > b.o.MaxBody {
+	if b.o.MaxBody > 0 && c.head.Length > b.o.MaxBody {
 		return c.fail(&http.MaxBytesError{Limit: b.o.MaxBody}), false
 	}
 	c.Attempts = b.Attempts(key)
@@ -44,14 +46,14 @@ func (c *frontConn) exchange() (again, passed bool) {
 			break
 		}
 		out, keep := c.attempt(be, idempotent)
-		c.Pick.Done(Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client})
-		if out.err == nil {
+		c.Pick.Done(Result{Err: out.Err, Status: out.Status, Latency: out.Latency, Ignored: out.Client})
+		if out.Err == nil {
 			return keep, false
 		}
-		if out.started || out.client {
+		if out.Started || out.Client {
 			return false, false
 		}
-		if !c.Again(out.err, out.safeToRetry(idempotent)) {
+		if !c.Again(out.Err, out.SafeToRetry(idempotent)) {
 			break
 		}
 	}
@@ -59,50 +61,49 @@ func (c *frontConn) exchange() (again, passed bool) {
 }
 
 // attempt is exchange.http1 for a front.
-func (c *frontConn) attempt(be *Backend, idempotent bool) (out outcome, keep bool) {
+func (c *frontConn) attempt(be *Backend, idempotent bool) (out http1.Outcome, keep bool) {
 	start := time.Now()
-	up, err := be.pool.get(context.Background(), !idempotent, false)
+	up, err := be.pool.Get(context.Background(), !idempotent, false)
 	if err != nil {
-		return outcome{err: err, unsent: true}, false
+		return http1.Outcome{Err: err, Unsent: true}, false
 	}
-	out, keep, silent := c.over(up, be, start, idempotent)
-	if up.used && out.stale(silent, idempotent) {
-		if up, err = be.pool.dial(context.Background(), false); err != nil {
-			return outcome{err: err, unsent: true}, false
+	out, keep = c.over(up, be, start, idempotent)
+	if out.Stale(up, idempotent) {
+		if up, err = be.pool.Dial(context.Background(), false); err != nil {
+			return http1.Outcome{Err: err, Unsent: true}, false
 		}
-		out, keep, _ = c.over(up, be, start, idempotent)
+		out, keep = c.over(up, be, start, idempotent)
 	}
 	return out, keep
 }
 
-// over makes the exchange on one connection of the backend. silent means that it failed before a byte of an answer
-// came.
-func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool) (_ outcome, keep, silent bool) {
-	c.outcome = outcome{} // in c, since what streams an answer keeps a pointer to it
+// over makes the exchange on one connection of the backend.
+func (c *frontConn) over(up *http1.Conn, be *Backend, start time.Time, idempotent bool) (_ http1.Outcome, keep bool) {
+	c.outcome = http1.Outcome{} // in c, since what streams an answer keeps a pointer to it
 	out := &c.outcome
-	up.untimed()
-	up.out = append(c.appendHead(up.out[:0]), c.body...)
+	up.Untimed()
+	up.Out = append(c.head.Append(up.Out[:0], c.raw1, c.peer, c.trusted), c.body...)
 	c.up.Store(up)
 	c.state.enter(phaseWaiting, c.now())
 	pool := false
 	var err error
 	func() {
-		up.ask(up.out)
+		up.Ask(up.Out)
 		for {
 			var head []byte
-			if head, err = up.head(); err != nil {
-				out.unsent = up.unsent()
-				silent = len(head) == 0 && up.br.Buffered() == 0
+			if head, err = up.Head(); err != nil {
+				out.Unsent = up.Unsent()
+				out.Silent = len(head) == 0 && up.Reader.Buffered() == 0
 				return
 			}
-			out.latency = time.Since(start)
+			out.Latency = time.Since(start)
 			var status int
 			var old bool
-			if status, old, err = statusOf(head); err != nil {
+			if status, old, err = http1.Status(head); err != nil {
 				return
 			}
 			if status >= 200 {
-				out.status = status
+				out.Status = status
 				pool, keep, err = c.answer(up, be, head, status, old, idempotent, out)
 				return
 			}
@@ -119,44 +120,25 @@ func (c *frontConn) over(up *conn, be *Backend, start time.Time, idempotent bool
 	c.up.Store(nil)
 	switch was {
 	case phaseLate:
-		err, silent = os.ErrDeadlineExceeded, false
+		err, out.Silent = os.ErrDeadlineExceeded, false
 	case phaseLeft:
-		err, silent, out.client = errClientLeft, false, true
+		err, out.Silent, out.Client = errClientLeft, false, true
 	}
-	if out.err = err; err == nil && pool {
-		be.pool.put(up)
+	if out.Err = err; err == nil && pool {
+		be.pool.Put(up)
 	} else {
 		up.Close()
 	}
-	return *out, keep && err == nil, silent
-}
-
-// appendHead writes the request as it goes to the backend, as exchange.appendHead does.
-func (c *frontConn) appendHead(out []byte) []byte {
-	h, b := &c.head, c.raw1
-	out = append(out, b[:h.line]...)
-	for _, s := range h.kept {
-		out = append(out, b[s.from:s.to]...)
-	}
-	out = h.appendForwarded(out, b, c.peer, c.trusted)
-	if h.te {
-		out = append(out, "Te: trailers\r\n"...)
-	}
-	if h.length > 0 || h.payload {
-		out = append(out, "Content-Length: "...)
-		out = strconv.AppendInt(out, h.length, 10)
-		out = append(out, '\r', '\n')
-	}
-	return append(out, '\r', '\n')
+	return *out, keep && err == nil
 }
 
 // inform passes an informational answer on, without the fields of the hop.
-func (c *frontConn) inform(up *conn, head []byte, status int, old bool, out *outcome) error {
+func (c *frontConn) inform(up *http1.Conn, head []byte, status int, old bool, out *http1.Outcome) error {
 	h := http.Header{}
-	if _, err := fields(head, old, h); err != nil {
+	if _, err := http1.ParseFields(head, old, h); err != nil {
 		return err
 	}
-	up.br.Discard(len(head) + 2)
+	up.Reader.Discard(len(head) + 2)
 	if status == http.StatusContinue {
 		return nil
 	}
@@ -164,21 +146,12 @@ func (c *frontConn) inform(up *conn, head []byte, status int, old bool, out *out
 	b = append(strconv.AppendInt(b, int64(status), 10), ' ')
 	b = append(b, http.StatusText(status)...)
 	b = append(b, '\r', '\n')
-	c.out = append(appendFields(b, h), '\r', '\n')
-	if _, err := c.socket.Write(c.out); err != nil {
-		out.client = true
+	c.out = append(http1.AppendFields(b, h), '\r', '\n')
+	if _, err := c.Conn.Write(c.out); err != nil {
+		out.Client = true
 		return err
 	}
 	return nil
-}
-
-func appendFields(b []byte, h http.Header) []byte {
-	for k, vs := range h {
-		for _, v := range vs {
-			b = appendField(b, k, v)
-		}
-	}
-	return b
 }
 
 // fail answers a request that got no answer, through the same Options.Error as the handler.
@@ -196,20 +169,20 @@ func (c *frontConn) fail(failure error) (again bool) {
 	b := append(c.out[:0], "HTTP/1.1 "...)
 	b = append(strconv.AppendInt(b, int64(w.status), 10), ' ')
 	b = append(b, http.StatusText(w.status)...)
-	b = appendFields(append(b, '\r', '\n'), w.header)
+	b = http1.AppendFields(append(b, '\r', '\n'), w.header)
 	b = append(b, "Content-Length: "...)
 	b = append(strconv.AppendInt(b, int64(len(w.body)), 10), '\r', '\n')
-	again = !c.head.close && !c.closing()
+	again = !c.head.Close && !c.closing()
 	if !again {
 		b = append(b, "Connection: close\r\n"...)
 	}
 	b = append(b, '\r', '\n')
-	if !c.head.noBody {
+	if !c.head.NoBody {
 		b = append(b, w.body...)
 	}
 	c.state.enter(phaseRelaying, c.now())
 	c.out = b
-	_, err = c.socket.Write(b)
+	_, err = c.Conn.Write(b)
 	return again && err == nil
 }
 

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 // Hedge sends a request that is slow to answer to a second backend too, and passes on the answer that comes first (Dean
@@ -92,7 +94,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
 
 // attempt sends the request to the backend that was picked, and to a second one when that is slow and the request may
 // be hedged.
-func (x *exchange) attempt() outcome {
+func (x *exchange) attempt() http1.Outcome {
 	h := &x.b.o.Hedge
 	if h.on() && x.idempotent && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
 		if delay, ok := x.b.hedgeDelay(); ok {
@@ -104,26 +106,26 @@ func (x *exchange) attempt() outcome {
 	return out
 }
 
-func (x *exchange) try(be *Backend) outcome {
+func (x *exchange) try(be *Backend) http1.Outcome {
 	if be.ep.Load().Scheme == "http" {
 		return x.http1(be)
 	}
 	return x.transport(be)
 }
 
-func (x *exchange) result(out outcome) Result {
-	return Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client || out.err != nil &&
+func (x *exchange) result(out http1.Outcome) Result {
+	return Result{Err: out.Err, Status: out.Status, Latency: out.Latency, Ignored: out.Client || out.Err != nil &&
 		x.r.Context().Err() != nil}
 }
 
 // race makes the first attempt here and the second, after delay, on a goroutine of its own that ends before race
 // returns. Each has its own copy of the exchange and its own writer; who writes a header first has the client's.
-func (x *exchange) race(delay time.Duration) outcome {
+func (x *exchange) race(delay time.Duration) http1.Outcome {
 	l := x.Pick
 	g := &finish{w: x.w}
 	first, _ := g.enter(x, l)
 	var late *runner // set and read on either side of ended
-	var lateOut outcome
+	var lateOut http1.Outcome
 	var crash any
 	ended := make(chan struct{})
 	timer := time.AfterFunc(delay, func() {
@@ -236,7 +238,7 @@ func (g *finish) outran(r *runner) bool {
 }
 
 // run makes the attempt and ends its lease.
-func (r *runner) run() outcome {
+func (r *runner) run() http1.Outcome {
 	start := time.Now()
 	ended := false
 	defer func() {

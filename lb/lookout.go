@@ -1,10 +1,11 @@
 package lb
 
 import (
-	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // phase is what a front connection is doing, as the lookout sees it.
@@ -35,7 +36,7 @@ const (
 
 // sweep is how often the lookout looks: the error of every limit, and how late a client's leaving is noticed. It costs
 // a request nothing, where deadlines would cost several changes of timers.
-const sweep = 50 * time.Millisecond
+const sweep = http1.Sweep
 
 // watched is the phase and the sweep at which it was entered, in one word: whoever changes it knows what was before.
 type watched struct{ word atomic.Uint64 }
@@ -114,7 +115,7 @@ func (c *frontConn) look(now uint32, limits *[phaseLate]uint32) {
 		c.f.expired.Add(1)
 	}
 	if p < phasePicking || p == phaseRelaying {
-		c.Conn.Close()
+		c.Close()
 	}
 	if up != nil {
 		up.Close()
@@ -126,21 +127,6 @@ func (c *frontConn) hungUp() (gone bool) {
 	if c.under == nil {
 		return false
 	}
-	err := c.under.Control(func(fd uintptr) { gone = hungUp(fd) })
+	err := c.under.Control(func(fd uintptr) { gone = socket.HungUp(fd) })
 	return gone && err == nil
-}
-
-// rawOf finds the socket under c, or nil.
-func rawOf(c net.Conn) syscall.RawConn {
-	for {
-		if s, ok := c.(syscall.Conn); ok {
-			raw, _ := s.SyscallConn()
-			return raw
-		}
-		w, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		c = w.NetConn()
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
@@ -44,6 +45,7 @@ type exchange struct {
 	bound      string // backend that the sticky cookie names
 	begun      bool   // bytes of the body were read from the client
 	hedged     bool   // was sent to two backends at once
+	trailed    bool   // flushed for a trailer
 }
 
 type bodyKind uint8
@@ -53,28 +55,6 @@ const (
 	bodyKept              // small: read before the backend is picked, may be sent again
 	bodyStreamed          // passed on as it comes
 )
-
-// outcome of one attempt.
-type outcome struct {
-	err     error
-	unsent  bool // no byte of the request can have been processed
-	started bool // bytes of the answer went to the client
-	client  bool // the client caused err
-	status  int
-	latency time.Duration
-	trailed bool // flushed for a trailer
-}
-
-// safeToRetry reports whether the request may be sent again, to whatever backend: no byte of an answer went to the
-// client, who is not the cause, and the request was not sent or may be sent twice (repeatable).
-func (o *outcome) safeToRetry(repeatable bool) bool {
-	return !o.started && !o.client && (o.unsent || repeatable)
-}
-
-// stale reports whether a failed exchange over a connection that was used before says nothing about the backend, which
-// had closed the connection while it was idle: no byte of an answer came (silent). Such a request gets a new connection
-// to the same backend if it may be sent again.
-func (o *outcome) stale(silent, repeatable bool) bool { return silent && o.safeToRetry(repeatable) }
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
@@ -103,13 +83,13 @@ func (x *exchange) serve() (abort bool) {
 	x.key = x.keyOf()
 	for x.Next(r.Context()) {
 		out := x.attempt()
-		if out.err == nil {
+		if out.Err == nil {
 			return false
 		}
-		if out.started {
+		if out.Started {
 			return true
 		}
-		if !x.Again(out.err, r.Context().Err() == nil && out.safeToRetry(x.idempotent && x.resendable())) {
+		if !x.Again(out.Err, r.Context().Err() == nil && out.SafeToRetry(x.idempotent && x.resendable())) {
 			break
 		}
 	}
@@ -168,20 +148,20 @@ func (x *exchange) keyOf() Key {
 
 // http1 sends the request over a connection of the pool. A connection that turns out to have been closed while it was
 // idle says nothing about the backend: a request that may be sent again gets a new connection to the same backend.
-func (x *exchange) http1(be *Backend) outcome {
+func (x *exchange) http1(be *Backend) http1.Outcome {
 	ctx := x.r.Context()
 	start := time.Now()
 	look := x.looked(ctx)
-	c, err := be.pool.get(ctx, !x.idempotent, look)
+	c, err := be.pool.Get(ctx, !x.idempotent, look)
 	if err != nil {
-		return outcome{err: err, unsent: true}
+		return http1.Outcome{Err: err, Unsent: true}
 	}
-	out, silent := x.over(c, be, start)
-	if c.used && out.stale(silent, x.idempotent && x.resendable()) && ctx.Err() == nil {
-		if c, err = be.pool.dial(ctx, look); err != nil {
-			return outcome{err: err, unsent: true}
+	out := x.over(c, be, start)
+	if out.Stale(c, x.idempotent && x.resendable()) && ctx.Err() == nil {
+		if c, err = be.pool.Dial(ctx, look); err != nil {
+			return http1.Outcome{Err: err, Unsent: true}
 		}
-		out, _ = x.over(c, be, start)
+		out = x.over(c, be, start)
 	}
 	return out
 }
@@ -192,41 +172,41 @@ func (x *exchange) looked(ctx context.Context) bool {
 	return !timed && !x.b.o.Hedge.on()
 }
 
-// over makes the exchange on one connection. silent means that it failed before a byte of an answer came.
-func (x *exchange) over(c *conn, be *Backend, start time.Time) (out outcome, silent bool) {
+// over makes the exchange on one connection.
+func (x *exchange) over(c *http1.Conn, be *Backend, start time.Time) (out http1.Outcome) {
 	ctx := x.r.Context()
 	var err error
-	if c.out, err = x.appendHead(c.out[:0]); err != nil {
-		be.pool.put(c)
-		return outcome{err: &clientError{err}, client: true}, false
+	if c.Out, err = x.appendHead(c.Out[:0]); err != nil {
+		be.pool.Put(c)
+		return http1.Outcome{Err: &clientError{err}, Client: true}
 	}
 	var stop func() bool
-	if c.ctx == nil {
-		stop = context.AfterFunc(ctx, c.abort)
+	if !c.Watched() {
+		stop = context.AfterFunc(ctx, c.Abort)
 	}
 	keep := false
 	defer func() {
 		if (stop == nil || stop()) && keep {
-			be.pool.put(c)
+			be.pool.Put(c)
 		} else {
-			be.pool.drop(c)
+			be.pool.Drop(c)
 		}
 	}()
 	var s *sender
 	if t := x.b.o.Timeouts.Header; t > 0 && x.body != bodyStreamed {
-		c.within(t)
+		c.Within(t)
 	} else {
-		c.untimed()
+		c.Untimed()
 	}
 	switch x.body {
 	case bodyKept:
-		c.out = append(c.out, x.kept...)
+		c.Out = append(c.Out, x.kept...)
 		fallthrough
 	case bodyNone:
-		c.ask(c.out)
+		c.Ask(c.Out)
 	default:
-		if n, err := c.Write(c.out); err != nil {
-			return outcome{err: err, unsent: n == 0}, true
+		if n, err := c.Write(c.Out); err != nil {
+			return http1.Outcome{Err: err, Unsent: n == 0, Silent: true}
 		}
 		s = x.send(c)
 		defer func() {
@@ -236,50 +216,51 @@ func (x *exchange) over(c *conn, be *Backend, start time.Time) (out outcome, sil
 		}()
 	}
 	for {
-		head, err := c.head()
+		head, err := c.Head()
 		if err != nil {
-			if c.unsent() {
-				return outcome{err: err, unsent: true}, true
+			if c.Unsent() {
+				return http1.Outcome{Err: err, Unsent: true, Silent: true}
 			}
 			if s != nil {
 				if s.finish(x, c); fromClient(s.err) {
-					return outcome{err: s.err, client: true}, false
+					return http1.Outcome{Err: s.err, Client: true}
 				}
 			}
-			return outcome{err: err}, len(head) == 0 && c.br.Buffered() == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
+			silent := len(head) == 0 && c.Reader.Buffered() == 0 && !errors.Is(err, os.ErrDeadlineExceeded)
+			return http1.Outcome{Err: err, Silent: silent}
 		}
-		out.latency = time.Since(start)
-		status, old, err := statusOf(head)
+		out.Latency = time.Since(start)
+		status, old, err := http1.Status(head)
 		if err != nil {
-			return outcome{err: err}, false
+			return http1.Outcome{Err: err}
 		}
 		if status >= 200 {
 			keep, err = x.answer(c, be, head, status, old, &out)
-			out.err = err
-			return out, false
+			out.Err = err
+			return out
 		}
 		if status == http.StatusSwitchingProtocols {
-			out.status = status
+			out.Status = status
 			if stop == nil { // it may last for days, and there may be many
-				be.pool.forsake(c)
-				stop = context.AfterFunc(ctx, c.abort)
+				be.pool.Release(c)
+				stop = context.AfterFunc(ctx, c.Abort)
 			}
-			out.err = x.tunnel(c, be, head, &out)
-			return out, false
+			out.Err = x.tunnel(c, be, head, &out)
+			return out
 		}
 		if err := x.inform(c, head, status, old, s); err != nil {
-			return outcome{err: err}, false
+			return http1.Outcome{Err: err}
 		}
 	}
 }
 
 // inform passes an informational answer on, without the fields of the hop.
-func (x *exchange) inform(c *conn, head []byte, status int, old bool, s *sender) error {
+func (x *exchange) inform(c *http1.Conn, head []byte, status int, old bool, s *sender) error {
 	h := http.Header{}
-	if _, err := fields(head, old, h); err != nil {
+	if _, err := http1.ParseFields(head, old, h); err != nil {
 		return err
 	}
-	c.br.Discard(len(head) + 2)
+	c.Reader.Discard(len(head) + 2)
 	if status == http.StatusContinue {
 		if s != nil {
 			s.proceed()

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 // RoundTripper balances a client's requests: the URL's host is replaced by the picked backend's address, the Host
@@ -64,8 +66,8 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		if cause == nil {
 			cause, safe = errDiscarded, a.Discards(got.res.StatusCode, safe && b.o.Retry.Idempotent(r))
 		} else {
-			out := outcome{client: got.own, unsent: unsentError(cause)}
-			safe = safe && out.safeToRetry(b.o.Retry.Idempotent(r))
+			out := http1.Outcome{Client: got.own, Unsent: unsentError(cause)}
+			safe = safe && out.SafeToRetry(b.o.Retry.Idempotent(r))
 		}
 		if !a.Again(cause, safe) {
 			if got.err == nil {

@@ -86,7 +86,7 @@ func noPostIsSentTwice(t *testing.T, front func(testing.TB, *Balancer) (string, 
 	}
 	wg.Wait()
 	client.CloseIdleConnections()
-	b.Backends()[0].pool.close()
+	b.Backends()[0].pool.Close()
 	mu.Lock()
 	for id, n := range seen {
 		if n != 1 {

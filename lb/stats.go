@@ -61,7 +61,7 @@ func (b *Balancer) Stats() Stats {
 		out.Queued += int(l.queue.size.Load())
 	}
 	for _, be := range s.all {
-		idle, dials := be.pool.stats()
+		idle, dials := be.pool.Stats()
 		st := be.State()
 		limit := 0
 		if be.limiter != nil {

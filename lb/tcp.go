@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // ServeTCP forwards the connections that l accepts, each to one backend, until ctx ends or l fails. It closes l. A
@@ -79,7 +81,7 @@ func (b *Balancer) forward(ctx context.Context, c net.Conn, t *tcpConns) {
 				t.open.Done()
 			}
 			if !t.loops.take(c, up, over) {
-				join(c, up, b.o.Timeouts.Tunnel)
+				socket.Join(c, up, b.o.Timeouts.Tunnel)
 				over()
 			}
 			return

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // An end that comes together with the last data is seen too, although the poller tells of it only once.
@@ -158,7 +160,7 @@ func TestTunnelReset(t *testing.T) {
 		reset(c)
 		err := <-seen
 		require.Error(t, err)
-		require.False(t, isTimeout(err), "the backend waits")
+		require.False(t, socket.IsTimeout(err), "the backend waits")
 		noneInFlight(t, b)
 
 		c, br = dial()
@@ -176,7 +178,7 @@ func TestTunnelReset(t *testing.T) {
 		io.WriteString(c, "x")
 		_, err = br.ReadByte()
 		require.Error(t, err)
-		require.False(t, isTimeout(err), "the client waits")
+		require.False(t, socket.IsTimeout(err), "the client waits")
 		noneInFlight(t, b)
 	})
 }
@@ -271,7 +273,7 @@ func TestTunnelDrainEnds(t *testing.T) {
 			for _, br := range brs {
 				_, err := br.ReadByte()
 				require.Error(t, err)
-				require.False(t, isTimeout(err))
+				require.False(t, socket.IsTimeout(err))
 			}
 		})
 	}
@@ -306,7 +308,7 @@ func TestTunnelBackendKilled(t *testing.T) {
 		for _, x := range all {
 			io.WriteString(x.c, "still there?\n")
 			if _, err := x.br.ReadString('\n'); err != nil {
-				require.False(t, isTimeout(err))
+				require.False(t, socket.IsTimeout(err))
 				x.c.Close() // a pump may wait for it: an end is only half of one
 				ended++
 			}

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // tunnelLoops carry the tunnels between TCP sockets of one ServeTCP. A tunnel there costs no goroutine and, while it is
@@ -158,7 +160,7 @@ func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
 		return nil, errno
 	}
 	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}),
-		buf: buffers.Get().(*[]byte)}
+		buf: socket.GetBuffer()}
 	if err := l.watch(l.wake, syscall.EPOLLIN|onEdge); err != nil {
 		syscall.Close(epoll)
 		syscall.Close(l.wake)
@@ -228,7 +230,7 @@ func (l *tunnelLoop) run() {
 	}
 	syscall.Close(l.wake)
 	syscall.Close(l.epoll)
-	buffers.Put(l.buf)
+	socket.PutBuffer(l.buf)
 	if l.pipe != nil {
 		l.pipe.close()
 	}

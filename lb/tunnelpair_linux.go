@@ -3,6 +3,8 @@ package lb
 import (
 	"syscall"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // tunnelPair is a tunnel on a loop: two ends and a flow each way.
@@ -66,13 +68,16 @@ const (
 // that has it.
 const loopReads = 4
 
+// fullBuffers is how many reads in a row must fill the buffer before the kernel splices the stream.
+const fullBuffers = 4
+
 // stuck is true while something that was read waits for room.
 func (f *tunnelFlow) stuck() bool { return len(f.rest) > 0 || f.pipe != nil }
 
 // move reads and writes until there is nothing to read or no room to write, or the share of the turn is used up.
 func (f *tunnelFlow) move(l *tunnelLoop) flowState {
 	if f.stuck() {
-		if err := f.push(l); err == errAgain {
+		if err := f.push(l); err == socket.ErrAgain {
 			return flowWaits
 		} else if err != nil {
 			return flowFailed
@@ -91,9 +96,9 @@ func (f *tunnelFlow) move(l *tunnelLoop) flowState {
 			reads = loopReads - 1
 		}
 		switch {
-		case err == errAgain && n > 0: // no room
+		case err == socket.ErrAgain && n > 0: // no room
 			return flowWaits
-		case err == errAgain:
+		case err == socket.ErrAgain:
 			f.ready, f.beyond = false, false
 			return flowWaits
 		case err != nil:
@@ -107,11 +112,11 @@ func (f *tunnelFlow) move(l *tunnelLoop) flowState {
 	return flowWaits
 }
 
-// copy reads once and writes that: errAgain with bytes means that some of them wait for room, without that there were
+// copy reads once and writes that: socket.ErrAgain with bytes means that some of them wait for room, without that there were
 // none.
 func (f *tunnelFlow) copy(l *tunnelLoop) (int, error) {
 	buf := *l.buf
-	n, err := readNow(uintptr(f.from), buf)
+	n, err := socket.ReadNow(uintptr(f.from), buf)
 	if n == 0 {
 		return 0, err
 	}
@@ -119,11 +124,11 @@ func (f *tunnelFlow) copy(l *tunnelLoop) (int, error) {
 	if f.full++; n < len(buf) {
 		f.full, f.ready = 0, f.beyond
 	}
-	m, err := writeNow(uintptr(f.to), buf[:n])
-	if m < n && (err == nil || err == errAgain) { // the buffer stays here, the loop takes another
+	m, err := socket.WriteNow(uintptr(f.to), buf[:n])
+	if m < n && (err == nil || err == socket.ErrAgain) { // the buffer stays here, the loop takes another
 		f.kept, f.rest = l.buf, buf[m:n]
-		l.buf = buffers.Get().(*[]byte)
-		err = errAgain
+		l.buf = socket.GetBuffer()
+		err = socket.ErrAgain
 	}
 	return n, err
 }
@@ -131,7 +136,7 @@ func (f *tunnelFlow) copy(l *tunnelLoop) (int, error) {
 // splice is copy without copying. Its short reads say nothing, so that it goes on until there is no more.
 func (f *tunnelFlow) splice(l *tunnelLoop) (int, error) {
 	n, err := l.pipe.fill(f.from)
-	if err == errAgain { // a pause, or urgent data, at which a splice stops
+	if err == socket.ErrAgain { // a pause, or urgent data, at which a splice stops
 		f.full = 0
 		return f.copy(l)
 	}
@@ -145,7 +150,7 @@ func (f *tunnelFlow) splice(l *tunnelLoop) (int, error) {
 	return n, err
 }
 
-// push writes what waits for room; errAgain when some of it still does.
+// push writes what waits for room; socket.ErrAgain when some of it still does.
 func (f *tunnelFlow) push(l *tunnelLoop) error {
 	if f.pipe != nil {
 		before := f.pipe.held
@@ -159,7 +164,7 @@ func (f *tunnelFlow) push(l *tunnelLoop) error {
 		}
 		return err
 	}
-	n, err := writeNow(uintptr(f.to), f.rest)
+	n, err := socket.WriteNow(uintptr(f.to), f.rest)
 	if n > 0 {
 		f.pair.active = l.now
 		f.rest = f.rest[n:]
@@ -168,7 +173,7 @@ func (f *tunnelFlow) push(l *tunnelLoop) error {
 	case err != nil:
 		return err
 	case len(f.rest) > 0:
-		return errAgain
+		return socket.ErrAgain
 	}
 	f.release()
 	return nil
@@ -181,7 +186,7 @@ func (f *tunnelFlow) release() {
 		f.pipe = nil
 	}
 	if f.kept != nil {
-		buffers.Put(f.kept)
+		socket.PutBuffer(f.kept)
 	}
 	f.kept, f.rest = nil, nil
 }

@@ -1,4 +1,4 @@
-package lb
+package http1
 
 import (
 	"bufio"
@@ -15,7 +15,7 @@ func FuzzChunks(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		ours, err := io.ReadAll(&chunkReader{br: bufio.NewReader(bytes.NewReader(in))})
+		ours, err := io.ReadAll(&ChunkReader{br: bufio.NewReader(bytes.NewReader(in))})
 		if err != nil {
 			return
 		}

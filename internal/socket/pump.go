@@ -1,17 +1,19 @@
-package lb
+package socket
 
 import (
 	"errors"
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
-// join copies both ways until both sides have ended, one has failed or nothing moved for idle. An end on one side is
-// passed on as a half close, so that protocols that rely on it work.
-func join(a, b net.Conn, idle time.Duration) {
+// Join copies both ways until both sides have ended, one has failed, or nothing has moved for idle (zero: no limit),
+// and closes both connections. It passes the end of one side on as a half close, so that protocols that rely on it
+// work. It uses a second goroutine, which has ended when Join returns.
+func Join(a, b net.Conn, idle time.Duration) {
 	var activity activity
 	var wg sync.WaitGroup
 	one := func(dst, src net.Conn) {
@@ -33,16 +35,19 @@ func join(a, b net.Conn, idle time.Duration) {
 	b.Close()
 }
 
-// pump copies one direction. It reads as soon as there is something and takes a buffer only then, so that an idle
-// tunnel holds none. A stream that fills every buffer is spliced by the kernel, which costs more than copying does
-// where there is little to move.
-//
-// TCP between sockets has loops for this on Linux, see tunnelLoops; pumps carry the rest: TLS, connections of the
-// user's own types, upgraded HTTP, other systems.
+// activity is the time at which bytes last moved in either direction of a tunnel.
+type activity struct{ last atomic.Int64 }
+
+func (a *activity) mark() { a.last.Store(int64(Clock())) }
+
+func (a *activity) within(d time.Duration) bool { return Clock()-time.Duration(a.last.Load()) < d }
+
+// pump copies one direction. It takes a buffer only when there is something to read, so an idle tunnel holds none. A
+// stream that fills every buffer is spliced by the kernel, which costs more than copying where there is little to move.
 type pump struct {
 	dst, src net.Conn
-	raw      syscall.RawConn // of src; nil: it is no socket
-	out      syscall.RawConn // of dst
+	raw      syscall.RawConn // of src; nil if it is no socket
+	out      syscall.RawConn // of dst; nil if it is no socket
 	idle     time.Duration
 	act      *activity
 
@@ -58,12 +63,12 @@ const fullBuffers = 4 // in a row until the kernel takes over
 
 func newPump(dst, src net.Conn, idle time.Duration, act *activity) *pump {
 	p := &pump{dst: dst, src: src, idle: idle, act: act}
-	p.raw, p.out = socketOf(src), socketOf(dst)
+	p.raw, p.out = Of(src), Of(dst)
 	p.step, p.push = p.ready, p.room
 	return p
 }
 
-// run returns nil at the end of src. A timeout counts only when the other direction was silent too.
+// run copies until src ends, and then returns nil. A timeout counts only when the other direction was silent too.
 func (p *pump) run() error {
 	p.extend()
 	for {
@@ -88,7 +93,7 @@ func (p *pump) run() error {
 		case err == nil:
 		case err == io.EOF:
 			return nil
-		case isTimeout(err) && p.act.within(p.idle):
+		case IsTimeout(err) && p.act.within(p.idle):
 			p.extend()
 		default:
 			return err
@@ -96,6 +101,7 @@ func (p *pump) run() error {
 	}
 }
 
+// extend moves the read deadline of src by the idle time.
 func (p *pump) extend() {
 	if p.idle > 0 {
 		p.src.SetReadDeadline(time.Now().Add(p.idle))
@@ -104,19 +110,19 @@ func (p *pump) extend() {
 	}
 }
 
-// ready moves what there is; false waits for more.
+// ready moves what there is to read. It returns false to wait for more.
 func (p *pump) ready(fd uintptr) (done bool) {
 	for {
-		buf := buffers.Get().(*[]byte)
-		n, err := readNow(fd, *buf)
+		buf := GetBuffer()
+		n, err := ReadNow(fd, *buf)
 		if n > 0 {
 			err = p.moved((*buf)[:n])
 		} else if err == nil {
 			err = io.EOF
 		}
-		buffers.Put(buf)
+		PutBuffer(buf)
 		switch {
-		case err == errAgain:
+		case err == ErrAgain:
 			return false
 		case err != nil:
 			p.err = err
@@ -127,6 +133,7 @@ func (p *pump) ready(fd uintptr) (done bool) {
 	}
 }
 
+// moved writes b, which was read, to dst.
 func (p *pump) moved(b []byte) error {
 	p.act.mark()
 	if p.full++; len(b) < cap(b) {
@@ -142,12 +149,12 @@ func (p *pump) moved(b []byte) error {
 	return errors.Join(err, p.failed)
 }
 
-// room writes what can be written; false waits for more room.
+// room writes as much of p.rest as it can. It returns false to wait for more room.
 func (p *pump) room(fd uintptr) (done bool) {
 	for len(p.rest) > 0 {
-		n, err := writeNow(fd, p.rest)
+		n, err := WriteNow(fd, p.rest)
 		p.rest = p.rest[n:]
-		if err == errAgain {
+		if err == ErrAgain {
 			return false
 		}
 		if err != nil {
@@ -158,9 +165,10 @@ func (p *pump) room(fd uintptr) (done bool) {
 	return true
 }
 
+// copyOnce makes one read of src, which is no socket, and writes what it brought.
 func (p *pump) copyOnce() error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := GetBuffer()
+	defer PutBuffer(buf)
 	n, err := p.src.Read(*buf)
 	if n > 0 {
 		if werr := p.moved((*buf)[:n]); werr != nil {

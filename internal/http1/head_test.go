@@ -1,4 +1,4 @@
-package lb
+package http1
 
 import (
 	"bufio"
@@ -28,16 +28,16 @@ func FuzzHead(f *testing.F) {
 		defer client.Close()
 		go func() { server.Write(in); server.Close() }()
 		c := newConn(client)
-		head, err := c.head()
+		head, err := c.Head()
 		if err != nil {
 			return
 		}
-		status, old, err := statusOf(head)
+		status, old, err := Status(head)
 		if err != nil {
 			return
 		}
 		h := http.Header{}
-		fr, err := fields(head, old, h)
+		fr, err := ParseFields(head, old, h)
 		if err != nil {
 			return
 		}
@@ -60,8 +60,8 @@ func FuzzHead(f *testing.F) {
 				t.Fatalf("%s: %q, net/http says %q", k, v, theirs)
 			}
 		}
-		if status >= 200 && status != 204 && status != 304 && fr.length >= 0 && res.ContentLength != fr.length {
-			t.Fatalf("length %d, net/http says %d", fr.length, res.ContentLength)
+		if status >= 200 && status != 204 && status != 304 && fr.Length >= 0 && res.ContentLength != fr.Length {
+			t.Fatalf("length %d, net/http says %d", fr.Length, res.ContentLength)
 		}
 	})
 }
