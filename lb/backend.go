@@ -35,7 +35,6 @@ func (s BackendState) String() string {
 // Backend is one server of the pool as the balancer sees it. Its methods are safe for concurrent use.
 type Backend struct {
 	id   string
-	hash uint64 // of id, for the hash policies
 	pool http1.Pool
 
 	queue *queue // of the requests that wait for it or another
@@ -89,6 +88,10 @@ func (b *Backend) Latency() time.Duration {
 	return time.Duration(b.latency.at(stamp(), b.rate) * float64(time.Second))
 }
 
+// Failing reports whether the backend's last answer was a failure, less than a second ago. A host that fails fast is
+// idle most of the time: policies that go by load take others first, so that it gains no traffic by that.
+func (b *Backend) Failing() bool { return b.suspect.Load() != 0 }
+
 // State of the backend now.
 func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
 
@@ -118,7 +121,7 @@ func (b *Backend) count(priority int8) bool {
 	}
 	if limit == 0 {
 		b.inFlight.Add(1)
-		b.following.tell()
+		b.following.notify()
 		return true
 	}
 	for {
@@ -130,14 +133,15 @@ func (b *Backend) count(priority int8) bool {
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
-			b.following.tell()
+			b.following.notify()
 			return true
 		}
 	}
 }
 
-// full is whether a request without a priority would be refused now.
-func (b *Backend) full(inFlight int64) bool {
+// Full reports whether the backend is at its connection limit, or at its adaptive limit for requests of priority 0.
+func (b *Backend) Full() bool {
+	inFlight := b.inFlight.Load()
 	if limit := b.maxConns.Load(); limit > 0 && inFlight >= limit {
 		return true
 	}
@@ -160,14 +164,14 @@ func (b *Backend) suspected() {
 // cleared ends the n-th suspicion, unless it has ended: the next one has a time of its own.
 func (b *Backend) cleared(n uint32) {
 	if b.suspect.CompareAndSwap(n, 0) {
-		b.following.tell()
+		b.following.notify()
 	}
 }
 
 // ended counts one request less.
 func (b *Backend) ended() {
 	b.inFlight.Add(-1)
-	b.following.tell()
+	b.following.notify()
 }
 
 // ewma is a latency mean that jumps up with a peak and decays with time, in one word, so that an update is one

@@ -16,7 +16,6 @@ import (
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
 	"github.com/tierkit/tierkit/internal/http1"
-	"github.com/tierkit/tierkit/internal/placement"
 )
 
 // Errors that a caller can act on; test with errors.Is.
@@ -150,10 +149,10 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {},
+	be := &Backend{id: e.ID, rate: fadeRate(defaultDecay), stop: func() {},
 		queue: &b.queue}
-	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
-		be.rate = fadeRate(p.latencyDecay())
+	if p, ok := b.o.Policy.(interface{ LatencyDecay() time.Duration }); ok {
+		be.rate = fadeRate(p.LatencyDecay().Seconds())
 	}
 	be.ep.Store(&e)
 	be.forgive()
@@ -163,7 +162,7 @@ func (b *Balancer) add(e Endpoint) *Backend {
 	if a := b.o.Adaptive; a != nil && a.PerBackend {
 		be.limiter = newLimiter(*a)
 		be.limiter.changed = func() {
-			be.following.tell()
+			be.following.notify()
 			b.resizeQueue()
 		}
 	}

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/lottery"
 )
 
 // Prequal asks backends for their load and takes the best of those that answered lately (Wydrowski et al., "Load is not
@@ -51,8 +52,11 @@ func (o PrequalOptions) check() error {
 
 type prequal struct {
 	o   PrequalOptions
-	src chance
+	src lottery.Source
 }
+
+// WithSource returns the policy with another source of random numbers, for simulations.
+func (p prequal) WithSource(src lottery.Source) Policy { return prequal{p.o, src} }
 
 // Picker without a balancer has nobody to probe with.
 func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(bs) }
@@ -61,7 +65,7 @@ func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(
 type prober struct {
 	b    *Balancer
 	o    PrequalOptions
-	src  chance
+	src  lottery.Source
 	http *transports // its own, when it asks by HTTP
 
 	due  atomic.Int64 // thousandths of a probe
@@ -70,7 +74,7 @@ type prober struct {
 	answered, failed atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; a pick tries it and never waits
-	asking  chance
+	asking  lottery.Source
 	bs      []*Backend                 // to be asked
 	member  map[*Backend]time.Duration // since when it may be picked
 	mean    float64                    // weight
@@ -113,11 +117,7 @@ func newProber(b *Balancer, p prequal) *prober {
 	if o.Hot == 0 {
 		o.Hot = 0.84 // the paper's 2^-0.25
 	}
-	asking := p.src
-	if p.src.seeded != nil { // picks use it at the same time
-		asking = chance{rand.NewPCG(p.src.next(), 0)}
-	}
-	r := &prober{b: b, o: o, src: p.src, asking: asking, wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
+	r := &prober{b: b, o: o, src: p.src, asking: p.src.Split(), wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
 	if o.Probe == nil {
 		r.http = newTransports(&b.o)
 		r.o.Probe = r.get
@@ -184,7 +184,7 @@ func (r *prober) choose(now time.Duration) *Backend {
 	r.pool = kept
 	best := -1
 	for i := range r.pool {
-		if r.pool[i].b.suspect.Load() == 0 && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
+		if !r.pool[i].b.Failing() && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
 			best = i
 		}
 	}
@@ -263,7 +263,7 @@ func (r *prober) next() *Backend {
 	if len(r.bs) == 0 {
 		return nil
 	}
-	return r.bs[r.asking.below(len(r.bs))]
+	return r.bs[r.asking.Below(len(r.bs))]
 }
 
 func (r *prober) ask(ctx context.Context, b *Backend) {

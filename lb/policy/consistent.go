@@ -1,10 +1,12 @@
-package lb
+package policy
 
 import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/tierkit/tierkit/internal/lottery"
 	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/lb"
 )
 
 // ConsistentHash sends a key to the same backend, moves few keys when the set changes, and passes a key on when its
@@ -13,7 +15,7 @@ import (
 // "Revisiting Consistent Hashing with Bounded Loads", 2021): neighbours of a hot backend do not get its surplus alone.
 // bound 0 means 1.25; negative: no bound. All balancers with the same endpoints agree, in whatever order they learned
 // of them.
-func ConsistentHash(bound float64) Policy {
+func ConsistentHash(bound float64) lb.Policy {
 	if bound == 0 {
 		bound = 1.25
 	}
@@ -26,12 +28,12 @@ type consistentHash struct {
 	last  *placement.Table // the next table is derived from it, at the cost of what changed
 }
 
-func (c *consistentHash) Picker(bs []*Backend) Picker {
+func (c *consistentHash) Picker(bs []*lb.Backend) lb.Picker {
 	nodes := make([]placement.Node, len(bs))
-	byID := make(map[string]*Backend, len(bs))
+	byID := make(map[string]*lb.Backend, len(bs))
 	for i, b := range bs {
-		nodes[i] = placement.Node{ID: b.id, Weight: b.Weight()}
-		byID[b.id] = b
+		nodes[i] = placement.Node{ID: b.ID(), Weight: b.Weight()}
+		byID[b.ID()] = b
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -48,7 +50,7 @@ func (c *consistentHash) Picker(bs []*Backend) Picker {
 	}
 	// not with checked endpoints; then keys are not kept together, but requests are served
 	if err != nil || t.Owner(0) < 0 {
-		return newLottery(bs, chance{})
+		return newDrawn(bs, lottery.Source{})
 	}
 	c.last = t
 	p := &ring{slots: slots, owners: make([]uint16, slots)}
@@ -65,7 +67,10 @@ func (c *consistentHash) Picker(bs []*Backend) Picker {
 		for _, b := range p.bs {
 			p.most = append(p.most, c.bound*b.Weight()/weight)
 		}
-		follow(p.bs, p)
+		for i, b := range p.bs {
+			b.Follow(func() { p.loadChanged(i) })
+			p.loadChanged(i)
+		}
 	}
 	return p
 }
@@ -73,7 +78,7 @@ func (c *consistentHash) Picker(bs []*Backend) Picker {
 // ring is a table of slots. The requests in flight, per backend and in all, follow the requests as they come and go.
 type ring struct {
 	owners []uint16 // by slot, index into bs
-	bs     []*Backend
+	bs     []*lb.Backend
 	slots  int
 	most   []float64 // share of all requests that a backend may hold
 	loads  []atomic.Int64
@@ -85,18 +90,18 @@ type ring struct {
 
 func (p *ring) loadChanged(i int) {
 	for {
-		n := p.bs[i].inFlight.Load()
+		n := int64(p.bs[i].InFlight())
 		if was := p.loads[i].Swap(n); was != n {
 			p.total.Add(n - was)
 		}
-		if p.bs[i].inFlight.Load() == n {
+		if int64(p.bs[i].InFlight()) == n {
 			return // else the next change may have stored its number before this one
 		}
 	}
 }
 
-func (p *ring) Pick(k Key) *Backend {
-	hash := placement.HashUint64(k.hash())
+func (p *ring) Pick(k lb.Key) *lb.Backend {
+	hash := placement.HashUint64(hashOf(k))
 	i := p.owners[placement.SlotOf(hash, p.slots)]
 	if p.loads == nil || p.loads[i].Load() <= 0 {
 		return p.bs[i]

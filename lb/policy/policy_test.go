@@ -1,7 +1,8 @@
-package lb
+package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"testing"
@@ -9,18 +10,20 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/tierkit/tierkit/lb"
 )
 
-func policies() map[string]Policy {
-	return map[string]Policy{
+func policies() map[string]lb.Policy {
+	return map[string]lb.Policy{
 		"round-robin": RoundRobin(), "weighted-round-robin": WeightedRoundRobin(),
 		"least-connections":          LeastConnections(),
-		"weighted-least-connections": WeightedLeastConnections(), "random": Random(), "power-of-two": PowerOfTwo(),
+		"weighted-least-connections": WeightedLeastConnections(), "random": Random(), "power-of-two": lb.PowerOfTwo(),
 		"peak-ewma": PeakEWMA(0), "source-hash": SourceHash(), "consistent-hash": ConsistentHash(0), "maglev": Maglev(),
 		"rendezvous": Rendezvous(),
-		// nobody answers
-		"prequal": Prequal(PrequalOptions{Rate: 0.01, Probe: func(context.Context, Target) (Load, error) {
-			return Load{}, errNoLoad
+		// no backend answers
+		"prequal": lb.Prequal(lb.PrequalOptions{Rate: 0.01, Probe: func(context.Context, lb.Target) (lb.Load, error) {
+			return lb.Load{}, errors.New("does not say")
 		}}),
 	}
 }
@@ -33,23 +36,23 @@ func TestEveryPolicySharesByWeight(t *testing.T) {
 			if weighted {
 				es[0].Weight = 3
 			}
-			b := newBalancer(t, es, Options{Policy: p})
+			b := newBalancer(t, es, lb.Options{Policy: p})
 			got := map[string]float64{}
 			const n = 30000
-			var held []Pick
+			var held []lb.Pick
 			for i := range n {
-				l, err := b.Pick(t.Context(), Key{Hash: HashString(fmt.Sprint("key", i)), Keyed: true})
+				l, err := b.Pick(t.Context(), lb.Key{Hash: lb.HashString(fmt.Sprint("key", i)), Keyed: true})
 				require.NoError(t, err)
 				got[l.Backend().ID()]++
 				if held = append(held, l); len(held) == 200 { // a standing load, for the policies that look at it
 					for _, l := range held {
-						l.Done(Result{Latency: time.Millisecond})
+						l.Done(lb.Result{Latency: time.Millisecond})
 					}
 					held = held[:0]
 				}
 			}
 			for _, l := range held {
-				l.Done(Result{Latency: time.Millisecond})
+				l.Done(lb.Result{Latency: time.Millisecond})
 			}
 			for _, e := range es {
 				want := 1.0 / 4
@@ -65,12 +68,12 @@ func TestEveryPolicySharesByWeight(t *testing.T) {
 
 func TestPickDoesNotAllocate(t *testing.T) {
 	for name, p := range policies() {
-		b := newBalancer(t, endpoints(100), Options{Policy: p})
+		b := newBalancer(t, endpoints(100), lb.Options{Policy: p})
 		n := uint64(0)
 		allocs := testing.AllocsPerRun(200, func() {
 			n++
-			l, _ := b.Pick(context.Background(), Key{Hash: n * 0x9e3779b97f4a7c15, Keyed: true})
-			l.Done(Result{Latency: time.Millisecond})
+			l, _ := b.Pick(context.Background(), lb.Key{Hash: n * 0x9e3779b97f4a7c15, Keyed: true})
+			l.Done(lb.Result{Latency: time.Millisecond})
 		})
 		require.Zero(t, allocs, name)
 	}
@@ -80,13 +83,13 @@ func TestPickDoesNotAllocate(t *testing.T) {
 func TestSmoothOrder(t *testing.T) {
 	es := endpoints(3)
 	es[0].Weight = 5
-	b := newBalancer(t, es, Options{Policy: WeightedRoundRobin()})
+	b := newBalancer(t, es, lb.Options{Policy: WeightedRoundRobin()})
 	order := ""
 	for range 14 {
-		l, err := b.Pick(t.Context(), Key{})
+		l, err := b.Pick(t.Context(), lb.Key{})
 		require.NoError(t, err)
 		order += l.Backend().ID()[2:]
-		l.Done(Result{})
+		l.Done(lb.Result{})
 	}
 	require.Equal(t, "00102000010200", order)
 }
@@ -95,22 +98,23 @@ func TestSmoothOrder(t *testing.T) {
 func TestSmoothPrefixes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ws := rapid.SliceOfN(rapid.Float64Range(0.1, 50), 1, 12).Draw(t, "weights")
-		var bs []*Backend
-		sum := 0.0
+		es, sum := endpoints(len(ws)), 0.0
 		for i, w := range ws {
-			be := &Backend{id: fmt.Sprint(i)}
-			be.weight.Store(math.Float64bits(w))
-			bs = append(bs, be)
+			es[i].Weight = w
 			sum += w
 		}
-		got := map[*Backend]float64{}
+		b, err := lb.New(es, lb.Options{})
+		require.NoError(t, err)
+		defer b.Close()
+		bs := b.Backends()
+		got := map[*lb.Backend]float64{}
 		order := smooth(bs)
 		for i, be := range order {
 			got[be]++
 			for _, x := range bs {
 				share := x.Weight() / sum * float64(i+1)
 				if math.Abs(got[x]-share) > 2+float64(len(bs))/2 {
-					t.Fatalf("after %d turns %s had %v, share %v", i+1, x.id, got[x], share)
+					t.Fatalf("after %d turns %s had %v, share %v", i+1, x.ID(), got[x], share)
 				}
 			}
 		}
@@ -118,20 +122,20 @@ func TestSmoothPrefixes(t *testing.T) {
 }
 
 func TestHashPoliciesAgreeAndMoveLittle(t *testing.T) {
-	for name, p := range map[string][2]Policy{
+	for name, p := range map[string][2]lb.Policy{
 		"consistent-hash": {ConsistentHash(-1), ConsistentHash(-1)}, "maglev": {Maglev(), Maglev()},
 		"rendezvous": {Rendezvous(), Rendezvous()},
 	} {
 		t.Run(name, func(t *testing.T) {
 			es := endpoints(10)
-			one := newBalancer(t, es, Options{Policy: p[0]})
-			two := newBalancer(t, es[4:], Options{Policy: p[1]}) // learns of the others later, in another order
-			es2 := append(append([]Endpoint{}, es[7:]...), es[:7]...)
+			one := newBalancer(t, es, lb.Options{Policy: p[0]})
+			two := newBalancer(t, es[4:], lb.Options{Policy: p[1]}) // learns of the others later, in another order
+			es2 := append(append([]lb.Endpoint{}, es[7:]...), es[:7]...)
 			require.NoError(t, two.Update(es2))
-			pick := func(b *Balancer, i int) string {
-				l, err := b.Pick(t.Context(), Key{Hash: HashString(fmt.Sprint(i)), Keyed: true})
+			pick := func(b *lb.Balancer, i int) string {
+				l, err := b.Pick(t.Context(), lb.Key{Hash: lb.HashString(fmt.Sprint(i)), Keyed: true})
 				require.NoError(t, err)
-				l.Done(Result{})
+				l.Done(lb.Result{})
 				return l.Backend().ID()
 			}
 			const n = 5000
@@ -161,8 +165,8 @@ func TestHashPoliciesAgreeAndMoveLittle(t *testing.T) {
 }
 
 func TestConsistentHashBoundsLoad(t *testing.T) {
-	b := newBalancer(t, endpoints(10), Options{Policy: ConsistentHash(1.25)})
-	hot := Key{Hash: HashString("celebrity"), Keyed: true}
+	b := newBalancer(t, endpoints(10), lb.Options{Policy: ConsistentHash(1.25)})
+	hot := lb.Key{Hash: lb.HashString("celebrity"), Keyed: true}
 	for range 100 {
 		_, err := b.Pick(t.Context(), hot)
 		require.NoError(t, err)
@@ -174,35 +178,18 @@ func TestConsistentHashBoundsLoad(t *testing.T) {
 
 // A host that fails fast is idle most of the time; it must not gain traffic by that.
 func TestFastFailureDoesNotAttract(t *testing.T) {
-	b := newBalancer(t, endpoints(10), Options{Policy: PeakEWMA(0), Outlier: Outlier{Disabled: true}})
+	b := newBalancer(t, endpoints(10), lb.Options{Policy: PeakEWMA(0), Outlier: lb.Outlier{Disabled: true}})
 	bad := 0
 	const n = 20000
 	for i := range n {
-		l, err := b.Pick(t.Context(), Key{})
+		l, err := b.Pick(t.Context(), lb.Key{})
 		require.NoError(t, err)
 		if l.Backend().ID() == "b03" {
 			bad++
-			l.Done(Result{Err: fmt.Errorf("boom"), Latency: 100 * time.Microsecond})
+			l.Done(lb.Result{Err: fmt.Errorf("boom"), Latency: 100 * time.Microsecond})
 		} else {
-			l.Done(Result{Status: 200, Latency: time.Duration(5+i%10) * time.Millisecond})
+			l.Done(lb.Result{Status: 200, Latency: time.Duration(5+i%10) * time.Millisecond})
 		}
 	}
 	require.Less(t, float64(bad)/n, 0.05, "half of its fair share")
-}
-
-func TestEWMA(t *testing.T) {
-	var e ewma
-	e.observe(0.010, 1000, fadeRate(10))
-	require.InDelta(t, 0.010, e.at(1000, fadeRate(10)), 1e-6)
-	e.observe(0.500, 1100, fadeRate(10))
-	require.InDelta(t, 0.500, e.at(1100, fadeRate(10)), 1e-6, "a peak counts at once")
-	e.observe(0.010, 1100+10_000, fadeRate(10))
-	require.InDelta(t, 0.5/math.E+0.01*(1-1/math.E), e.at(11_100, fadeRate(10)), 1e-4, "then it decays")
-	require.Less(t, e.at(60_000, fadeRate(10)), 0.01, "also without traffic")
-}
-
-func TestFading(t *testing.T) {
-	for x := 0.0; x < 12; x += 0.01 {
-		require.InDelta(t, math.Exp(-x), fading(x*fadeSteps), 4e-4, x)
-	}
 }

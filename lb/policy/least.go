@@ -1,29 +1,37 @@
-package lb
+package policy
 
 import (
 	"math"
 	"math/bits"
 	"sync/atomic"
+
+	"github.com/tierkit/tierkit/internal/lottery"
+	"github.com/tierkit/tierkit/lb"
 )
 
-// LeastConnections takes a backend with the fewest requests in flight, ties at random. Exact: an index that follows
-// every request names the least loaded, so a pick looks at one word for each 16 backends. Backends whose last answer
-// was a failure, less than a second ago, come last.
-func LeastConnections() Policy { return leastConnections{} }
+// LeastConnections takes a backend with the fewest requests in flight, ties at random. It is exact: an index that
+// follows every request knows the least loaded, so a pick reads one word for each 16 backends. Backends that are
+// [lb.Backend.Failing] come last.
+func LeastConnections() lb.Policy { return leastConnections{} }
 
-// WeightedLeastConnections takes a backend with the fewest requests in flight per weight, the request to come included;
-// an idle one is always preferred, and of several idle ones each is taken in proportion to its weight. Exact, as
-// LeastConnections is.
-func WeightedLeastConnections() Policy { return leastConnections{weighted: true} }
+// WeightedLeastConnections takes a backend with the fewest requests in flight per weight, the request to come included.
+// An idle backend is always preferred, and of several idle ones each is taken in proportion to its weight. It is as
+// exact as LeastConnections.
+func WeightedLeastConnections() lb.Policy { return leastConnections{weighted: true} }
 
 type leastConnections struct {
 	weighted bool
-	src      chance
+	src      lottery.Source
 }
 
-func (p leastConnections) Picker(bs []*Backend) Picker {
+// WithSource returns the policy with another source of random numbers, for simulations.
+func (p leastConnections) WithSource(src lottery.Source) lb.Policy {
+	return leastConnections{p.weighted, src}
+}
+
+func (p leastConnections) Picker(bs []*lb.Backend) lb.Picker {
 	groups := (len(bs) + groupSize - 1) / groupSize
-	l := &leastLoaded{src: p.src, n: len(bs), places: make([]uint16, len(bs)), bs: make([]*Backend, groups*groupSize),
+	l := &leastLoaded{src: p.src, n: len(bs), places: make([]uint16, len(bs)), bs: make([]*lb.Backend, groups*groupSize),
 		inverse: make([]float32, groups*groupSize), leaf: make([]atomic.Uint32, groups*groupSize),
 		group: make([]atomic.Uint64, groups)}
 	for g := range l.group {
@@ -42,9 +50,12 @@ func (p leastConnections) Picker(bs []*Backend) Picker {
 		}
 	}
 	if !equal {
-		l.lottery = newLottery(bs, p.src)
+		l.ties = lottery.New(weights(bs), p.src)
 	}
-	follow(bs, l)
+	for i, b := range bs {
+		b.Follow(func() { l.loadChanged(i) })
+		l.loadChanged(i)
+	}
 	return l
 }
 
@@ -53,17 +64,17 @@ func (p leastConnections) Picker(bs []*Backend) Picker {
 //
 //	group word: load 32 bits | members with that load 16 bits | version 16 bits
 //
-// There are no locks. Whoever changed a backend's load brings its leaf up to date, then its group: an update of a group
-// reads the leaf after the word, and fails if the word has changed since, so that the last update of a leaf is never
-// lost. Two picks at the same instant may take the same backend, as with any balancer that has more than one thread.
+// There are no locks. The goroutine that changed a backend's load brings its leaf up to date, then its group. An update
+// of a group reads the leaf after the word, and fails if the word has changed since, so that the last update of a leaf
+// is never lost. Two picks at the same instant may take the same backend, as with any balancer of several threads.
 type leastLoaded struct {
 	n       int
-	places  []uint16   // of the i-th backend, in what follows
-	bs      []*Backend // nil where a group has fewer than 16
-	inverse []float32  // 1/weight
+	places  []uint16      // of the i-th backend, in what follows
+	bs      []*lb.Backend // nil where a group has fewer than 16
+	inverse []float32     // 1/weight
 	leaf    []atomic.Uint32
-	src     chance
-	lottery *lottery // weights differ: ties are drawn by weight
+	src     lottery.Source
+	ties    *lottery.Lottery // weights differ: ties are drawn by weight
 
 	_     [64]byte
 	group []atomic.Uint64
@@ -81,15 +92,15 @@ const failing = 1 << 60
 // load sorts as the load does. Nothing is less than idle; a backend at its limit comes last.
 func (l *leastLoaded) load(at int) uint32 {
 	b := l.bs[at]
-	n := b.inFlight.Load()
-	if b.full(n) {
+	n := b.InFlight()
+	if b.Full() {
 		return math.Float32bits(float32(math.Inf(1)))
 	}
 	var load float32
 	if n > 0 {
 		load = float32(n+1) * l.inverse[at]
 	}
-	if b.suspect.Load() != 0 {
+	if b.Failing() {
 		load += failing
 	}
 	return math.Float32bits(load)
@@ -142,12 +153,12 @@ func (l *leastLoaded) scan(g int) (low, members uint64) {
 
 // Pick takes the first of the least loaded from a random place on. The place is drawn by weight, so that idle backends
 // are taken in proportion to theirs.
-func (l *leastLoaded) Pick(Key) *Backend {
+func (l *leastLoaded) Pick(lb.Key) *lb.Backend {
 	var i int
-	if l.lottery != nil {
-		i = l.lottery.column(l.src.next())
+	if l.ties != nil {
+		i = l.ties.Next()
 	} else {
-		i = l.src.below(l.n)
+		i = l.src.Below(l.n)
 	}
 	at := int(l.places[i])
 	from := at % groupSize

@@ -1,4 +1,4 @@
-package lb
+package policy
 
 import (
 	"context"
@@ -10,10 +10,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/tierkit/tierkit/lb"
 )
 
 // drawEndpoints are up to 40 endpoints: several groups of the index.
-func drawEndpoints(t *rapid.T) []Endpoint {
+func drawEndpoints(t *rapid.T) []lb.Endpoint {
 	es := endpoints(rapid.IntRange(1, 40).Draw(t, "backends"))
 	for i := range es {
 		es[i].Weight = rapid.SampledFrom([]float64{1, 1, 2, 3, 0.5, 10}).Draw(t, "weight")
@@ -23,28 +25,23 @@ func drawEndpoints(t *rapid.T) []Endpoint {
 }
 
 // drive takes and ends requests at random and calls check with each pick, before the request is counted.
-func drive(t *rapid.T, b *Balancer, check func(picked *Backend, k Key)) {
-	var held []Pick
+func drive(t *rapid.T, b *lb.Balancer, p *spy, check func(picked *lb.Backend, k lb.Key)) {
+	var held []lb.Pick
 	for range rapid.IntRange(1, 120).Draw(t, "steps") {
 		switch {
 		case len(held) > 0 && rapid.IntRange(0, 2).Draw(t, "end") == 0:
 			i := rapid.IntRange(0, len(held)-1).Draw(t, "which")
-			held[i].Done(Result{Latency: time.Millisecond})
+			held[i].Done(lb.Result{Latency: time.Millisecond})
 			held = append(held[:i], held[i+1:]...)
 		case rapid.IntRange(0, 30).Draw(t, "rebuild") == 0: // the next picker takes over what is in flight
-			b.mu.Lock()
-			b.rebuild(time.Now())
-			b.mu.Unlock()
+			rebuild(t, b)
 		default:
-			k := Key{Hash: rapid.Uint64Range(0, 20).Draw(t, "key"), Keyed: true}
-			check(b.snap.Load().picker.Pick(k), k)
-			if be := b.snap.Load().take(k, nil); be != nil {
-				held = append(held, b.lease(be, 0, false))
+			k := lb.Key{Hash: rapid.Uint64Range(0, 20).Draw(t, "key"), Keyed: true}
+			check(p.picker().Pick(k), k)
+			if l, err := b.Pick(context.Background(), k); err == nil {
+				held = append(held, l)
 			}
 		}
-	}
-	for _, be := range b.Backends() {
-		require.Equal(t, 1, be.following.count(), "an old picker is not told any more")
 	}
 }
 
@@ -52,11 +49,12 @@ func TestLeastConnectionsAgreesWithAScan(t *testing.T) {
 	for name, weighted := range map[string]bool{"plain": false, "weighted": true} {
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
-				b, err := New(drawEndpoints(t),
-					Options{Policy: leastConnections{weighted: weighted}, Outlier: Outlier{Disabled: true}})
+				p := &spy{Policy: leastConnections{weighted: weighted}}
+				b, err := lb.New(drawEndpoints(t),
+					lb.Options{Policy: p, MaxQueue: -1, Outlier: lb.Outlier{Disabled: true}})
 				require.NoError(t, err)
 				defer b.Close()
-				load := func(be *Backend) float64 {
+				load := func(be *lb.Backend) float64 {
 					n := be.InFlight()
 					switch limit := be.Endpoint().MaxConns; {
 					case limit > 0 && n >= limit:
@@ -68,7 +66,7 @@ func TestLeastConnectionsAgreesWithAScan(t *testing.T) {
 					}
 					return float64(float32(n+1) * float32(1/be.Weight()))
 				}
-				drive(t, b, func(picked *Backend, _ Key) {
+				drive(t, b, p, func(picked *lb.Backend, _ lb.Key) {
 					for _, be := range b.Backends() {
 						if load(be) < load(picked) {
 							t.Fatalf("picked %s with load %v, but %s has %v", picked.ID(), load(picked), be.ID(),
@@ -88,24 +86,25 @@ func TestConsistentHashAgreesWithAScan(t *testing.T) {
 			es[i].MaxConns = 0
 		}
 		bound := rapid.SampledFrom([]float64{1, 1.1, 1.25, 2}).Draw(t, "bound")
-		b, err := New(es, Options{Policy: ConsistentHash(bound)})
+		p, freely := &spy{Policy: ConsistentHash(bound)}, &spy{Policy: ConsistentHash(-1)}
+		b, err := lb.New(es, lb.Options{Policy: p})
 		require.NoError(t, err)
 		defer b.Close()
-		free, err := New(es, Options{Policy: ConsistentHash(-1)})
+		free, err := lb.New(es, lb.Options{Policy: freely})
 		require.NoError(t, err)
 		defer free.Close()
-		drive(t, b, func(picked *Backend, k Key) {
+		drive(t, b, p, func(picked *lb.Backend, k lb.Key) {
 			total, weight := 1, 0.0
 			for _, be := range b.Backends() {
 				total += be.InFlight()
 				weight += be.Weight()
 			}
 			// slack: the bound in floating point, where it is a whole number
-			within := func(be *Backend, slack float64) bool {
+			within := func(be *lb.Backend, slack float64) bool {
 				return float64(be.InFlight()+1) <= math.Ceil(bound*float64(total)*be.Weight()/weight*(1+slack))
 			}
-			room := func(be *Backend) bool { return within(be, -1e-9) }
-			owner := b.snap.Load().byID[free.snap.Load().picker.Pick(k).ID()]
+			room := func(be *lb.Backend) bool { return within(be, -1e-9) }
+			owner := backend(b, freely.picker().Pick(k).ID())
 			if room(owner) {
 				require.Equal(t, owner.ID(), picked.ID(), "the owner has room")
 				return
@@ -117,40 +116,39 @@ func TestConsistentHashAgreesWithAScan(t *testing.T) {
 					}
 				}
 			}
-			require.Equal(t, picked, b.snap.Load().picker.Pick(k), "the same key goes to the same place")
+			require.Equal(t, picked, p.picker().Pick(k), "the same key goes to the same place")
 		})
 	})
 }
 
 // Whatever happens at once, once it is quiet the indexes say what is so.
 func TestIndexesAfterConcurrentLoad(t *testing.T) {
-	for name, p := range map[string]Policy{"least": WeightedLeastConnections(), "consistent": ConsistentHash(0)} {
+	for name, p := range map[string]lb.Policy{"least": WeightedLeastConnections(), "consistent": ConsistentHash(0)} {
 		t.Run(name, func(t *testing.T) {
 			es := endpoints(37)
 			for i := range es {
 				es[i].Weight = float64(1 + i%4)
 			}
-			b := newBalancer(t, es, Options{Policy: p})
+			sp := &spy{Policy: p}
+			b := newBalancer(t, es, lb.Options{Policy: sp})
 			var wg sync.WaitGroup
 			var mu sync.Mutex
-			var held []Pick
+			var held []lb.Pick
 			for w := range 8 {
 				wg.Go(func() {
-					var own []Pick
+					var own []lb.Pick
 					for i := range 2000 {
-						l, err := b.Pick(context.Background(), Key{Hash: uint64(i * w), Keyed: true})
+						l, err := b.Pick(context.Background(), lb.Key{Hash: uint64(i * w), Keyed: true})
 						if err != nil {
 							t.Error(err)
 							return
 						}
 						if own = append(own, l); len(own) > 20 {
-							own[i%20].Done(Result{Latency: time.Millisecond})
+							own[i%20].Done(lb.Result{Latency: time.Millisecond})
 							own = append(own[:i%20], own[i%20+1:]...)
 						}
 						if w == 0 && i%100 == 0 {
-							b.mu.Lock()
-							b.rebuild(time.Now())
-							b.mu.Unlock()
+							rebuild(t, b)
 						}
 					}
 					mu.Lock()
@@ -160,7 +158,7 @@ func TestIndexesAfterConcurrentLoad(t *testing.T) {
 			}
 			wg.Wait()
 			check := func() {
-				switch p := b.snap.Load().picker.(type) {
+				switch p := sp.picker().(type) {
 				case *leastLoaded:
 					for i, be := range b.Backends() {
 						key := p.load(int(p.places[i]))
@@ -174,15 +172,15 @@ func TestIndexesAfterConcurrentLoad(t *testing.T) {
 				case *ring:
 					total := int64(0)
 					for i, be := range p.bs {
-						require.Equal(t, be.inFlight.Load(), p.loads[i].Load(), be.ID())
-						total += be.inFlight.Load()
+						require.Equal(t, int64(be.InFlight()), p.loads[i].Load(), be.ID())
+						total += int64(be.InFlight())
 					}
 					require.Equal(t, total, p.total.Load())
 				}
 			}
 			check()
 			for _, l := range held {
-				l.Done(Result{Latency: time.Millisecond})
+				l.Done(lb.Result{Latency: time.Millisecond})
 			}
 			check()
 			require.Zero(t, b.Stats().InFlight)
@@ -198,14 +196,14 @@ func TestIdleBackendsShareByWeight(t *testing.T) {
 		for i := range es {
 			es[i].Weight = float64(1 + i%3)
 		}
-		b := newBalancer(t, es, Options{Policy: policies()[name]})
+		b := newBalancer(t, es, lb.Options{Policy: policies()[name]})
 		got, sum := map[string]float64{}, 0.0
 		const n = 40000
 		for range n {
-			l, err := b.Pick(t.Context(), Key{})
+			l, err := b.Pick(t.Context(), lb.Key{})
 			require.NoError(t, err)
 			got[l.Backend().ID()]++
-			l.Done(Result{Latency: time.Millisecond})
+			l.Done(lb.Result{Latency: time.Millisecond})
 		}
 		for _, e := range es {
 			sum += e.Weight
@@ -218,9 +216,9 @@ func TestIdleBackendsShareByWeight(t *testing.T) {
 
 // Two pickers over the same backends, as a policy of the user's own may build them, are both kept up to date.
 func TestPolicyOfTwoPickers(t *testing.T) {
-	b := newBalancer(t, endpoints(5), Options{Policy: twice{}})
+	b := newBalancer(t, endpoints(5), lb.Options{Policy: twice{}})
 	for i := range 50 {
-		l, err := b.Pick(t.Context(), Key{})
+		l, err := b.Pick(t.Context(), lb.Key{})
 		require.NoError(t, err)
 		require.Equal(t, i/5+1, l.Backend().InFlight(), fmt.Sprint("pick ", i))
 	}
@@ -228,13 +226,13 @@ func TestPolicyOfTwoPickers(t *testing.T) {
 
 type twice struct{}
 
-func (twice) Picker(bs []*Backend) Picker {
-	return &alternate{p: [2]Picker{LeastConnections().Picker(bs), LeastConnections().Picker(bs)}}
+func (twice) Picker(bs []*lb.Backend) lb.Picker {
+	return &alternate{p: [2]lb.Picker{LeastConnections().Picker(bs), LeastConnections().Picker(bs)}}
 }
 
 type alternate struct {
-	p [2]Picker
+	p [2]lb.Picker
 	n int
 }
 
-func (a *alternate) Pick(k Key) *Backend { a.n++; return a.p[a.n%2].Pick(k) }
+func (a *alternate) Pick(k lb.Key) *lb.Backend { a.n++; return a.p[a.n%2].Pick(k) }
