@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/examples/fullstack/stack"
+	"github.com/tierkit/tierkit/examples/fullstack/assemble"
 )
 
 // browser starts a headless Chromium with an empty profile, and collects what pages write to the console as errors.
@@ -62,11 +62,11 @@ func browser(t *testing.T) (context.Context, func() []string) {
 // is written to the console.
 func TestDashboardInABrowser(t *testing.T) {
 	ctx, consoleErrors := browser(t)
-	started := make(chan *stack.Stack, 1)
+	started := make(chan *assemble.Stack, 1)
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *stack.Stack) {
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *assemble.Stack) {
 			started <- s
 		}, drills: []string{"edge eu-west-edge1"}}
 		code <- c.run(&out, &out)

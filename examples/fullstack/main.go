@@ -22,10 +22,10 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/tierkit/tierkit/examples/fullstack/accesslog"
-	"github.com/tierkit/tierkit/examples/fullstack/player"
-	"github.com/tierkit/tierkit/examples/fullstack/site"
-	"github.com/tierkit/tierkit/examples/fullstack/stack"
+	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/examples/fullstack/proof"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/player"
 )
 
 //go:embed sample.log
@@ -38,9 +38,9 @@ type config struct {
 	duration             time.Duration
 	chaos, verbose       bool
 	site, dns, admin     int
-	mutant               stack.Mutant // a deliberate defect; set by tests only
-	drills               []string     // only these; set by tests only
-	started              func(*stack.Stack)
+	mutant               assemble.Mutant // a deliberate defect; set by tests only
+	drills               []string        // only these; set by tests only
+	started              func(*assemble.Stack)
 }
 
 const usage = `usage: fullstack [flags]
@@ -144,7 +144,7 @@ func (c config) run(stdout, stderr io.Writer) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	s, err := stack.Start(ctx, stack.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin,
+	s, err := assemble.Start(ctx, assemble.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin,
 		Log: slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
 	if err != nil {
 		return failed(err)
@@ -197,11 +197,11 @@ func (c config) playTime(log *accesslog.Log) time.Duration {
 	return 30 * time.Second
 }
 
-func (c config) announce(w io.Writer, s *stack.Stack) {
+func (c config) announce(w io.Writer, s *assemble.Stack) {
 	a := s.Addresses()
-	fmt.Fprintf(w, "site       %s   (also on 127.1.0.2, 127.2.0.1 and 127.2.0.2; Host %s)\n", a.Site, stack.Host)
+	fmt.Fprintf(w, "site       %s   (also on 127.1.0.2, 127.2.0.1 and 127.2.0.2; Host %s)\n", a.Site, assemble.Host)
 	fmt.Fprintf(w, "dns        %s   (dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24)\n", strings.Join(a.NameServers, " "),
-		a.NameServers[0][strings.LastIndexByte(a.NameServers[0], ':')+1:], stack.Host)
+		a.NameServers[0][strings.LastIndexByte(a.NameServers[0], ':')+1:], assemble.Host)
 	fmt.Fprintf(w, "dashboard  %s\nmetrics    %s\n", a.Dashboard, a.Metrics)
 	fmt.Fprintln(w, "still single in this mode:")
 	for _, p := range s.SinglePoints() {
@@ -210,7 +210,7 @@ func (c config) announce(w io.Writer, s *stack.Stack) {
 }
 
 // serve waits for an interrupt, then drains; a second one ends at once.
-func (c config) serve(ctx context.Context, stop func(), s *stack.Stack, stdout, stderr io.Writer) int {
+func (c config) serve(ctx context.Context, stop func(), s *assemble.Stack, stdout, stderr io.Writer) int {
 	fmt.Fprintln(stdout, "serving; interrupt to stop")
 	<-ctx.Done()
 	stop() // the next signal has its usual effect: the end
@@ -224,7 +224,7 @@ func (c config) serve(ctx context.Context, stop func(), s *stack.Stack, stdout, 
 	return 0
 }
 
-func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, dir string, stdout,
+func (c config) play(ctx context.Context, s *assemble.Stack, log *accesslog.Log, dir string, stdout,
 	stderr io.Writer) (int, error) {
 	ledger, err := player.OpenLedger(filepath.Join(dir, "ledger.jsonl"))
 	if err != nil {
@@ -237,18 +237,18 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	}
 	a := s.Addresses()
 	p := player.New(player.Config{Log: log, Catalog: log.Site(), Ledger: ledger, Rate: c.rate, Duration: c.duration,
-		Host: stack.Host, NameServers: a.NameServers,
-		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: stack.East,
+		Host: assemble.Host, NameServers: a.NameServers,
+		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: assemble.East,
 		Progress: progress(stderr)})
 
-	var failovers []stack.Failover
+	var failovers []assemble.Failover
 	var chaosErr error
 	var wg sync.WaitGroup
 	chaos, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = s.Chaos(chaos, stack.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
+			failovers, chaosErr = s.Chaos(chaos, assemble.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
 				c.playTime(log))
 		})
 	}
@@ -270,7 +270,7 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	defer stop()
 	_ = s.WaitScaledDown(down) // the report says how many are left
 	sessions, lost := p.Sessions(ctx)
-	books, err := site.Audit(ctx, s.Shards())
+	books, err := proof.Audit(ctx, s.Shards())
 	if err != nil {
 		return 0, err
 	}
@@ -278,18 +278,18 @@ func (c config) play(ctx context.Context, s *stack.Stack, log *accesslog.Log, di
 	if err != nil {
 		return 0, err
 	}
-	r := makeReport(result.Summary(), promises, books, s.Figures(), s.Scaling(), failovers, sessions, lost)
+	r := proof.Make(result.Summary(), promises, books, s.Figures(), s.Scaling(), failovers, sessions, lost)
 	r.Malformed = log.Malformed
 	if left > 0 {
-		r.wrong("%d messages were not settled within a minute", left)
+		r.Wrong("%d messages were not settled within a minute", left)
 	}
 	if equal, err := s.ReplicasEqual(ctx); err != nil || !equal {
-		r.wrong("the database nodes of a shard differ (%v)", err)
+		r.Wrong("the database nodes of a shard differ (%v)", err)
 	}
 	r.Balanced = len(r.Imbalances) == 0
-	r.print(stdout)
+	r.Print(stdout)
 	if c.report != "" {
-		if err := r.save(c.report); err != nil {
+		if err := r.Save(c.report); err != nil {
 			return 0, err
 		}
 	}

@@ -18,7 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/examples/fullstack/stack"
+	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/examples/fullstack/proof"
 	"github.com/tierkit/tierkit/internal/test/race"
 )
 
@@ -68,7 +69,7 @@ func TestBadUsageIsOneLineAndExit2(t *testing.T) {
 }
 
 // play runs the program and returns its exit code and report.
-func play(t *testing.T, c config) (int, Report) {
+func play(t *testing.T, c config) (int, proof.Report) {
 	t.Helper()
 	c.report = filepath.Join(t.TempDir(), "report.json")
 	c.verbose = true
@@ -77,7 +78,7 @@ func play(t *testing.T, c config) (int, Report) {
 	t.Log(out.String())
 	b, err := os.ReadFile(c.report)
 	require.NoError(t, err)
-	var r Report
+	var r proof.Report
 	require.NoError(t, json.Unmarshal(b, &r))
 	return code, r
 }
@@ -113,17 +114,17 @@ func TestPlaySample(t *testing.T) {
 // The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring
 // the defect to light.
 func TestMutantsAreCaught(t *testing.T) {
-	for mutant, symptom := range map[stack.Mutant]string{
-		stack.AckBeforeCount:   "acknowledged views are not counted",
-		stack.PromoteLaggard:   "acknowledged",
-		stack.ServeAfterDelete: "deleted post was served",
+	for mutant, symptom := range map[assemble.Mutant]string{
+		assemble.AckBeforeCount:   "acknowledged views are not counted",
+		assemble.PromoteLaggard:   "acknowledged",
+		assemble.ServeAfterDelete: "deleted post was served",
 	} {
 		t.Run(string(mutant), func(t *testing.T) {
 			c := config{replay: "sample", duration: 8 * time.Second, rate: rate(240), mutant: mutant}
 			switch mutant {
-			case stack.AckBeforeCount:
+			case assemble.AckBeforeCount:
 				c.drills = []string{"a worker in the middle of a job"}
-			case stack.PromoteLaggard:
+			case assemble.PromoteLaggard:
 				c.drills = []string{"the primary of shard s1"}
 			}
 			code, r := play(t, c)
@@ -175,7 +176,7 @@ func TestKill9AndGoOn(t *testing.T) {
 	require.Contains(t, out.String(), "going on with")
 	b, err := os.ReadFile(report)
 	require.NoError(t, err)
-	var r Report
+	var r proof.Report
 	require.NoError(t, json.Unmarshal(b, &r))
 	require.True(t, r.Balanced)
 	require.Greater(t, r.AckedWrites, 50)

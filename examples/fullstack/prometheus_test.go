@@ -14,18 +14,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/tierkit/tierkit/examples/fullstack/stack"
+	"github.com/tierkit/tierkit/examples/fullstack/assemble"
 	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // A real Prometheus scrapes the stack while it is played: every tier's series arrive, native histograms and exemplars
 // among them, and the generated rules load and are evaluated without an error.
 func TestPrometheusScrapesTheStack(t *testing.T) {
-	started := make(chan *stack.Stack, 1)
+	started := make(chan *assemble.Stack, 1)
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(120), started: func(s *stack.Stack) {
+		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(120), started: func(s *assemble.Stack) {
 			started <- s
 		}}
 		code <- c.run(&out, &out)

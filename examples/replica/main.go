@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/tierkit/tierkit/examples/fullstack/logship"
+	"github.com/tierkit/tierkit/examples/fullstack/standin/sqlite"
 	"github.com/tierkit/tierkit/replica"
 )
 

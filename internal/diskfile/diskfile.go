@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // FS is a directory. Names are without a path.
@@ -76,10 +75,10 @@ func (d Dir) SyncDir() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(syncDir(f), f.Close())
 }
 
-func (f osFile) Datasync() error { return datasync(f.File) }
+func (f osFile) Datasync() error { return Datasync(f.File) }
 
 func (f osFile) Size() (int64, error) {
 	st, err := f.Stat()
@@ -98,7 +97,7 @@ func Lock(dir string, inUse error) (*os.File, error) {
 	}
 	if err := flock(f); err != nil {
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if locked(err) {
 			return nil, fmt.Errorf("%w: %s", inUse, dir)
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)

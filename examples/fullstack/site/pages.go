@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/cache"
-	"github.com/tierkit/tierkit/examples/fullstack/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/shard"
 )

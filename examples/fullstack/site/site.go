@@ -14,7 +14,7 @@ import (
 
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cdn"
-	"github.com/tierkit/tierkit/examples/fullstack/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/session"

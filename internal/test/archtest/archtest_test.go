@@ -92,7 +92,7 @@ func TestParseRules(t *testing.T) {
 	require.ErrorContains(t, err, "line 2")
 	rules, err := parseRules(strings.NewReader("examples/...: ... | *\ncache/rediscache: cache | r # why"))
 	require.NoError(t, err)
-	_, ok := ruleFor(rules, "examples/fullstack/gate")
+	_, ok := ruleFor(rules, "examples/fullstack/drill/gate")
 	require.True(t, ok)
 	_, ok = ruleFor(rules, "cache")
 	require.False(t, ok)

@@ -11,7 +11,6 @@ import (
 	"sort"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 )
 
@@ -65,7 +64,7 @@ func baseDir() (string, error) {
 		reaper := exec.Command("/bin/sh", "-c", reaperScript, "tierkit-reaper", base.dir)
 		reaper.Stdin = r
 		reaper.Dir = "/"
-		reaper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // out of reach of the terminal's interrupt
+		reaper.SysProcAttr = ownSession(nil) // out of reach of the terminal's interrupt
 		base.err = reaper.Start()
 		_ = r.Close()
 	})
@@ -73,7 +72,7 @@ func baseDir() (string, error) {
 }
 
 // newDir makes a directory for one server; it belongs to the user the server runs as.
-func newDir(name string, cred *syscall.Credential) (string, error) {
+func newDir(name string, cred *credential) (string, error) {
 	root, err := baseDir()
 	if err != nil {
 		return "", err
@@ -88,15 +87,15 @@ func newDir(name string, cred *syscall.Credential) (string, error) {
 	return dir, chown(dir, cred)
 }
 
-func chown(path string, cred *syscall.Credential) error {
+func chown(path string, cred *credential) error {
 	if cred == nil {
 		return nil
 	}
 	return os.Chown(path, int(cred.Uid), int(cred.Gid))
 }
 
-// credential is the unprivileged user that a server runs as when the tests run as root; nil otherwise.
-func credential(names ...string) *syscall.Credential {
+// serverUser is the unprivileged user that a server runs as when the tests run as root; nil otherwise.
+func serverUser(names ...string) *credential {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -108,7 +107,7 @@ func credential(names ...string) *syscall.Credential {
 		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
 		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
 		if err1 == nil && err2 == nil {
-			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+			return &credential{Uid: uint32(uid), Gid: uint32(gid)}
 		}
 	}
 	return nil

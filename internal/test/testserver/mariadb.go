@@ -27,7 +27,7 @@ func MariaDB(t testing.TB, o MySQLOptions) *MySQLCluster {
 	return mysqlFamily{
 		name: "mariadb", server: server, template: &mariaTemplate, init: mariaInit, byGTID: "master_use_gtid=slave_pos",
 		fill: func(ctx context.Context, dir string) error {
-			return run(ctx, dir, credential("mysql"), install, "--no-defaults", "--datadir="+dir, "--tmpdir="+dir,
+			return run(ctx, dir, serverUser("mysql"), install, "--no-defaults", "--datadir="+dir, "--tmpdir="+dir,
 				"--auth-root-authentication-method=normal", "--skip-test-db")
 		},
 		args: []string{"--gtid-strict-mode=1", "--master-retry-count=0"},

@@ -93,7 +93,7 @@ func MySQL(t testing.TB, o MySQLOptions) *MySQLCluster {
 	f := mysqlFamily{
 		name: "mysqld", server: server, template: &mysqlTemplate, init: mysqlInit, byGTID: "master_auto_position=1",
 		fill: func(ctx context.Context, dir string) error {
-			return run(ctx, dir, credential("mysql"), server, "--no-defaults", "--initialize-insecure", "--datadir="+
+			return run(ctx, dir, serverUser("mysql"), server, "--no-defaults", "--initialize-insecure", "--datadir="+
 				dir, "--tmpdir="+dir)
 		},
 		args: []string{"--gtid-mode=on", "--enforce-gtid-consistency=on"},
@@ -111,7 +111,7 @@ func MySQL(t testing.TB, o MySQLOptions) *MySQLCluster {
 			if err := os.Remove(filepath.Join(dir, "auto.cnf")); err != nil && !os.IsNotExist(err) {
 				return err
 			}
-			if cred := credential("mysql"); cred != nil {
+			if cred := serverUser("mysql"); cred != nil {
 				return run(ctx, dir, nil, "chown", "-R", fmt.Sprintf("%d:%d", cred.Uid, cred.Gid), dir)
 			}
 			return nil
@@ -132,7 +132,7 @@ func (f mysqlFamily) start(t testing.TB, o MySQLOptions) *MySQLCluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
 	defer cancel()
-	cred := credential("mysql")
+	cred := serverUser("mysql")
 	fail := func(err error) {
 		if err != nil {
 			t.Helper()

@@ -61,7 +61,7 @@ func Postgres(t testing.TB, o PostgresOptions) *PostgresCluster {
 	bin := filepath.Dir(initdb)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*startTimeout)
 	defer cancel()
-	cred := credential("postgres")
+	cred := serverUser("postgres")
 	conf := map[string]string{
 		"listen_addresses": "'127.0.0.1'", "unix_socket_directories": "''", "wal_level": "replica",
 		"wal_log_hints":   "on",

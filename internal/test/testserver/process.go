@@ -10,10 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const startTimeout = 60 * time.Second
@@ -23,7 +20,7 @@ type Process struct {
 	name string
 	dir  string // working directory of the whole family
 	port int
-	cred *syscall.Credential
+	cred *credential
 	argv []string
 	env  []string // besides PATH, HOME, locale and time zone
 	// ready reports whether the server answers.
@@ -80,7 +77,7 @@ func (p *Process) Start(ctx context.Context) error {
 	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + p.dir}, p.env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: p.cred}
+	cmd.SysProcAttr = ownSession(p.cred)
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("testserver: start %s: %w", p.name, err)
 	}
@@ -116,26 +113,26 @@ func (p *Process) logTail() string {
 }
 
 // Kill is kill -9 of the server and all it forked; it returns when they are gone.
-func (p *Process) Kill() { p.stop(syscall.SIGKILL) }
+func (p *Process) Kill() { p.stop(sigKill) }
 
 // Stop ends the server in an orderly way; Kill after ten seconds.
-func (p *Process) Stop() { p.stop(syscall.SIGINT) }
+func (p *Process) Stop() { p.stop(sigInt) }
 
-func (p *Process) stop(sig syscall.Signal) {
+func (p *Process) stop(sig signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running() {
-		if sig != syscall.SIGKILL {
-			signalAll(p.dir, syscall.SIGCONT)
-			_ = syscall.Kill(p.pid, sig)
+		if sig != sigKill {
+			signalAll(p.dir, sigCont)
+			_ = kill(p.pid, sig)
 			select {
 			case <-p.done:
 			case <-time.After(10 * time.Second):
 			}
 		}
-		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+		_ = kill(p.pid, sigKill)
 	}
-	for deadline := time.Now().Add(10 * time.Second); signalAll(p.dir, syscall.SIGKILL) > 0 &&
+	for deadline := time.Now().Add(10 * time.Second); signalAll(p.dir, sigKill) > 0 &&
 		time.Now().Before(deadline); {
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -151,9 +148,9 @@ func (p *Process) Freeze() {
 	if !p.running() {
 		return
 	}
-	_ = syscall.Kill(p.pid, syscall.SIGSTOP) // first the one that forks
+	_ = kill(p.pid, sigStop) // first the one that forks
 	for n := -1; ; {
-		m := signalAll(p.dir, syscall.SIGSTOP)
+		m := signalAll(p.dir, sigStop)
 		if m == n {
 			return
 		}
@@ -162,7 +159,7 @@ func (p *Process) Freeze() {
 }
 
 // Thaw ends a freeze.
-func (p *Process) Thaw() { signalAll(p.dir, syscall.SIGCONT) }
+func (p *Process) Thaw() { signalAll(p.dir, sigCont) }
 
 // Restart kills the server if it runs and starts it again on the same directory and port.
 func (p *Process) Restart(ctx context.Context) error {
@@ -198,10 +195,10 @@ func pidsIn(dir string) []int {
 	return pids
 }
 
-func signalAll(dir string, sig syscall.Signal) int {
+func signalAll(dir string, sig signal) int {
 	n := 0
 	for _, pid := range pidsIn(dir) {
-		if syscall.Kill(pid, sig) == nil {
+		if kill(pid, sig) == nil {
 			n++
 		}
 	}
@@ -223,16 +220,16 @@ func removeSharedMemory(dir string) {
 		return
 	}
 	if id, err := strconv.Atoi(f[1]); err == nil {
-		_, _ = unix.SysvShmCtl(id, unix.IPC_RMID, nil)
+		removeSegment(id)
 	}
 }
 
 // run runs a tool to its end as the server's user.
-func run(ctx context.Context, dir string, cred *syscall.Credential, argv ...string) error {
+func run(ctx context.Context, dir string, cred *credential, argv ...string) error {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + dir}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Setsid: true}
+	cmd.SysProcAttr = ownSession(cred)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("testserver: %s: %w: %s", filepath.Base(argv[0]), err, strings.TrimSpace(string(out)))
@@ -247,7 +244,7 @@ type template struct {
 	err  error
 }
 
-func (t *template) copyTo(dir string, cred *syscall.Credential, fill func(dir string) error) error {
+func (t *template) copyTo(dir string, cred *credential, fill func(dir string) error) error {
 	t.once.Do(func() {
 		if t.dir, t.err = newDir("template", cred); t.err == nil {
 			t.err = fill(t.dir)

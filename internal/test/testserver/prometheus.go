@@ -17,7 +17,7 @@ type PrometheusServer struct{ Process }
 func Prometheus(t testing.TB, config string, files map[string][]byte) *PrometheusServer {
 	t.Helper()
 	bin := Binary(t, "prometheus")
-	cred := credential("prometheus")
+	cred := serverUser("prometheus")
 	dir, err := newDir("prometheus", cred)
 	if err != nil {
 		t.Fatal(err)

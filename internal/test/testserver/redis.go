@@ -33,7 +33,7 @@ func Redis(t testing.TB, opts ...RedisOptions) *RedisServer {
 	if bin == "" {
 		missing(t, "Redis", "apt-get install redis-server")
 	}
-	cred := credential("redis")
+	cred := serverUser("redis")
 	dir, err := newDir("redis", cred)
 	if err != nil {
 		t.Fatal(err)

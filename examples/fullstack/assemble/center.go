@@ -1,0 +1,273 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/tierkit/tierkit/autoscale"
+	"github.com/tierkit/tierkit/cdn"
+	"github.com/tierkit/tierkit/lb"
+)
+
+// edgeHealth is answered by an edge itself, before its cache: what the name servers probe.
+const edgeHealth = "/-/edge-health"
+
+// allFail ignores health only when every check fails: then the checker is more likely wrong (a machine short of time)
+// than right.
+const allFail = 0.1
+
+// ejection is short, as everything here: a node that was killed is back after a second.
+var ejection = lb.Outlier{Ejection: 500 * time.Millisecond, MaxEjection: 2 * time.Second}
+
+// loopback is the one network whose forwarding headers are believed: in this example every hop is on this machine.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+
+// center is one data centre.
+type center struct {
+	name  string
+	s     *Stack
+	edges []*edge
+	lbs   []*balancer
+	pools []*workerPool
+
+	mu    sync.Mutex // guards webs and made
+	webs  []*web
+	made  int
+	scale *autoscale.Controller
+	down  bool // killed as a whole: nothing is scaled
+}
+
+// edge is a cache near the users, in front of the balancers of its centre and, when all of those fail, of the others.
+type edge struct {
+	*node
+	ip    netip.Addr
+	cache *cdn.Cache
+	up    *lb.Balancer // over the balancers
+}
+
+// balancer spreads requests over the web servers of its centre.
+type balancer struct {
+	*node
+	lb *lb.Balancer
+}
+
+// edgePurger purges every edge that is alive; one that comes back from the dead is emptied first.
+type edgePurger struct{ s *Stack }
+
+func (p *edgePurger) Purge(ctx context.Context, m cdn.Match) (n int, err error) {
+	for _, c := range p.s.centers {
+		for _, e := range c.edges {
+			if !e.alive() {
+				continue
+			}
+			k, e := e.cache.Purge(ctx, m)
+			n, err = n+k, errors.Join(err, e)
+		}
+	}
+	return n, err
+}
+
+func (s *Stack) startCenters(ctx context.Context) error {
+	s.purger = &edgePurger{s}
+	for _, name := range []string{East, West} {
+		c := &center{name: name, s: s}
+		s.centers = append(s.centers, c)
+		for range minWebs {
+			if err := c.addWeb(); err != nil {
+				return err
+			}
+		}
+		for i := range 2 {
+			if err := c.startBalancer(i + 1); err != nil {
+				return err
+			}
+		}
+	}
+	for i, c := range s.centers {
+		for j := range 2 {
+			if err := c.startEdge(j+1, netip.AddrFrom4([4]byte{127, byte(i + 1), 0, byte(j + 1)})); err != nil {
+				return err
+			}
+		}
+	}
+	for _, c := range s.centers {
+		if err := c.startScaling(); err != nil {
+			return err
+		}
+		if err := c.startWorkers(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *center) startBalancer(i int) error {
+	b := &balancer{node: newNode(fmt.Sprintf("%s-lb%d", c.name, i), "lb", c.name)}
+	var err error
+	b.lb, err = lb.New(c.endpoints(), lb.Options{
+		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+			Fall: probeFall},
+		TrustedProxies: loopback,
+		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
+		Hooks:          c.stateHooks(b.name),
+		Outlier:        ejection,
+		PanicThreshold: allFail,
+	})
+	if err != nil {
+		return err
+	}
+	c.lbs = append(c.lbs, b)
+	return b.serve("127.0.0.1:0", c.s.tiers["lb"].Wrap(b.lb.Handler()))
+}
+
+func (c *center) stateHooks(who string) *lb.Hooks {
+	return &lb.Hooks{State: func(b *lb.Backend, from, to lb.BackendState) {
+		kind := "recovery"
+		if to == lb.StateDown || to == lb.StateEjected {
+			kind = "failure"
+		}
+		if to != lb.StateRemoved && to != lb.StateDraining {
+			c.s.Event(kind, fmt.Sprintf("%s sees %s: %s", who, b.ID(), to))
+		}
+	}}
+}
+
+func (c *center) startEdge(i int, ip netip.Addr) error {
+	e := &edge{node: newNode(fmt.Sprintf("%s-edge%d", c.name, i), "edge", c.name), ip: ip}
+	var eps []lb.Endpoint
+	for _, other := range c.s.centers {
+		for _, b := range other.lbs {
+			ep := lb.Endpoint{ID: b.name, Addr: b.addr, Zone: other.name}
+			if other != c {
+				ep.Priority = 1
+			}
+			eps = append(eps, ep)
+		}
+	}
+	var err error
+	e.up, err = lb.New(eps, lb.Options{
+		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+			Fall: probeFall},
+		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
+		Hooks:          c.stateHooks(e.name),
+		Outlier:        ejection,
+		PanicThreshold: allFail,
+	})
+	if err != nil {
+		return err
+	}
+	c.edges = append(c.edges, e)
+	if e.cache, err = cdn.New(cdn.Options{MaxBytes: 96 << 20, MaxObject: 16 << 20, Name: e.name,
+		Disk: cdn.DiskOptions{Dir: filepath.Join(c.s.o.Dir, "edge", e.name), MaxBytes: 512 << 20,
+			NoSync: true}}); err != nil {
+		return err
+	}
+	proxy, err := e.cache.Proxy("http://origin.invalid",
+		cdn.ProxyOptions{Transport: e.up.RoundTripper(nil), KeepHost: true, Timeout: 10 * time.Second})
+	if err != nil {
+		return err
+	}
+	handler := c.s.tiers["edge"].Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == edgeHealth {
+			w.WriteHeader(http.StatusOK)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	port := c.s.port
+	if port == 0 {
+		port = c.s.o.Site
+	}
+	if err := e.serve(netip.AddrPortFrom(ip, uint16(port)).String(), handler); err != nil {
+		return err
+	}
+	c.s.port = int(netip.MustParseAddrPort(e.addr).Port())
+	return nil
+}
+
+// endpoints are the web servers that may get traffic.
+func (c *center) endpoints() []lb.Endpoint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var eps []lb.Endpoint
+	for _, w := range c.webs {
+		eps = append(eps, lb.Endpoint{ID: w.name, Addr: w.addr, Zone: c.name})
+	}
+	return eps
+}
+
+// update tells the balancers which web servers there are.
+func (c *center) update() error {
+	var errs []error
+	for _, b := range c.lbs {
+		errs = append(errs, b.lb.Update(c.endpoints()))
+	}
+	return errors.Join(errs...)
+}
+
+// nodes are all servers of the centre that can be killed with it.
+func (c *center) nodes() []*node {
+	var ns []*node
+	for _, e := range c.edges {
+		ns = append(ns, e.node)
+	}
+	for _, b := range c.lbs {
+		ns = append(ns, b.node)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, w := range c.webs {
+		ns = append(ns, w.node)
+	}
+	return ns
+}
+
+// revive starts a killed edge: in the place of the old one stands a new one with an empty cache.
+func (e *edge) revive(ctx context.Context) error {
+	_, err := e.cache.Purge(ctx, cdn.Match{All: true})
+	e.gate.Revive()
+	return err
+}
+
+func (c *center) drain(ctx context.Context) error {
+	var errs []error
+	for _, n := range c.nodes() {
+		errs = append(errs, n.shutdown(ctx))
+	}
+	for _, p := range c.pools {
+		errs = append(errs, p.pool.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *center) close() error {
+	var errs []error
+	for _, n := range c.nodes() {
+		n.close()
+	}
+	for _, e := range c.edges {
+		if e.cache != nil {
+			errs = append(errs, e.cache.Close())
+		}
+		errs = append(errs, e.up.Close())
+	}
+	for _, b := range c.lbs {
+		errs = append(errs, b.lb.Close())
+	}
+	for _, p := range c.pools {
+		errs = append(errs, p.pool.Close())
+	}
+	c.mu.Lock()
+	webs := c.webs
+	c.mu.Unlock()
+	for _, w := range webs {
+		w.release()
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,77 @@
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierkit/tierkit/examples/fullstack/drill/gate"
+)
+
+// node is one simulated server: everything that it does to the world passes its gate.
+type node struct {
+	name, tier, zone string
+	gate             *gate.Gate
+	addr             string // where it listens; empty for nodes without a listener
+	srv              *http.Server
+	requests         atomic.Uint64
+}
+
+func newNode(name, tier, zone string) *node {
+	return &node{name: name, tier: tier, zone: zone, gate: gate.New()}
+}
+
+// serve starts an HTTP server behind the gate.
+func (n *node) serve(addr string, h http.Handler) error {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", n.name, err)
+	}
+	n.addr = ln.Addr().String()
+	n.srv = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			n.requests.Add(1)
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		ErrorLog:          discard,
+	}
+	go n.srv.Serve(n.gate.Listener(ln))
+	return nil
+}
+
+// alive reports whether the node is neither dead nor frozen.
+func (n *node) alive() bool { return n.gate.State() == gate.Open }
+
+func (n *node) state() string {
+	switch n.gate.State() {
+	case gate.Dead:
+		return "down"
+	case gate.Frozen:
+		return "frozen"
+	}
+	return "up"
+}
+
+// shutdown drains; close ends at once.
+func (n *node) shutdown(ctx context.Context) error {
+	if n.srv == nil {
+		return nil
+	}
+	err := n.srv.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		n.srv.Close()
+	}
+	return err
+}
+
+func (n *node) close() {
+	if n.srv != nil {
+		n.srv.Close()
+	}
+}

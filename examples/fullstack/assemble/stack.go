@@ -1,0 +1,288 @@
+// Package assemble assembles every package of tierkit into one service in one process, with real sockets on loopback: two
+// name servers, two data centres of two edges, two balancers and autoscaled web servers and workers each, a session
+// store, a second cache tier, two shards of three database nodes over three failure domains, and a durable queue. Every
+// node stands behind a gate, so that it can be killed and frozen while the rest goes on.
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/standin/redis"
+	"github.com/tierkit/tierkit/geodns"
+	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/queue"
+	"github.com/tierkit/tierkit/replica"
+	"github.com/tierkit/tierkit/session/token"
+)
+
+var discard = log.New(io.Discard, "", 0)
+
+// Failure domains. The witness holds the third database node of each shard, the queue and the session store, so that
+// the loss of either centre takes none of them.
+const (
+	East    = "us-east"
+	West    = "eu-west"
+	Witness = "witness"
+)
+
+// Host is the name of the site.
+const Host = "www.tierkit.example"
+
+// Detection times of the tiers, and the TTL of the site's name.
+const (
+	probeEvery   = 250 * time.Millisecond
+	probeTimeout = 500 * time.Millisecond
+	probeFall    = 3
+	ttl          = time.Second
+)
+
+// CenterWindow is how long the loss of a centre may be felt by clients: until it is noticed, and until names that were
+// answered before have expired. Ten percent are the jitter of the probes.
+const CenterWindow = (probeEvery*probeFall+probeTimeout)*11/10 + ttl
+
+// Mutant is a deliberate defect, for the tests that show that the books can fail.
+type Mutant string
+
+// Mutants.
+const (
+	AckBeforeCount   Mutant = "a worker acknowledges before it counts"
+	PromoteLaggard   Mutant = "promotion takes the node that is furthest behind"
+	ServeAfterDelete Mutant = "the cache serves what was deleted"
+)
+
+// Options configure a assemble.
+type Options struct {
+	// Dir keeps all files.
+	Dir     string
+	Catalog accesslog.Catalog
+	// Site, DNS and Admin are the ports; 0 takes free ones.
+	Site, DNS, Admin int
+	// Workers bounds the worker pool of each centre, Webs its web servers. Zero means 8 and 4.
+	Workers, Webs int
+	// Log gets what all servers log; nil discards it. The dashboard has it in any case.
+	Log    slog.Handler
+	Mutant Mutant
+}
+
+// Stack is the running service.
+type Stack struct {
+	o       Options
+	log     *slog.Logger
+	logs    *metrics.LogHandler
+	metrics *metrics.Metrics
+	*observed
+	tiers map[string]*metrics.HTTP // edge, lb, web
+
+	redis   *redis.Servers
+	queue   *queue.Queue
+	data    *data
+	tokens  *token.Authority
+	fresh   *replica.Tokens
+	centers []*center
+	names   []*nameServer
+	locator geodns.Locator
+	nearest *geodns.Router // by distance alone, for the player
+	port    int
+	admin   *admin
+	purger  *edgePurger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	moves  atomic.Int64 // of the autoscalers
+	midJob chan *center // see counting
+
+	mu     sync.Mutex // guards events and peak
+	events []metrics.Event
+	peak   Scaling
+	closed sync.Once
+	ended  error
+}
+
+// Start assembles and starts everything. On an error nothing is left running.
+func Start(ctx context.Context, o Options) (*Stack, error) {
+	if o.Workers == 0 {
+		o.Workers = 8
+	}
+	if o.Webs == 0 {
+		o.Webs = 4
+	}
+	if o.Log == nil {
+		o.Log = slog.NewTextHandler(io.Discard, nil)
+	}
+	s := &Stack{o: o, log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// start goes from the stores to the front door. What it has started when it fails, Close ends.
+func (s *Stack) start(ctx context.Context) (err error) {
+	s.metrics = metrics.New(metrics.Options{Namespace: "fullstack"})
+	for _, t := range []string{"edge", "lb", "web"} {
+		s.tiers[t] = s.metrics.HTTP(metrics.HTTPOptions{Server: t})
+	}
+	if err = s.startObserving(); err != nil {
+		return err
+	}
+	if s.redis, err = redis.Start(s.ctx, s.o.Dir); err != nil {
+		return err
+	}
+	if s.queue, err = queue.Open(filepath.Join(s.o.Dir, "queue"),
+		queue.Options{DedupeWindow: 10 * time.Minute, SegmentBytes: 16 << 20}); err != nil {
+		return err
+	}
+	if err = s.openData(ctx); err != nil {
+		return err
+	}
+	if s.tokens, err = loadKeys(s.o.Dir, s.security.Report); err != nil {
+		return err
+	}
+	if s.fresh, err = replica.NewTokens(); err != nil { // one process, so a key of its own will do
+		return err
+	}
+	if err = s.startCenters(ctx); err != nil {
+		return err
+	}
+	if err = s.startNames(); err != nil {
+		return err
+	}
+	if s.admin, err = startAdmin(s); err != nil {
+		return err
+	}
+	s.wg.Go(s.watch)
+	return s.register()
+}
+
+// Event adds to the timeline.
+func (s *Stack) Event(kind, text string) {
+	s.log.Debug("event", "kind", kind, "text", text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})
+	if len(s.events) > 1000 {
+		s.events = append([]metrics.Event(nil), s.events[len(s.events)-500:]...)
+	}
+}
+
+// Events returns the timeline.
+func (s *Stack) Events() []metrics.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]metrics.Event(nil), s.events...)
+}
+
+// Shutdown drains from the outside in: names and edges stop taking requests, then balancers, web servers and workers,
+// then the stores close.
+func (s *Stack) Shutdown(ctx context.Context) error {
+	var errs []error
+	for _, c := range s.centers {
+		errs = append(errs, c.drain(ctx))
+	}
+	errs = append(errs, s.Close())
+	return errors.Join(errs...)
+}
+
+// Close ends everything at once. It is idempotent.
+func (s *Stack) Close() error {
+	s.closed.Do(func() {
+		s.cancel()
+		var errs []error
+		if s.nearest != nil {
+			s.nearest.Close()
+		}
+		for _, n := range s.names {
+			errs = append(errs, n.close())
+		}
+		for _, c := range s.centers {
+			errs = append(errs, c.close())
+		}
+		if s.admin != nil {
+			s.admin.close()
+		}
+		if s.queue != nil {
+			errs = append(errs, s.queue.Close())
+		}
+		if s.data != nil {
+			errs = append(errs, s.data.close())
+		}
+		if s.redis != nil {
+			s.redis.Close()
+		}
+		s.wg.Wait()
+		if s.observed != nil {
+			errs = append(errs, s.observed.release())
+		}
+		s.ended = errors.Join(errs...)
+	})
+	return s.ended
+}
+
+// Addresses tells where the stack listens.
+type Addresses struct {
+	Site, Dashboard, Metrics string
+	NameServers              []string
+	Direct                   string // a balancer of the first centre
+}
+
+// Addresses returns the addresses.
+func (s *Stack) Addresses() Addresses {
+	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: "http://" + s.admin.addr +
+		"/",
+		Metrics: "http://" + s.admin.addr + "/metrics", Direct: s.centers[0].lbs[0].addr}
+	for _, n := range s.names {
+		a.NameServers = append(a.NameServers, n.srv.Addr().String())
+	}
+	return a
+}
+
+// Dial returns where an address of the site listens: the address itself, at the site's port.
+func (s *Stack) Dial(addr netip.Addr) string {
+	return netip.AddrPortFrom(addr, uint16(s.port)).String()
+}
+
+// Center returns the data centre that an address belongs to.
+func (s *Stack) Center(addr netip.Addr) string {
+	for _, c := range s.centers {
+		for _, e := range c.edges {
+			if e.ip == addr {
+				return c.name
+			}
+		}
+	}
+	return ""
+}
+
+// Region returns the nearest centre to a client, "" for an unknown place: by the real address table of geodns.
+func (s *Stack) Region(client netip.Addr) string {
+	at, _ := s.locator.Locate(client)
+	if !at.Known() {
+		return ""
+	}
+	d := s.nearest.Route(client)
+	return d.DC
+}
+
+// SinglePoints lists what has no second one in this mode.
+func (s *Stack) SinglePoints() []string {
+	return []string{
+		"the process itself, its machine and its disk",
+		"the queue: one directory (queue/jetstream stands on several machines)",
+		"the session store: one Redis-protocol store in the process (session/redisstore on a Redis with replicas)",
+		"the shard map and the promotion lease: in memory, filled the same way at every start",
+	}
+}
