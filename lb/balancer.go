@@ -311,6 +311,12 @@ func (b *Balancer) Close() error {
 	return nil
 }
 
+// Validate returns the error that [New] and [Balancer.Update] would return for e.
+func (e Endpoint) Validate() error {
+	_, err := e.withDefaults()
+	return err
+}
+
 func (e Endpoint) withDefaults() (Endpoint, error) {
 	host, port, err := net.SplitHostPort(e.Addr)
 	if err != nil || host == "" && port == "" {

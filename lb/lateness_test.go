@@ -282,28 +282,3 @@ func TestPrequalAnswersOvertaken(t *testing.T) {
 		require.Equal(t, -1.0, inFlight())
 	})
 }
-
-// A directory that fills the same slice each time is heard.
-func TestWatchOfAReusedSlice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, err := New(nil, Options{})
-		require.NoError(t, err)
-		defer b.Close()
-		found, n := endpoints(2), 0
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			b.Watch(ctx, time.Second, func(context.Context) ([]Endpoint, error) {
-				if n++; n == 2 {
-					found[1].Addr = "192.0.2.99:80"
-				}
-				return found, nil
-			}, nil)
-		}()
-		time.Sleep(1500 * time.Millisecond)
-		require.Equal(t, "192.0.2.99:80", b.Backends()[1].Endpoint().Addr)
-		cancel()
-		<-done
-	})
-}

@@ -32,7 +32,7 @@ func Prequal(o PrequalOptions) Policy { return prequal{o: o} }
 type PrequalOptions struct {
 	Path string // where backends serve a LoadMeter; empty: "/load"
 	// asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
-	Probe func(ctx context.Context, t Target) (Load, error)
+	Probe func(ctx context.Context, t Target) (inFlight int, latency time.Duration, err error)
 	Rate  float64 // probes per request; 0: 3
 	Pool  int     // answers that are kept; 0: 16
 	// an older answer is not used, a probe not waited for longer; 0: 1 s
@@ -270,14 +270,14 @@ func (r *prober) ask(ctx context.Context, b *Backend) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.MaxAge)
 	defer cancel()
 	asked := time.Since(began)
-	load, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
-	if err != nil || load.InFlight < 0 || load.Latency < 0 {
+	inFlight, latency, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
+	if err != nil || inFlight < 0 || latency < 0 {
 		r.failed.Add(1)
 		r.drop(b, asked)
 		return
 	}
 	r.answered.Add(1)
-	r.take(b, load, asked)
+	r.take(answer{b: b, inFlight: float64(inFlight), latency: latency, at: asked})
 }
 
 // drop forgets what a backend answered that does not answer any more, unless it has answered a later question.
@@ -290,13 +290,13 @@ func (r *prober) drop(b *Backend, asked time.Duration) {
 // take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest. Its age
 // counts from when it was asked for: answers overtake each other, and what was asked before the backend came (back)
 // into the pool tells how it was before.
-func (r *prober) take(b *Backend, load Load, asked time.Duration) {
+func (r *prober) take(a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if since, member := r.member[b]; !member || asked < since {
+	if since, member := r.member[a.b]; !member || a.at < since {
 		return
 	}
-	a := answer{b: b, inFlight: float64(load.InFlight) * r.mean / b.Weight(), latency: load.Latency, at: asked}
+	a.inFlight *= r.mean / a.b.Weight()
 	r.seen[r.reports%len(r.seen)] = a.inFlight
 	if r.reports++; r.reports%16 == 0 || r.reports < 16 {
 		lately := r.seen
@@ -304,10 +304,10 @@ func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 		slices.Sort(sorted)
 		r.hot = sorted[int(r.o.Hot*float64(len(sorted)-1))]
 	}
-	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == b })
+	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == a.b })
 	switch {
 	case at >= 0:
-		if r.pool[at].at > asked {
+		if r.pool[at].at > a.at {
 			return
 		}
 	case len(r.pool) < r.o.Pool:
@@ -325,32 +325,35 @@ func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 }
 
 // get asks by HTTP over connections that are kept.
-func (r *prober) get(ctx context.Context, t Target) (Load, error) {
+func (r *prober) get(ctx context.Context, t Target) (inFlight int, latency time.Duration, err error) {
 	scheme, rt := t.Scheme, r.http.secure // which speaks HTTP/1.1 without TLS too
 	if scheme == "h2c" {
 		scheme, rt = "http", r.http.clear2
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+t.Addr+r.o.Path, nil)
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
 	res, err := rt.RoundTrip(req)
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return Load{}, fmt.Errorf("lb: load of %s: status %d", t.ID, res.StatusCode)
+		return 0, 0, fmt.Errorf("lb: load of %s: status %d", t.ID, res.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
-	var l Load
+	var l struct { // as a limit.LoadMeter writes it
+		InFlight int           `json:"in_flight"`
+		Latency  time.Duration `json:"latency_ns"`
+	}
 	if err := json.Unmarshal(body, &l); err != nil {
-		return Load{}, fmt.Errorf("lb: load of %s: %w", t.ID, err)
+		return 0, 0, fmt.Errorf("lb: load of %s: %w", t.ID, err)
 	}
-	return l, nil
+	return l.InFlight, l.Latency, nil
 }
 
 func (r *prober) close() {

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -189,58 +187,4 @@ func TestPrequalSharesByWeight(t *testing.T) {
 	for _, a := range b.prober.pool {
 		require.InDelta(t, 6, a.inFlight, 1e-9, a.b.id)
 	}
-}
-
-func TestLoadMeter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var m LoadMeter
-		require.Equal(t, Load{}, m.Load())
-		a := m.Begin() // alone
-		b := m.Begin() // beside one
-		require.Equal(t, 2, m.Load().InFlight)
-		time.Sleep(10 * time.Millisecond)
-		a.End(false)
-		time.Sleep(20 * time.Millisecond)
-		b.End(false)
-		require.Equal(t, Load{0, 10 * time.Millisecond}, m.Load())
-		c := m.Begin()
-		require.Equal(t, Load{1, 30 * time.Millisecond}, m.Load(), "what it takes beside one")
-		for range 30 {
-			m.Begin()
-		}
-		require.Equal(t, Load{31, 30 * time.Millisecond}, m.Load(), "the nearest that is known")
-		c.End(true)
-		require.Equal(t, 30, m.Load().InFlight)
-		time.Sleep(11 * time.Second)
-		require.Zero(t, m.Load().Latency, "long ago")
-		d := m.Begin()
-		time.Sleep(time.Second)
-		d.End(false)
-		require.Equal(t, time.Second, m.Load().Latency)
-	})
-	last := 0
-	for n := range int64(300_000) {
-		i := levelOf(n)
-		require.True(t, i == last || i == last+1, "%d: %d after %d", n, i, last)
-		last = i
-	}
-	require.Equal(t, 63, last)
-
-	var m LoadMeter
-	h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/bad") {
-			w.WriteHeader(500)
-		}
-		if r.URL.Path == "/panic" {
-			panic("x")
-		}
-	}))
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/bad", nil))
-	require.Panics(t, func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/panic", nil)) })
-	require.Equal(t, Load{}, m.Load(), "failing is quick, and says nothing")
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	require.NotZero(t, m.Load().Latency)
-	w := httptest.NewRecorder()
-	m.ServeHTTP(w, nil)
-	require.Contains(t, w.Body.String(), `"in_flight":0,"latency_ns":`)
 }

@@ -697,20 +697,6 @@ func TestHTTP2Backends(t *testing.T) {
 	}
 }
 
-func TestProbes(t *testing.T) {
-	var status atomic.Int64
-	status.Store(200)
-	e, s := serve(t, "", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(int(status.Load())) })
-	target := Target{Endpoint: e, Dial: (&net.Dialer{}).DialContext}
-	require.NoError(t, HTTPProbe("/healthz")(t.Context(), target))
-	require.NoError(t, TCPProbe()(t.Context(), target))
-	status.Store(500)
-	require.ErrorContains(t, HTTPProbe("healthz")(t.Context(), target), "500")
-	s.Close()
-	require.Error(t, HTTPProbe("/")(t.Context(), target))
-	require.Error(t, TCPProbe()(t.Context(), target))
-}
-
 func TestAdmin(t *testing.T) {
 	b := newBalancer(t, endpoints(2), Options{})
 	ask := func(h http.Handler, method, path string) *httptest.ResponseRecorder {

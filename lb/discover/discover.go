@@ -1,50 +1,114 @@
-package lb
+// Package discover keeps a balancer's endpoints equal to what a directory says: DNS, SRV records, a file, or a function
+// of your own.
+//
+//	r, err := discover.New(b, discover.DNS(nil, "web.internal", 8080), discover.Options{})
+//	if err != nil {
+//		log.Fatal(err)
+//	}
+//	go r.Run(ctx)
+package discover
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"os"
+	"log/slog"
 	"slices"
-	"strconv"
-	"strings"
+	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
+	"github.com/tierkit/tierkit/lb"
 )
 
-// Discover finds the endpoints of the moment. It must honour ctx.
-type Discover func(ctx context.Context) ([]Endpoint, error)
+// Source finds the endpoints of the moment. It should return when ctx ends. A Source that does not, and one that
+// panics, counts as failed; it is not called again before it has returned.
+type Source func(ctx context.Context) ([]lb.Endpoint, error)
 
-// Watch keeps a balancer's endpoints equal to what find finds, asked at once and then each interval (0: 5 s), until ctx
-// ends. Failures and an empty list leave the endpoints as they are, since a broken directory is more likely than a
-// deliberately empty pool; failed is told of them and may be nil. It returns ctx's error; run it on a goroutine of your
-// own.
-func (b *Balancer) Watch(ctx context.Context, interval time.Duration, find Discover, failed func(error)) error {
-	if interval <= 0 {
-		interval = 5 * time.Second
+// Target is what a [Refresher] updates: a *lb.Balancer.
+type Target interface {
+	Update([]lb.Endpoint) error
+}
+
+// Options configure a [Refresher]. The zero value of every field is a good default.
+type Options struct {
+	// Interval is the time between two calls of the source. Zero means 5 s.
+	Interval time.Duration
+	// Timeout bounds one call of the source. Zero means the larger of Interval and 5 s.
+	Timeout time.Duration
+	// Logger gets a warning, at most once a minute, while the source fails. Nil means slog.Default.
+	Logger *slog.Logger
+}
+
+// Stats are the counters of a [Refresher].
+type Stats struct {
+	Updates       uint64 `metric:"discovery_updates_total,counter,Changes of the endpoints"`
+	Failures      uint64 `metric:"discovery_failures_total,counter,Calls of the source that failed or found nothing"`
+	LastError     string
+	LastErrorTime time.Time
+}
+
+// Refresher calls a source at intervals and updates a balancer. It is safe for concurrent use.
+type Refresher struct {
+	target   Target
+	source   Source
+	o        Options
+	log      *warn.Log
+	updates  atomic.Uint64
+	failures warn.Tally
+}
+
+// New returns a Refresher, which does nothing before Run. Invalid options are an error that names the field.
+func New(target Target, source Source, o Options) (*Refresher, error) {
+	switch {
+	case target == nil:
+		return nil, errors.New("discover: target is nil")
+	case source == nil:
+		return nil, errors.New("discover: source is nil")
+	case o.Interval < 0 || o.Timeout < 0:
+		return nil, fmt.Errorf("discover: Options.Interval %v, Timeout %v: want 0 or more", o.Interval, o.Timeout)
 	}
-	tick := time.NewTicker(interval)
+	if o.Interval == 0 {
+		o.Interval = 5 * time.Second
+	}
+	if o.Timeout == 0 {
+		o.Timeout = max(o.Interval, 5*time.Second)
+	}
+	return &Refresher{target: target, source: source, o: o, log: warn.New(o.Logger)}, nil
+}
+
+// Run calls the source at once and then each interval, until ctx ends (it returns ctx's error) or the balancer is
+// closed (lb.ErrClosed). Failures and an empty list leave the endpoints as they are: a broken directory is more likely
+// than a pool that is empty on purpose. Run it on a goroutine of your own, once.
+func (r *Refresher) Run(ctx context.Context) error {
+	tick := time.NewTicker(r.o.Interval)
 	defer tick.Stop()
-	var last []Endpoint
+	var last []lb.Endpoint
+	var running <-chan struct{} // closed when the last call of the source has returned
 	for {
-		found, err := find(ctx)
+		var found []lb.Endpoint
+		var err error
+		found, running, err = r.find(ctx, running)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil && len(found) == 0:
-			err = errors.New("lb: discovery found no endpoint")
+			err = errors.New("discover: the source found no endpoint")
 		case err == nil && !slices.Equal(found, last):
-			if err = b.Update(found); err == nil {
-				last = slices.Clone(found) // find may use its own again
+			if err = r.target.Update(found); err == nil {
+				r.updates.Add(1)
+				last = found
 			}
 		}
-		if errors.Is(err, ErrClosed) {
+		if errors.Is(err, lb.ErrClosed) {
 			return err
 		}
-		if err != nil && failed != nil {
-			failed(err)
+		if err != nil {
+			r.failures.Add(err)
+			r.log.Warn("source", "lb: discovery failed, the endpoints stay as they are", "error", err)
+		} else {
+			r.log.Clear("source", "lb: discovery works again")
 		}
 		select {
 		case <-tick.C:
@@ -54,107 +118,33 @@ func (b *Balancer) Watch(ctx context.Context, interval time.Duration, find Disco
 	}
 }
 
-// FromDNS finds the addresses (A and AAAA) of host; each is an endpoint at port. r nil: net.DefaultResolver.
-func FromDNS(r *net.Resolver, host string, port int) Discover {
-	if r == nil {
-		r = net.DefaultResolver
-	}
-	return func(ctx context.Context) ([]Endpoint, error) {
-		addrs, err := r.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			return nil, fmt.Errorf("lb: discovery of %s: %w", host, err)
+// find calls the source, unless its last call still runs, and waits for it no longer than Timeout. The result belongs
+// to the caller: a source may fill the same slice again.
+func (r *Refresher) find(ctx context.Context, running <-chan struct{}) ([]lb.Endpoint, <-chan struct{}, error) {
+	if running != nil {
+		select {
+		case <-running:
+		default:
+			return nil, running, errors.New("discover: the source has not returned yet")
 		}
-		es := make([]Endpoint, 0, len(addrs))
-		for _, a := range addrs {
-			es = append(es, Endpoint{Addr: net.JoinHostPort(a.Unmap().String(), strconv.Itoa(port))})
-		}
-		return sorted(es), nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, r.o.Timeout)
+	defer cancel()
+	found := make(chan []lb.Endpoint, 1)
+	left, err := usercode.Within(ctx, func(ctx context.Context) error {
+		es, err := r.source(ctx)
+		found <- slices.Clone(es)
+		return err
+	})
+	if err != nil {
+		return nil, left, err
+	}
+	return <-found, left, nil
 }
 
-// FromSRV finds the targets of the SRV records of a name such as "_http._tcp.example.com", with their ports, weights
-// and priorities (RFC 2782; weight 0 becomes 1). r nil: net.DefaultResolver.
-func FromSRV(r *net.Resolver, name string) Discover {
-	if r == nil {
-		r = net.DefaultResolver
-	}
-	return func(ctx context.Context) ([]Endpoint, error) {
-		_, srvs, err := r.LookupSRV(ctx, "", "", name)
-		if err != nil {
-			return nil, fmt.Errorf("lb: discovery of %s: %w", name, err)
-		}
-		es := make([]Endpoint, 0, len(srvs))
-		for _, s := range srvs {
-			if s.Target == "." {
-				continue // "not available here"
-			}
-			es = append(es, Endpoint{
-				Addr:   net.JoinHostPort(strings.TrimSuffix(s.Target, "."), strconv.Itoa(int(s.Port))),
-				Weight: max(float64(s.Weight), 1), Priority: int(s.Priority),
-			})
-		}
-		return sorted(es), nil
-	}
-}
-
-// FromFile reads endpoints from a file: one a line, "host:port" and optionally "weight=2", "zone=a", "priority=1",
-// "id=x", "scheme=https", "max-conns=100"; # begins a comment. A file that is being written anew should be renamed into
-// place.
-func FromFile(path string) Discover {
-	return func(context.Context) ([]Endpoint, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("lb: discovery: %w", err)
-		}
-		defer f.Close()
-		var es []Endpoint
-		sc := bufio.NewScanner(f)
-		for n := 1; sc.Scan(); n++ {
-			line, _, _ := strings.Cut(sc.Text(), "#")
-			words := strings.Fields(line)
-			if len(words) == 0 {
-				continue
-			}
-			e := Endpoint{Addr: words[0]}
-			for _, w := range words[1:] {
-				if err := e.set(w); err != nil {
-					return nil, fmt.Errorf("lb: discovery: %s:%d: %w", path, n, err)
-				}
-			}
-			if _, err := e.withDefaults(); err != nil {
-				return nil, fmt.Errorf("lb: discovery: %s:%d: %w", path, n, err)
-			}
-			es = append(es, e)
-		}
-		if err := sc.Err(); err != nil {
-			return nil, fmt.Errorf("lb: discovery: %s: %w", path, err)
-		}
-		return sorted(es), nil
-	}
-}
-
-func (e *Endpoint) set(word string) (err error) {
-	k, v, _ := strings.Cut(word, "=")
-	switch k {
-	case "id":
-		e.ID = v
-	case "zone":
-		e.Zone = v
-	case "scheme":
-		e.Scheme = v
-	case "weight":
-		e.Weight, err = strconv.ParseFloat(v, 64)
-	case "priority":
-		e.Priority, err = strconv.Atoi(v)
-	case "max-conns":
-		e.MaxConns, err = strconv.Atoi(v)
-	default:
-		err = fmt.Errorf("unknown word %q", word)
-	}
-	return err
-}
-
-func sorted(es []Endpoint) []Endpoint {
-	slices.SortFunc(es, func(a, b Endpoint) int { return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.ID, b.ID)) })
-	return slices.Compact(es)
+// Stats returns the counters and the last failure. It is safe at any time.
+func (r *Refresher) Stats() Stats {
+	s := Stats{Updates: r.updates.Load()}
+	s.Failures, s.LastError, s.LastErrorTime = r.failures.Load()
+	return s
 }

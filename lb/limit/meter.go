@@ -1,4 +1,4 @@
-package lb
+package limit
 
 import (
 	"encoding/json"
@@ -11,31 +11,33 @@ import (
 	"github.com/tierkit/tierkit/internal/httpwrap"
 )
 
-// Load is what a backend says of itself: the requests that it is working on, of all clients together, and how long one
-// more may be expected to take.
+// Load is how busy a server is, with the requests of all clients.
 type Load struct {
-	InFlight int           `json:"in_flight"`
-	Latency  time.Duration `json:"latency_ns"` // 0: not known
+	InFlight int           `json:"in_flight"`  // requests that it works on
+	Latency  time.Duration `json:"latency_ns"` // what one more may be expected to take; 0: not known
 }
 
-// LoadMeter measures a server's [Load], for balancers with the policy [Prequal]. It runs in the backend: wrap the
-// service with Handler and serve the meter itself at the path that the balancers ask. The zero value is ready; it is
-// safe for concurrent use and takes no lock.
+// LoadMeter measures the [Load] of a server. It runs in the backend: wrap the service with Handler, and serve the meter
+// itself at the path that the balancers ask. The zero value is ready. It is safe for concurrent use and takes no lock.
 type LoadMeter struct {
 	inFlight atomic.Int64
-	// by requests in flight at arrival: latency depends on it, and that of an hour ago says nothing of now
-	levels [64]level
+	levels   [64]level // by requests in flight at arrival, on which latency depends
 }
 
 // level is the mean latency of requests that found about as many others, the later ones counting more.
 type level struct {
 	seconds atomic.Uint64 // bits of a float64; 0: none
-	at      atomic.Int64  // last request
+	at      atomic.Int64  // time of the last request
 }
 
+// levelMemory is how long a latency is remembered.
 const levelMemory = 10 * time.Second
 
-// levelOf is exact below 8, then four to a power of two.
+var began = time.Now()
+
+func since() time.Duration { return time.Since(began) }
+
+// levelOf returns the level for n requests in flight: exact below 8, then four levels to a power of two.
 func levelOf(n int64) int {
 	if n < 8 {
 		return int(max(n, 0))
@@ -51,18 +53,18 @@ type Running struct {
 	start time.Duration
 }
 
-// Begin counts a request; End must be called once.
+// Begin counts a request. End must be called once on the result.
 func (m *LoadMeter) Begin() Running {
-	return Running{m, levelOf(m.inFlight.Add(1) - 1), time.Since(began)}
+	return Running{m, levelOf(m.inFlight.Add(1) - 1), since()}
 }
 
-// End of the request. A failed one is counted no more, but says nothing about latency: failing is quick.
+// End ends the request. The latency of a failed one is not used: failing is quick.
 func (r Running) End(failed bool) {
 	r.m.inFlight.Add(-1)
 	if failed {
 		return
 	}
-	now := time.Since(began)
+	now := since()
 	l, took := &r.m.levels[r.level], (now - r.start).Seconds()
 	for {
 		old := l.seconds.Load()
@@ -79,11 +81,11 @@ func (r Running) End(failed bool) {
 	l.at.Store(int64(now))
 }
 
-// Load is that of the moment. The latency is that of the nearest number of requests in flight that was seen lately.
+// Load returns the load now. Its latency is that of the nearest number of requests in flight that was seen lately.
 func (m *LoadMeter) Load() Load {
 	n := m.inFlight.Load()
 	out := Load{InFlight: int(max(n, 0))}
-	now, at := time.Since(began), levelOf(n)
+	now, at := since(), levelOf(n)
 	for d := range len(m.levels) {
 		for _, i := range [2]int{at - d, at + d} {
 			if i < 0 || i >= len(m.levels) {
@@ -99,7 +101,7 @@ func (m *LoadMeter) Load() Load {
 	return out
 }
 
-// Handler measures the requests of next. Answers with a status of 500 or more do not count for the latency.
+// Handler measures the requests of next. The latency of answers with a status of 500 or more is not used.
 func (m *LoadMeter) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		run, failed := m.Begin(), true

@@ -22,9 +22,10 @@ func policies() map[string]lb.Policy {
 		"peak-ewma": PeakEWMA(0), "source-hash": SourceHash(), "consistent-hash": ConsistentHash(0), "maglev": Maglev(),
 		"rendezvous": Rendezvous(),
 		// no backend answers
-		"prequal": lb.Prequal(lb.PrequalOptions{Rate: 0.01, Probe: func(context.Context, lb.Target) (lb.Load, error) {
-			return lb.Load{}, errors.New("does not say")
-		}}),
+		"prequal": lb.Prequal(lb.PrequalOptions{Rate: 0.01,
+			Probe: func(context.Context, lb.Target) (int, time.Duration, error) {
+				return 0, 0, errors.New("does not say")
+			}}),
 	}
 }
 

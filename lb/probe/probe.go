@@ -1,4 +1,7 @@
-package lb
+// Package probe holds the checks that say whether a backend serves, for lb.Health.Probe.
+//
+//	lb.Options{Health: lb.Health{Probe: probe.HTTP("/healthz")}}
+package probe
 
 import (
 	"bufio"
@@ -9,22 +12,25 @@ import (
 	"net"
 	"net/http"
 	"strings"
+
+	"github.com/tierkit/tierkit/lb"
 )
 
-// HTTPProbe asks the backend for path over a connection of its own and wants a status from 200 to 399.
-func HTTPProbe(path string) Probe {
+// HTTP asks the backend for path, over a new connection each time, and wants a status from 200 to 399.
+func HTTP(path string) lb.Probe {
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path
 	}
-	return func(ctx context.Context, t Target) error {
-		c, err := t.open(ctx)
+	return func(ctx context.Context, t lb.Target) error {
+		c, err := open(ctx, t)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
 		stop := context.AfterFunc(ctx, func() { c.Close() })
 		defer stop()
-		if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: tierkit-lb-check\r\nConnection: close\r\n\r\n", path, t.Addr); err != nil {
+		const request = "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: tierkit-lb-check\r\nConnection: close\r\n\r\n"
+		if _, err := fmt.Fprintf(c, request, path, t.Addr); err != nil {
 			return err
 		}
 		res, err := http.ReadResponse(bufio.NewReaderSize(c, 1024), nil)
@@ -32,7 +38,7 @@ func HTTPProbe(path string) Probe {
 			return err
 		}
 		if res.StatusCode < 200 || res.StatusCode > 399 {
-			return fmt.Errorf("lb: check of %s: status %d", path, res.StatusCode)
+			return fmt.Errorf("probe: check of %s: status %d", path, res.StatusCode)
 		}
 		_, err = io.CopyN(io.Discard, res.Body, 4<<10) // a backend that dies in mid-answer is not healthy
 		if err == io.EOF {
@@ -42,9 +48,9 @@ func HTTPProbe(path string) Probe {
 	}
 }
 
-// TCPProbe wants a connection to be accepted.
-func TCPProbe() Probe {
-	return func(ctx context.Context, t Target) error {
+// TCP wants a connection to be accepted.
+func TCP() lb.Probe {
+	return func(ctx context.Context, t lb.Target) error {
 		c, err := t.Dial(ctx, "tcp", t.Addr)
 		if err != nil {
 			return err
@@ -53,7 +59,8 @@ func TCPProbe() Probe {
 	}
 }
 
-func (t Target) open(ctx context.Context) (net.Conn, error) {
+// open connects to the backend, with TLS for "https".
+func open(ctx context.Context, t lb.Target) (net.Conn, error) {
 	c, err := t.Dial(ctx, "tcp", t.Addr)
 	if err != nil || t.Scheme != "https" {
 		return c, err
