@@ -2,10 +2,8 @@ package lb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -94,7 +92,7 @@ func (b *Balancer) rank(r *http.Request) (k Key) {
 	}
 	switch {
 	case len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r):
-		k.Priority = exempt
+		k.Exempt = true
 	case a.Priority != nil:
 		k.Priority = int8(min(max(a.Priority(r), -1), 1))
 	}
@@ -240,17 +238,13 @@ func (l *limiter) admit(ctx context.Context, priority int8) error {
 
 // observe takes the result of a request, which is one of inFlight, and, at a window's end, sets the limit.
 func (l *limiter) observe(r *Result, inFlight int64) {
-	var timeout net.Error
-	switch {
-	case r.Ignored, r.Outrun:
-		return
-	case !r.Failed():
+	switch r.verdict() {
+	case verdictGood:
 		l.window.add(r.Latency)
-	case r.Status == http.StatusServiceUnavailable, r.Status == http.StatusGatewayTimeout,
-		errors.Is(r.Err, context.DeadlineExceeded), errors.As(r.Err, &timeout) && timeout.Timeout():
+	case verdictOverloaded:
 		l.dropped.Add(1)
 	default:
-		return // refused or broken: says nothing about load
+		return // refused or broken: tells nothing about load
 	}
 	if inFlight > l.peak.Load() {
 		l.peak.Store(inFlight)

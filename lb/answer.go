@@ -15,8 +15,8 @@ import (
 func (x *exchange) answer(c *http1.Conn, be *Backend, head []byte, status int, old bool, out *http1.Outcome) (keep bool,
 	err error) {
 	out.Status = status
-	if x.Discards(status, x.idempotent && x.resendable()) {
-		return false, errDiscarded
+	if err := x.Discards(status, x.idempotent && x.resendable()); err != nil {
+		return false, err
 	}
 	h := x.w.Header()
 	had := len(h) > 0
@@ -77,9 +77,7 @@ func (x *exchange) complete(h http.Header, be *Backend) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil
 	}
-	if s := x.b.sticky; s != nil && x.bound != be.id && !public(h) {
-		s.bind(h, be.id)
-	}
+	x.h.Bind(h, x.key, be)
 }
 
 // public answers are for shared caches: a cookie in one would bind all clients to a backend.

@@ -70,10 +70,14 @@ func (a *Attempts) Again(err error, safe bool) bool {
 	return true
 }
 
-// Discards reports whether an answer with this status is to be dropped for another attempt: Retry.Statuses lists the
-// status, another attempt is allowed and safe, and a backend is left that was not tried.
-func (a *Attempts) Discards(status int, safe bool) bool {
-	return safe && !a.last && a.b.retriesStatus(status) && a.tried.len()+1 < len(a.b.snap.Load().usable)
+// Discards decides whether an answer with this status is dropped for another attempt: Retry.Statuses lists the status,
+// another attempt is allowed and safe, and a backend is left that was not tried. It returns nil to pass the answer on,
+// and otherwise the error to call Again with.
+func (a *Attempts) Discards(status int, safe bool) error {
+	if safe && !a.last && a.b.retriesStatus(status) && a.tried.len()+1 < len(a.b.snap.Load().usable) {
+		return errDiscarded
+	}
+	return nil
 }
 
 // retriesStatus reports whether Retry.Statuses lists status.

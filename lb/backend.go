@@ -1,7 +1,9 @@
 package lb
 
 import (
+	"context"
 	"math"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +39,7 @@ type Backend struct {
 	id   string
 	pool http1.Pool
 
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	queue *queue // of the requests that wait for it or another
 
 	ep       atomic.Pointer[Endpoint]
@@ -79,6 +82,14 @@ func (b *Backend) Endpoint() Endpoint { return *b.ep.Load() }
 
 // Weight at this moment: lower than the endpoint's during slow start.
 func (b *Backend) Weight() float64 { return math.Float64frombits(b.weight.Load()) }
+
+// Dial opens a connection to the backend with Options.Dial, within Timeouts.Dial and AllowedNets.
+func (b *Backend) Dial(ctx context.Context) (net.Conn, error) {
+	return b.dial(ctx, "tcp", b.ep.Load().Addr)
+}
+
+// Conns returns the pool of HTTP/1 connections to the backend, which Handler and front share.
+func (b *Backend) Conns() *http1.Pool { return &b.pool }
 
 // InFlight is the number of requests on it now.
 func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }

@@ -20,10 +20,11 @@ import (
 
 // Errors that a caller can act on; test with errors.Is.
 var (
-	ErrNoBackend  = errors.New("lb: no backend available")          // the pool is empty, or all are draining
-	ErrOverloaded = errors.New("lb: every backend is at its limit") // waited for QueueTimeout, or the queue is full
-	ErrUnknown    = errors.New("lb: unknown backend")
-	ErrClosed     = errors.New("lb: closed")
+	ErrNoBackend      = errors.New("lb: no backend available")          // the pool is empty, or all are draining
+	ErrOverloaded     = errors.New("lb: every backend is at its limit") // waited for QueueTimeout, or the queue is full
+	ErrUnknownBackend = errors.New("lb: unknown backend")
+	ErrClosed         = errors.New("lb: closed")
+	ErrClient         = errors.New("lb: client") // the client left or its request is at fault; wraps the cause
 )
 
 // Balancer picks backends. Create one with [New]; it is safe for concurrent use.
@@ -32,7 +33,6 @@ type Balancer struct {
 	snap     atomic.Pointer[snapshot]
 	budget   budget
 	queue    queue
-	sticky   *binding
 	fallback *transports
 
 	prober   *prober    // nil unless the policy is Prequal
@@ -71,11 +71,6 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.budget.init(o.Retry.Budget)
 	b.queue.limit = o.MaxQueue
-	if o.Sticky != nil {
-		if b.sticky, err = newBinding(*o.Sticky); err != nil {
-			return nil, err
-		}
-	}
 	if o.Hedge.Quantile > 0 {
 		b.measured = new(latencies)
 	}
@@ -96,6 +91,12 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	b.mu.Unlock()
 	return b, nil
 }
+
+// Options returns the options that are in force: those of [New], with defaults filled in.
+func (b *Balancer) Options() Options { return b.o }
+
+// PlainHTTP reports whether every backend speaks HTTP/1.1 without TLS.
+func (b *Balancer) PlainHTTP() bool { return b.snap.Load().plain }
 
 // Update replaces the endpoints. Backends whose ID, address and scheme stay keep their connections, state and counters;
 // those that left finish their requests and get no new ones. On an error nothing changes.
@@ -157,6 +158,7 @@ func (b *Balancer) add(e Endpoint) *Backend {
 	be.ep.Store(&e)
 	be.forgive()
 	be.maxConns.Store(b.connLimit(e))
+	be.dial = b.o.Dial
 	be.pool.Init(http1.PoolOptions{Addr: e.Addr, Dial: b.o.Dial, MaxIdle: b.o.MaxIdle,
 		KeepIdle: b.o.Timeouts.KeepIdle})
 	if a := b.o.Adaptive; a != nil && a.PerBackend {
@@ -202,7 +204,7 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 }
 
 // Drain stops new picks of a backend and waits until its requests have ended or ctx has. It stays drained until
-// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknown, or ctx's error when requests are still in
+// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknownBackend, or ctx's error when requests are still in
 // flight.
 func (b *Balancer) Drain(ctx context.Context, id string) error {
 	be, err := b.setDrained(id, true)
@@ -232,7 +234,7 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 	be := b.backends[id]
 	if be == nil {
 		b.mu.Unlock()
-		return nil, fmt.Errorf("%w %q", ErrUnknown, id)
+		return nil, fmt.Errorf("%w %q", ErrUnknownBackend, id)
 	}
 	if be.drained != drained {
 		now := time.Now()

@@ -64,8 +64,7 @@ var errUnfinished = errors.New("lb: the answer came before the request's end")
 func (s *sender) proceed() { s.once.Do(func() { close(s.start) }) }
 
 func fromClient(err error) bool {
-	var c *clientError
-	return errors.As(err, &c)
+	return errors.Is(err, ErrClient)
 }
 
 // finish ends the sender; whole is whether the body was sent to its end, so that the connection is in step.
@@ -109,12 +108,12 @@ func sendBody(c *http1.Conn, r *http.Request, idle time.Duration) error {
 			}
 			if err == io.EOF || err == nil && sent == r.ContentLength {
 				if sent != r.ContentLength {
-					return &clientError{io.ErrUnexpectedEOF}
+					return clientError(io.ErrUnexpectedEOF)
 				}
 				return nil
 			}
 			if err != nil {
-				return &clientError{err}
+				return clientError(err)
 			}
 		}
 	}
@@ -144,7 +143,7 @@ func sendBody(c *http1.Conn, r *http.Request, idle time.Duration) error {
 			return nil
 		}
 		if err != nil {
-			return &clientError{err}
+			return clientError(err)
 		}
 	}
 }

@@ -15,43 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A question that there is no room for at once goes out in pieces.
-func TestAskInPieces(t *testing.T) {
-	const size = 512 << 10
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	s := &httptest.Server{Listener: l, Config: &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			n, _ := io.Copy(io.Discard, r.Body)
-			io.WriteString(w, strconv.FormatInt(n, 10))
-		})}}
-	s.Start()
-	t.Cleanup(s.Close)
-	for name, way := range ways {
-		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{
-				Retry: Retry{MaxBody: size},
-				Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-					c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-					if err == nil {
-						c.(*net.TCPConn).SetWriteBuffer(16 << 10)
-					}
-					return c, err
-				},
-			})
-			url, client := way(t, b)
-			for range 2 {
-				res, err := client.Post(url, "text/plain", bytes.NewReader(make([]byte, size)))
-				require.NoError(t, err)
-				body, err := io.ReadAll(res.Body)
-				res.Body.Close()
-				require.NoError(t, err)
-				require.Equal(t, strconv.Itoa(size), string(body))
-			}
-		})
-	}
-}
-
 // A client that leaves ends its request at the backend, whatever its context is made of.
 func TestLeavingClientEndsTheBackendsRequest(t *testing.T) {
 	for name, o := range map[string]Options{"looked at": {}, "with a deadline": {},

@@ -25,10 +25,6 @@ func (o Options) withDefaults() (Options, error) {
 			return o, err
 		}
 	}
-	o.plainKey, o.plainRetry = o.Key == nil, o.Retry.Idempotent == nil
-	if o.Key == nil {
-		o.Key = KeyClient()
-	}
 	if o.PanicThreshold == 0 {
 		o.PanicThreshold = 0.5
 	}
@@ -38,11 +34,8 @@ func (o Options) withDefaults() (Options, error) {
 	if o.SlowStart < 0 {
 		return o, fmt.Errorf("lb: Options.SlowStart %v: want 0 or more", o.SlowStart)
 	}
-	if o.MaxConns < 0 || o.MaxBody < 0 {
-		return o, fmt.Errorf("lb: Options.MaxConns %d, MaxBody %d: want 0 or more", o.MaxConns, o.MaxBody)
-	}
-	if o.Proxy.Send < 0 || o.Proxy.Send > 2 {
-		return o, fmt.Errorf("lb: Options.Proxy.Send %d: want 0, 1 or 2", o.Proxy.Send)
+	if o.MaxConns < 0 {
+		return o, fmt.Errorf("lb: Options.MaxConns %d: want 0 or more", o.MaxConns)
 	}
 	if o.Subset.Size > 0 && o.Subset.ID == "" {
 		return o, fmt.Errorf("lb: Options.Subset.ID: required with Size")
@@ -60,11 +53,6 @@ func (o Options) withDefaults() (Options, error) {
 	case o.MaxIdle < 0:
 		o.MaxIdle = 0
 	}
-
-	if o.HeapReserve == 0 {
-		o.HeapReserve = defaultReserve
-	}
-	orDur(&o.TCPDrain, 10*time.Second)
 	out := &o.Outlier
 	if out.Consecutive == 0 {
 		out.Consecutive = 5
@@ -95,9 +83,6 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if r.Budget == 0 {
 		r.Budget = 0.2
-	}
-	if r.Idempotent == nil {
-		r.Idempotent = idempotent
 	}
 	switch {
 	case r.MaxBody == 0:
@@ -147,10 +132,28 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		return c, nil
 	}
+	return o, nil
+}
+
+func (o ProxyOptions) withDefaults() (ProxyOptions, error) {
+	if o.MaxBody < 0 {
+		return o, fmt.Errorf("lb: ProxyOptions.MaxBody %d: want 0 or more", o.MaxBody)
+	}
+	if o.HeapReserve == 0 {
+		o.HeapReserve = defaultReserve
+	}
 	if o.Error == nil {
 		o.Error = writeError
 	}
 	return o, nil
+}
+
+// idempotent reports whether r may be carried out twice, by Retry.Idempotent.
+func (b *Balancer) idempotent(r *http.Request) bool {
+	if b.o.Retry.Idempotent != nil {
+		return b.o.Retry.Idempotent(r)
+	}
+	return idempotent(r)
 }
 
 func idempotent(r *http.Request) bool {

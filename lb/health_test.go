@@ -31,7 +31,7 @@ func TestActiveChecks(t *testing.T) {
 		var log []string
 		b, err := New(endpoints(3), Options{
 			Policy: RoundRobin(),
-			Health: HealthCheck{Interval: time.Second, Fall: 3, Rise: 2,
+			Health: Health{Interval: time.Second, Fall: 3, Rise: 2,
 				Probe: func(_ context.Context, tg Target) error {
 					if tg.ID == "b01" && sick.Load() {
 						return errors.New("sick")
@@ -125,7 +125,7 @@ func TestPanicPriorityZone(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(es, Options{Policy: RoundRobin(), Zone: "near",
-			Health: HealthCheck{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
+			Health: Health{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
 				if _, is := down.Load(tg.ID); is {
 					return errors.New("down")
 				}

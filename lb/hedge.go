@@ -42,6 +42,7 @@ func (h *Hedge) wants(r *http.Request) bool {
 	return false
 }
 
+// on reports whether requests are hedged at all.
 func (h Hedge) on() bool { return h.After > 0 || h.Quantile > 0 }
 
 func (h Hedge) check() error {
@@ -79,7 +80,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
 		b.budget.refund()
 		return Pick{}, false
 	}
-	limited := b.o.Adaptive != nil && !k.exempt()
+	limited := b.o.Adaptive != nil && !k.Exempt
 	if limited && b.limiter != nil {
 		b.limiter.force()
 	}
@@ -96,7 +97,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
 // be hedged.
 func (x *exchange) attempt() http1.Outcome {
 	h := &x.b.o.Hedge
-	if h.on() && x.idempotent && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
+	if h.on() && x.idempotent && !x.hedged && x.body != bodyStreamed && x.key.Sticky == "" && h.wants(x.r) {
 		if delay, ok := x.b.hedgeDelay(); ok {
 			return x.race(delay)
 		}
@@ -114,7 +115,7 @@ func (x *exchange) try(be *Backend) http1.Outcome {
 }
 
 func (x *exchange) result(out http1.Outcome) Result {
-	return Result{Err: out.Err, Status: out.Status, Latency: out.Latency, Ignored: out.Client || out.Err != nil &&
+	return Result{Err: out.Err, Status: out.Status, Latency: out.Latency, canceled: out.Client || out.Err != nil &&
 		x.r.Context().Err() != nil}
 }
 
@@ -137,7 +138,7 @@ func (x *exchange) race(delay time.Duration) http1.Outcome {
 		}
 		if late, ok = g.enter(x, l2); !ok { // the answer has come meanwhile
 			x.b.budget.refund()
-			l2.Done(Result{Ignored: true})
+			l2.Done(Result{canceled: true})
 			return
 		}
 		lateOut = late.run()
@@ -243,13 +244,13 @@ func (r *runner) run() http1.Outcome {
 	ended := false
 	defer func() {
 		if !ended { // a panic
-			r.lease.Done(Result{Ignored: true})
+			r.lease.Done(Result{canceled: true})
 		}
 	}()
 	out := r.x.try(r.lease.b)
 	ended = true
 	if r.g.outran(r) {
-		r.lease.Done(Result{Outrun: true, Latency: time.Since(start)})
+		r.lease.Done(Result{outrun: true, Latency: time.Since(start)})
 		return out
 	}
 	if r.wrote {

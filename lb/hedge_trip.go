@@ -9,7 +9,7 @@ import (
 // hedges is whether a second attempt at r may be made beside the first, and when.
 func (t *tripper) hedges(r *http.Request) (time.Duration, bool) {
 	h := &t.b.o.Hedge
-	if !h.on() || !t.b.o.Retry.Idempotent(r) || len(r.Header["Upgrade"]) > 0 || !h.wants(r) {
+	if !h.on() || !t.b.idempotent(r) || len(r.Header["Upgrade"]) > 0 || !h.wants(r) {
 		return 0, false
 	}
 	return t.b.hedgeDelay()
@@ -44,7 +44,7 @@ func (t *tripper) race(r *http.Request, lease Pick, k Key, avoid tried, delay ti
 			}
 		case got = <-results:
 			running--
-			good := got.err == nil && !(t.b.o.Retry.Idempotent(r) && t.b.retriesStatus(got.res.StatusCode))
+			good := got.err == nil && !(t.b.idempotent(r) && t.b.retriesStatus(got.res.StatusCode))
 			if !good && running > 0 { // the other may do better
 				got.fail(r.Context())
 				failed = append(failed, got.lease.b)
@@ -64,7 +64,7 @@ func (t *tripper) race(r *http.Request, lease Pick, k Key, avoid tried, delay ti
 					if late.err == nil {
 						late.res.Body.Close()
 					}
-					late.lease.Done(Result{Outrun: true, Latency: late.latency})
+					late.lease.Done(Result{outrun: true, Latency: late.latency})
 				}()
 			}
 			return got, failed

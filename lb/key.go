@@ -29,6 +29,14 @@ func hashAddr(a netip.Addr) uint64 {
 	return placement.HashUint64(hi)
 }
 
+// hash returns the key of r by Options.Key.
+func (b *Balancer) hash(r *http.Request, client netip.Addr) (hash uint64, ok bool) {
+	if b.o.Key != nil {
+		return b.o.Key(r, client)
+	}
+	return hashAddr(client), client.IsValid()
+}
+
 // KeyHeader keys by a request header.
 func KeyHeader(name string) KeyFunc {
 	name = http.CanonicalHeaderKey(name)

@@ -99,7 +99,7 @@ func TestEjectionTimerOfBefore(t *testing.T) {
 		b, err := New(endpoints(3), Options{
 			Policy:  RoundRobin(),
 			Outlier: Outlier{Ejection: 10 * time.Second},
-			Health: HealthCheck{Interval: time.Second, Fall: 1, Rise: 1,
+			Health: Health{Interval: time.Second, Fall: 1, Rise: 1,
 				Probe: func(_ context.Context, tg Target) error {
 					mu.Lock()
 					defer mu.Unlock()

@@ -2,11 +2,14 @@ package lb
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // Pick chooses a backend and counts a request in flight on it until [Pick.Done]. It waits when every backend is at its
@@ -16,7 +19,7 @@ func (b *Balancer) Pick(ctx context.Context, k Key) (Pick, error) {
 }
 
 func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) {
-	limited := b.o.Adaptive != nil && !k.exempt()
+	limited := b.o.Adaptive != nil && !k.Exempt
 	switch {
 	case avoid.len() == 0:
 		b.requests.Add(1)
@@ -69,11 +72,11 @@ func (s *snapshot) take(k Key, avoid *tried) *Backend {
 		return nil
 	}
 	if k.Sticky != "" {
-		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.Priority) {
+		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.rank()) {
 			return be
 		}
 	}
-	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.Priority) {
+	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.rank()) {
 		return be
 	}
 	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and
@@ -81,14 +84,14 @@ func (s *snapshot) take(k Key, avoid *tried) *Backend {
 	for try := uint64(1); try <= 4; try++ {
 		again := k
 		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
-		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.Priority) {
+		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.rank()) {
 			return be
 		}
 	}
 	start := rand.IntN(len(s.usable))
 	for i := range s.usable {
 		be := s.usable[(start+i)%len(s.usable)]
-		if !avoid.has(be) && be.acquire(k.Priority) {
+		if !avoid.has(be) && be.acquire(k.rank()) {
 			return be
 		}
 	}
@@ -98,7 +101,7 @@ func (s *snapshot) take(k Key, avoid *tried) *Backend {
 // await waits in the queue until a backend is below its limit.
 func (b *Balancer) await(ctx context.Context, k Key, avoid *tried) (be *Backend, err error) {
 	wait, full := b.o.QueueTimeout, ErrOverloaded
-	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.exempt() {
+	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.Exempt {
 		if wait, full = a.Wait, ErrShed; k.Priority < 0 {
 			b.shed.Add(1)
 			return nil, ErrShed
@@ -159,27 +162,62 @@ func (l Pick) Backend() *Backend { return l.b }
 
 // Result of one attempt on one backend.
 type Result struct {
-	Err     error         // transport error: the backend gave no proper answer
-	Status  int           // HTTP status, 0 where there is none
-	Latency time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
-	Ignored bool          // says nothing about the backend, such as a client that left
-	// was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all
-	// one knows
-	Outrun bool
+	Err      error         // transport error: the backend gave no proper answer
+	Status   int           // HTTP status, 0 where there is none
+	Latency  time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
+	canceled bool          // it tells nothing about the backend, see Pick.Cancel
+	outrun   bool          // another attempt answered first: this one would have taken longer than Latency
 }
 
-// Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
-func (r Result) Failed() bool {
-	return !r.Ignored && !r.Outrun && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
+// Canceled reports whether the attempt tells nothing about the backend, see [Pick.Cancel].
+func (r Result) Canceled() bool { return r.canceled }
+
+// Failed reports whether the result speaks against the backend.
+func (r Result) Failed() bool { return r.verdict() >= verdictFailed }
+
+// verdict is what a result says about its backend.
+type verdict uint8
+
+const (
+	verdictNone       verdict = iota // nothing: canceled, or another attempt was faster
+	verdictGood                      // it answered
+	verdictFailed                    // it failed
+	verdictOverloaded                // it failed in a way that speaks of too much load
+)
+
+// verdict decides what counts as a failure, for ejection, the policies and the adaptive limit alike: a transport error,
+// 502, 503 and 504. A timeout, 503 and 504 speak of overload too.
+func (r *Result) verdict() verdict {
+	switch {
+	case r.canceled || r.outrun:
+		return verdictNone
+	case r.Status == http.StatusServiceUnavailable || r.Status == http.StatusGatewayTimeout:
+		return verdictOverloaded
+	case r.Err != nil:
+		if errors.Is(r.Err, context.DeadlineExceeded) || socket.IsTimeout(r.Err) {
+			return verdictOverloaded
+		}
+		return verdictFailed
+	case r.Status == http.StatusBadGateway:
+		return verdictFailed
+	}
+	return verdictGood
 }
 
 // failurePenalty is the least latency that a failure counts for, so that a host that fails fast looks slow.
 const failurePenalty = 1.0 // seconds
 
-// Done ends the request and tells how it went. It must be called exactly once.
+// Done ends the request with its result. Exactly one of Done and Cancel must be called, once.
 func (l Pick) Done(r Result) {
 	l.settle(&r)
 	l.release(r)
+}
+
+// Cancel ends a request whose result tells nothing about the backend: the client left, or its request was at fault. r
+// goes to Hooks.Done and is not judged.
+func (l Pick) Cancel(r Result) {
+	r.canceled = true
+	l.Done(r)
 }
 
 // settle takes the verdict, which a streamed answer has long before it ends.
@@ -194,7 +232,7 @@ func (l Pick) settle(r *Result) {
 			l.owner.limiter.observe(r, l.owner.limiter.inFlight.Load())
 		}
 	}
-	if r.Ignored {
+	if r.canceled {
 		return
 	}
 	seconds := r.Latency.Seconds()
@@ -203,7 +241,7 @@ func (l Pick) settle(r *Result) {
 		// forgotten
 		m.add(r.Latency)
 	}
-	if r.Outrun {
+	if r.outrun {
 		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {
 			l.b.latency.observe(seconds, now, l.b.rate)
 		}

@@ -630,42 +630,6 @@ func TestRoundTripper(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoBackend)
 }
 
-func TestServeTCP(t *testing.T) {
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
-		io.WriteString(c, "hi ")
-		io.Copy(c, br)
-	})
-	b := newBalancer(t, []Endpoint{e, {Addr: "127.0.0.1:1"}}, Options{Policy: RoundRobin()})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error)
-	go func() { served <- b.ServeTCP(ctx, l) }()
-	for range 4 {
-		c, err := net.Dial("tcp", l.Addr().String())
-		require.NoError(t, err)
-		io.WriteString(c, "there")
-		c.(*net.TCPConn).CloseWrite()
-		all, err := io.ReadAll(c)
-		require.NoError(t, err)
-		require.Equal(t, "hi there", string(all))
-		c.Close()
-	}
-	c, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	buf := make([]byte, 3)
-	_, err = io.ReadFull(c, buf)
-	require.NoError(t, err)
-	cancel()
-	time.Sleep(20 * time.Millisecond)
-	io.WriteString(c, "end") // a running connection goes on while it drains
-	_, err = io.ReadFull(c, buf)
-	require.NoError(t, err)
-	require.Equal(t, "end", string(buf))
-	c.Close()
-	require.NoError(t, <-served)
-}
-
 func TestHTTP2Backends(t *testing.T) {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status")
@@ -686,7 +650,7 @@ func TestHTTP2Backends(t *testing.T) {
 		{Addr: s.Listener.Addr().String(), Scheme: "h2c"}, {Addr: tls.Listener.Addr().String(), Scheme: "https"},
 	} {
 		b := newBalancer(t, []Endpoint{e}, Options{TLS: tls.Client().Transport.(*http.Transport).TLSClientConfig,
-			Health: HealthCheck{}})
+			Health: Health{}})
 		url, c := front(t, b)
 		res, err := c.Post(url, "", strings.NewReader("ping"))
 		require.NoError(t, err)
@@ -711,87 +675,6 @@ func TestAdmin(t *testing.T) {
 	require.Equal(t, StateDraining, b.Backends()[0].State())
 	require.Equal(t, 204, ask(yes, "POST", "/undrain?id=b00").Code)
 	require.Equal(t, 404, ask(yes, "POST", "/drain?id=x").Code)
-}
-
-// Backends are killed and started again under load: no idempotent request may fail.
-func TestKilledBackendsCostNothing(t *testing.T) {
-	for name, front := range ways {
-		t.Run(name, func(t *testing.T) { killedBackendsCostNothing(t, front) })
-	}
-}
-
-func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (string, *http.Client)) {
-	type node struct {
-		e    Endpoint
-		stop func()
-	}
-	start := func(addr string) node {
-		l := testserver.Listen()
-		if addr != "" {
-			l.Close()
-			var err error
-			for range 200 {
-				if l, err = net.Listen("tcp", addr); err == nil {
-					break
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-			require.NoError(t, err)
-		}
-		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Millisecond)
-			fmt.Fprint(w, "ok")
-		})}
-		done := make(chan error)
-		go func() { done <- s.Serve(l) }()
-		return node{Endpoint{Addr: l.Addr().String()}, func() { s.Close(); <-done }}
-	}
-	var nodes []node
-	var es []Endpoint
-	for range 4 {
-		n := start("")
-		nodes, es = append(nodes, n), append(es, n.e)
-	}
-	b := newBalancer(t, es, Options{Outlier: Outlier{Ejection: 20 * time.Millisecond},
-		Health: HealthCheck{Probe: TCPProbe(), Interval: 20 * time.Millisecond}})
-	url, c := front(t, b)
-	var failed, done atomic.Int64
-	stop := make(chan bool)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				res, err := c.Get(url)
-				if err != nil || res.StatusCode != 200 {
-					failed.Add(1)
-				}
-				if err == nil {
-					io.Copy(io.Discard, res.Body)
-					res.Body.Close()
-				}
-				done.Add(1)
-			}
-		})
-	}
-	for i := range 8 {
-		n := i % len(nodes)
-		nodes[n].stop()
-		time.Sleep(40 * time.Millisecond)
-		nodes[n] = start(nodes[n].e.Addr)
-		time.Sleep(60 * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	for _, n := range nodes {
-		n.stop()
-	}
-	require.Zero(t, failed.Load(), "of %d requests", done.Load())
-	noneInFlight(t, b)
 }
 
 func TestBudgetErrorIsJoined(t *testing.T) {

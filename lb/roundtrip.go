@@ -45,7 +45,7 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
 	ctx := r.Context()
 	k := b.rank(r)
-	k.Hash, k.Keyed = b.o.Key(r, netip.Addr{})
+	k.Hash, k.Keyed = b.hash(r, netip.Addr{})
 	resendable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
 	hedged := false
 	a := b.Attempts(k)
@@ -64,10 +64,11 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		cause, safe := got.err, resendable && ctx.Err() == nil
 		if cause == nil {
-			cause, safe = errDiscarded, a.Discards(got.res.StatusCode, safe && b.o.Retry.Idempotent(r))
+			cause = a.Discards(got.res.StatusCode, safe && b.idempotent(r))
+			safe = cause != nil
 		} else {
 			out := http1.Outcome{Client: got.own, Unsent: unsentError(cause)}
-			safe = safe && out.SafeToRetry(b.o.Retry.Idempotent(r))
+			safe = safe && out.SafeToRetry(b.idempotent(r))
 		}
 		if !a.Again(cause, safe) {
 			if got.err == nil {
@@ -104,7 +105,7 @@ func (p trip) fail(ctx context.Context) {
 		p.res.Body.Close()
 		p.lease.Done(Result{Status: p.res.StatusCode, Latency: p.latency})
 	} else {
-		p.lease.Done(Result{Err: p.err, Latency: p.latency, Ignored: p.own || ctx.Err() != nil})
+		p.lease.Done(Result{Err: p.err, Latency: p.latency, canceled: p.own || ctx.Err() != nil})
 	}
 	p.stop()
 }
@@ -112,7 +113,7 @@ func (p trip) fail(ctx context.Context) {
 // pass hands the answer on; the lease ends with its body.
 func (p trip) pass(ctx context.Context) *http.Response {
 	p.res.Body = leased(p.res.Body, func(err error) {
-		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, Ignored: err != nil &&
+		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, canceled: err != nil &&
 			ctx.Err() != nil})
 		p.stop()
 	})

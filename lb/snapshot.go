@@ -20,8 +20,7 @@ type snapshot struct {
 	picker Picker // nil when usable is empty
 	panic  bool
 	closed bool
-	// every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
-	plain bool
+	plain  bool // every backend speaks HTTP/1.1 without TLS
 }
 
 // rebuild makes the snapshot from the backends' states. b.mu is held.
@@ -29,7 +28,7 @@ func (b *Balancer) rebuild(now time.Time) {
 	if b.closed {
 		return
 	}
-	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: !b.o.Hedge.on()}
+	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: true}
 	ramping := false
 	for id, be := range b.backends {
 		s.all = append(s.all, be)

@@ -116,14 +116,13 @@ func (x *exchange) transport(be *Backend) (out http1.Outcome) {
 	}
 	if err != nil {
 		if body != nil && body.err != nil {
-			return http1.Outcome{Err: &clientError{body.err}, Client: true}
+			return http1.Outcome{Err: clientError(body.err), Client: true}
 		}
 		return http1.Outcome{Err: err, Unsent: unsentError(err), Latency: out.Latency}
 	}
 	defer res.Body.Close()
 	out.Status = res.StatusCode
-	if x.Discards(res.StatusCode, x.idempotent && x.resendable()) {
-		out.Err = errDiscarded
+	if out.Err = x.Discards(res.StatusCode, x.idempotent && x.resendable()); out.Err != nil {
 		return out
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
@@ -244,9 +243,7 @@ func (x *exchange) tunnelBody(res *http.Response, be *Backend, out *http1.Outcom
 	out.Started = true
 	defer client.Close()
 	client.SetDeadline(time.Time{})
-	if x.b.sticky != nil && x.bound != be.id {
-		x.b.sticky.bind(res.Header, be.id)
-	}
+	x.h.Bind(res.Header, x.key, be)
 	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
 	for k, vs := range res.Header {
 		if k != "Connection" {

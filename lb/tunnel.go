@@ -34,9 +34,7 @@ func (x *exchange) tunnel(c *http1.Conn, be *Backend, head []byte, out *http1.Ou
 	defer client.Close()
 	c.SetDeadline(time.Time{})
 	client.SetDeadline(time.Time{})
-	if x.b.sticky != nil && x.bound != be.id {
-		x.b.sticky.bind(h, be.id)
-	}
+	x.h.Bind(h, x.key, be)
 	delete(h, "Content-Length")
 	raw := http1.AppendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade", f.Upgrade)
 	raw = http1.AppendFields(raw, h)

@@ -335,7 +335,7 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 		endpoints = append(endpoints, lb.Endpoint{Addr: s.Listener.Addr().String()})
 	}
 	balancer, err := lb.New(endpoints, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/plain"), Interval: 50 * time.Millisecond}})
+		Health: lb.Health{Probe: lb.HTTPProbe("/plain"), Interval: 50 * time.Millisecond}})
 	require.NoError(t, err)
 	defer balancer.Close()
 	front := httptest.NewServer(balancer.Handler())

@@ -82,7 +82,7 @@ func run(requests int) error {
 	}
 
 	b, err := lb.New(pool, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/"), Interval: 50 * time.Millisecond},
+		Health: lb.Health{Probe: lb.HTTPProbe("/"), Interval: 50 * time.Millisecond},
 		Sticky: &lb.Sticky{},
 		Hooks: &lb.Hooks{State: func(be *lb.Backend, from, to lb.BackendState) {
 			fmt.Printf("  event: %s %s -> %s\n", be.ID(), from, to)

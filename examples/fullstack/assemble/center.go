@@ -111,7 +111,7 @@ func (c *center) startBalancer(i int) error {
 	b := &balancer{node: newNode(fmt.Sprintf("%s-lb%d", c.name, i), "lb", c.name)}
 	var err error
 	b.lb, err = lb.New(c.endpoints(), lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+		Health: lb.Health{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
 		TrustedProxies: loopback,
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
@@ -152,7 +152,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	var err error
 	e.up, err = lb.New(eps, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+		Health: lb.Health{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
 		Hooks:          c.stateHooks(e.name),

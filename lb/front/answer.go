@@ -1,4 +1,4 @@
-package lb
+package front
 
 import (
 	"io"
@@ -8,13 +8,14 @@ import (
 
 	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/socket"
+	"github.com/tierkit/tierkit/lb"
 )
 
 // answer passes a final answer on. pool is whether the backend's connection may be used again, keep the client's.
-func (c *frontConn) answer(up *http1.Conn, be *Backend, head []byte, status int, old, idempotent bool, out *http1.Outcome) (pool,
+func (c *conn) answer(up *http1.Conn, be *lb.Backend, head []byte, status int, old, idempotent bool, out *http1.Outcome) (pool,
 	keep bool, err error) {
-	if c.Discards(status, idempotent) {
-		return false, false, errDiscarded
+	if err := c.Discards(status, idempotent); err != nil {
+		return false, false, err
 	}
 	var a http1.AnswerHead
 	if c.out, err = a.Rewrite(c.out[:0], head, old, c.binder(be)); err != nil {
@@ -57,21 +58,16 @@ func (c *frontConn) answer(up *http1.Conn, be *Backend, head []byte, status int,
 	return err == nil && !a.Close, keep, err
 }
 
-// binder adds a sticky cookie to an answer; nil when there is nothing to add.
-func (c *frontConn) binder(be *Backend) func(http.Header) {
-	s := c.f.b.sticky
-	if s == nil || c.bound == be.id {
+// binder returns the function that adds a sticky cookie to an answer; nil when there is nothing to add.
+func (c *conn) binder(be *lb.Backend) func(http.Header) {
+	if c.f.o.Proxy.Sticky == nil || c.key.Sticky == be.ID() {
 		return nil
 	}
-	return func(h http.Header) {
-		if !public(h) {
-			s.bind(h, be.id)
-		}
-	}
+	return func(h http.Header) { c.f.h.Bind(h, c.key, be) }
 }
 
 // flush writes what has been built of the answer.
-func (c *frontConn) flush(out *http1.Outcome) error {
+func (c *conn) flush(out *http1.Outcome) error {
 	if len(c.out) == 0 {
 		return nil
 	}
@@ -83,7 +79,7 @@ func (c *frontConn) flush(out *http1.Outcome) error {
 	return err
 }
 
-func (c *frontConn) relaying() error {
+func (c *conn) relaying() error {
 	if was := c.state.enter(phaseRelaying, c.now()); was >= phaseLate {
 		c.state.enter(was, c.now()) // over judges it
 		return errClientLeft
@@ -93,7 +89,7 @@ func (c *frontConn) relaying() error {
 
 // copyLength sends head and body in one write where the body has come already; what is large goes from socket to
 // socket (splice on Linux).
-func (c *frontConn) copyLength(up *http1.Conn, n int64, out *http1.Outcome) error {
+func (c *conn) copyLength(up *http1.Conn, n int64, out *http1.Outcome) error {
 	for {
 		window, _ := up.Reader.Peek(int(min(n, int64(up.Reader.Buffered()))))
 		c.out = append(c.out, window...)
@@ -125,7 +121,7 @@ func (c *frontConn) copyLength(up *http1.Conn, n int64, out *http1.Outcome) erro
 }
 
 // copyChunks sends a body of unknown length as chunks, and all that there is whenever the backend pauses.
-func (c *frontConn) copyChunks(up *http1.Conn, body io.Reader, trailers bool, out *http1.Outcome) error {
+func (c *conn) copyChunks(up *http1.Conn, body io.Reader, trailers bool, out *http1.Outcome) error {
 	buf := socket.GetBuffer()
 	defer socket.PutBuffer(buf)
 	up.Pause = func() error {

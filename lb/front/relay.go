@@ -1,52 +1,59 @@
-package lb
+package front
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strconv"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/lb"
 )
 
 var errClientLeft = errors.New("lb: the client left")
 
 // exchange forwards the request that was read, as exchange.serve does for net/http. again is whether the connection may
 // be used again; passed, that nothing was done and net/http should serve the request.
-func (c *frontConn) exchange() (again, passed bool) {
+func (c *conn) exchange() (again, passed bool) {
 	b := c.f.b
 	if c.state.enter(phasePicking, c.now()) >= phaseLate {
 		return false, false
 	}
 	key, idempotent := c.usual, c.head.Idempotent
-	c.bound = ""
 	if c.custom {
 		r, err := c.request()
 		if err != nil {
-			return c.fail(&clientError{err}), false
+			return c.fail(fmt.Errorf("%w: %w", lb.ErrClient, err)), false
 		}
-		x := exchange{Attempts: b.Attempts(Key{}), r: r}
-		key, idempotent = x.keyOf(), b.o.Retry.Idempotent(r)
-		c.bound = x.bound
+		key = c.f.h.Key(r)
+		if f := c.f.pool.Retry.Idempotent; f != nil {
+			idempotent = f(r)
+		}
 	}
-	if b.o.MaxBody > 0 && c.head.Length > b.o.MaxBody {
-		return c.fail(&http.MaxBytesError{Limit: b.o.MaxBody}), false
+	if most := c.f.o.Proxy.MaxBody; most > 0 && c.head.Length > most {
+		return c.fail(&http.MaxBytesError{Limit: most}), false
 	}
 	c.Attempts = b.Attempts(key)
-	defer func() { c.Attempts = Attempts{} }()
+	c.key = key
+	defer func() { c.Attempts = lb.Attempts{} }()
 	for c.Next(context.Background()) {
-		be := c.Pick.b
-		if be.ep.Load().Scheme != "http" { // has just joined
-			c.Pick.Done(Result{Ignored: true})
+		be := c.Pick.Backend()
+		if be.Endpoint().Scheme != "http" { // has just joined
+			c.Pick.Cancel(lb.Result{})
 			if c.Err == nil {
 				return false, true
 			}
 			break
 		}
 		out, keep := c.attempt(be, idempotent)
-		c.Pick.Done(Result{Err: out.Err, Status: out.Status, Latency: out.Latency, Ignored: out.Client})
+		if res := (lb.Result{Err: out.Err, Status: out.Status, Latency: out.Latency}); out.Client {
+			c.Pick.Cancel(res)
+		} else {
+			c.Pick.Done(res)
+		}
 		if out.Err == nil {
 			return keep, false
 		}
@@ -61,15 +68,15 @@ func (c *frontConn) exchange() (again, passed bool) {
 }
 
 // attempt is exchange.http1 for a front.
-func (c *frontConn) attempt(be *Backend, idempotent bool) (out http1.Outcome, keep bool) {
+func (c *conn) attempt(be *lb.Backend, idempotent bool) (out http1.Outcome, keep bool) {
 	start := time.Now()
-	up, err := be.pool.Get(context.Background(), !idempotent, false)
+	up, err := be.Conns().Get(context.Background(), !idempotent, false)
 	if err != nil {
 		return http1.Outcome{Err: err, Unsent: true}, false
 	}
 	out, keep = c.over(up, be, start, idempotent)
 	if out.Stale(up, idempotent) {
-		if up, err = be.pool.Dial(context.Background(), false); err != nil {
+		if up, err = be.Conns().Dial(context.Background(), false); err != nil {
 			return http1.Outcome{Err: err, Unsent: true}, false
 		}
 		out, keep = c.over(up, be, start, idempotent)
@@ -78,11 +85,11 @@ func (c *frontConn) attempt(be *Backend, idempotent bool) (out http1.Outcome, ke
 }
 
 // over makes the exchange on one connection of the backend.
-func (c *frontConn) over(up *http1.Conn, be *Backend, start time.Time, idempotent bool) (_ http1.Outcome, keep bool) {
+func (c *conn) over(up *http1.Conn, be *lb.Backend, start time.Time, idempotent bool) (_ http1.Outcome, keep bool) {
 	c.outcome = http1.Outcome{} // in c, since what streams an answer keeps a pointer to it
 	out := &c.outcome
 	up.Untimed()
-	up.Out = append(c.head.Append(up.Out[:0], c.raw1, c.peer, c.trusted), c.body...)
+	up.Out = append(c.head.Append(up.Out[:0], c.raw, c.peer, c.trusted), c.body...)
 	c.up.Store(up)
 	c.state.enter(phaseWaiting, c.now())
 	pool := false
@@ -125,7 +132,7 @@ func (c *frontConn) over(up *http1.Conn, be *Backend, start time.Time, idempoten
 		err, out.Silent, out.Client = errClientLeft, false, true
 	}
 	if out.Err = err; err == nil && pool {
-		be.pool.Put(up)
+		be.Conns().Put(up)
 	} else {
 		up.Close()
 	}
@@ -133,7 +140,7 @@ func (c *frontConn) over(up *http1.Conn, be *Backend, start time.Time, idempoten
 }
 
 // inform passes an informational answer on, without the fields of the hop.
-func (c *frontConn) inform(up *http1.Conn, head []byte, status int, old bool, out *http1.Outcome) error {
+func (c *conn) inform(up *http1.Conn, head []byte, status int, old bool, out *http1.Outcome) error {
 	h := http.Header{}
 	if _, err := http1.ParseFields(head, old, h); err != nil {
 		return err
@@ -154,14 +161,14 @@ func (c *frontConn) inform(up *http1.Conn, head []byte, status int, old bool, ou
 	return nil
 }
 
-// fail answers a request that got no answer, through the same Options.Error as the handler.
-func (c *frontConn) fail(failure error) (again bool) {
+// fail answers a request that got no answer, as the handler does.
+func (c *conn) fail(failure error) (again bool) {
 	w := &errorAnswer{header: http.Header{}}
 	r, err := c.request()
 	if err != nil {
 		r = &http.Request{Method: http.MethodGet, Header: http.Header{}}
 	}
-	c.f.b.o.Error(w, r, failure)
+	c.f.h.Fail(w, r, failure)
 	if w.status == 0 {
 		w.status = http.StatusBadGateway
 	}
@@ -186,7 +193,7 @@ func (c *frontConn) fail(failure error) (again bool) {
 	return again && err == nil
 }
 
-// errorAnswer is the ResponseWriter of Options.Error.
+// errorAnswer is the ResponseWriter of lb.ProxyOptions.Error.
 type errorAnswer struct {
 	header http.Header
 	status int

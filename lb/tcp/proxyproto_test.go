@@ -1,4 +1,4 @@
-package lb
+package tcp
 
 import (
 	"bufio"
@@ -12,6 +12,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/test/lbtest"
+	"github.com/tierkit/tierkit/lb"
 )
 
 func TestProxyHeaders(t *testing.T) {
@@ -58,12 +61,13 @@ func TestProxyProtocolThroughTCP(t *testing.T) {
 	})}
 	go backend.Serve(ProxyListener(l, loopback))
 	defer backend.Close()
-	b := newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{Proxy: ProxyProtocol{Accept: loopback, Send: 2}})
+	b := lbtest.New(t, []lb.Endpoint{{Addr: l.Addr().String()}}, lb.Options{})
 	front, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error)
-	go func() { served <- b.ServeTCP(ctx, front) }()
+	s := newServer(t, b, Options{Accept: loopback, Send: 2})
+	go func() { served <- s.Serve(ctx, front) }()
 	talk := func(prefix string) (*http.Response, error) {
 		c, err := net.Dial("tcp", front.Addr().String())
 		require.NoError(t, err)

@@ -1,4 +1,4 @@
-package lb
+package tcp
 
 import (
 	"bufio"
@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -15,11 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/internal/socket"
+	"github.com/tierkit/tierkit/internal/test/lbtest"
+	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
 // An end that comes together with the last data is seen too, although the poller tells of it only once.
 func TestTunnelSeesAnEndBehindData(t *testing.T) {
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		for {
 			line, err := br.ReadString('\n')
 			if err != nil {
@@ -31,9 +35,9 @@ func TestTunnelSeesAnEndBehindData(t *testing.T) {
 			}
 		}
 	})
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+	eachTunnel(t, func(t *testing.T, start starter) {
 		for _, idle := range []time.Duration{0, -1} {
-			dial := start(newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: idle}}))
+			dial := start(lbtest.New(t, []lb.Endpoint{e}, lb.Options{}), Options{IdleTimeout: idle})
 			for range 30 {
 				c, br := dial()
 				for i := range 9 {
@@ -56,8 +60,8 @@ func TestTunnelMovesEverySize(t *testing.T) {
 	for i := range pattern {
 		pattern[i] = byte(i * 7 >> 3)
 	}
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{})
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		c, br := start(b)()
 		for _, n := range []int{1, 10, 32 << 10, 5 << 20, 3, 128 << 10, 1 << 20, 1} {
 			go c.Write(pattern[:n])
@@ -73,9 +77,9 @@ func TestTunnelMovesEverySize(t *testing.T) {
 
 func TestTunnelIdleTimeout(t *testing.T) {
 	e := echo(t)
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{Timeouts: Timeouts{Tunnel: time.Second}})
-		c, br := start(b)()
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+		c, br := start(b, Options{IdleTimeout: time.Second})()
 		for range 12 {
 			exchangeLine(t, c, br, "x")
 		}
@@ -89,7 +93,7 @@ func TestTunnelIdleTimeout(t *testing.T) {
 
 // Each side may end first; the other goes on until it ends too.
 func TestTunnelHalfClose(t *testing.T) {
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		line, _ := br.ReadString('\n')
 		if line == "you first\n" {
 			all, _ := io.ReadAll(br)
@@ -103,8 +107,8 @@ func TestTunnelHalfClose(t *testing.T) {
 			t.Errorf("the backend got %q", all)
 		}
 	})
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{})
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		dial := start(b)
 		c, br := dial()
 		io.WriteString(c, "you first\nthe end")
@@ -128,7 +132,7 @@ func TestTunnelHalfClose(t *testing.T) {
 // A reset on one side ends the other, also when the first had ended its sending before.
 func TestTunnelReset(t *testing.T) {
 	seen := make(chan error, 1)
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		line, _ := br.ReadString('\n')
 		io.WriteString(c, line)
 		if line == "reset\n" {
@@ -136,7 +140,7 @@ func TestTunnelReset(t *testing.T) {
 			c.(*net.TCPConn).SetLinger(0)
 			return
 		}
-		c.SetReadDeadline(time.Now().Add(waitFor))
+		c.SetReadDeadline(time.Now().Add(lbtest.WaitFor))
 		_, err := br.ReadByte()
 		if line == "half\n" && err == io.EOF {
 			io.WriteString(c, "more\n")
@@ -146,8 +150,8 @@ func TestTunnelReset(t *testing.T) {
 		}
 		seen <- err
 	})
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{})
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		dial := start(b)
 		reset := func(c net.Conn) {
 			if s, ok := c.(*net.TCPConn); ok {
@@ -186,7 +190,7 @@ func TestTunnelReset(t *testing.T) {
 // Who reads slowly stops who sends: no more is read than is written.
 func TestTunnelSlowReader(t *testing.T) {
 	sent := make(chan int, 1)
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		c.(*net.TCPConn).SetWriteBuffer(64 << 10)
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		n, block := 0, make([]byte, 64<<10)
@@ -200,13 +204,13 @@ func TestTunnelSlowReader(t *testing.T) {
 		}
 		sent <- n
 	})
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{})
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		c, br := start(b)()
 		c.(interface{ SetReadBuffer(int) error }).SetReadBuffer(64 << 10)
 		n := <-sent
 		require.Less(t, n, 64<<20, "what the sockets hold, not what memory does")
-		c.SetDeadline(time.Now().Add(waitFor))
+		c.SetDeadline(time.Now().Add(lbtest.WaitFor))
 		all, err := io.ReadAll(br)
 		require.NoError(t, err)
 		require.Len(t, all, n)
@@ -220,10 +224,10 @@ func TestTunnelSlowReader(t *testing.T) {
 	})
 }
 
-// Streams that never pause leave room for others.
+// Streams that never lbtest.Pause leave room for others.
 func TestTunnelBulkBesideSmall(t *testing.T) {
 	bulk := make([]byte, 1<<20)
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		if line, _ := br.ReadString('\n'); line == "bulk\n" {
 			for err := error(nil); err == nil; {
 				_, err = c.Write(bulk)
@@ -233,8 +237,8 @@ func TestTunnelBulkBesideSmall(t *testing.T) {
 		io.WriteString(c, "small\n")
 		io.Copy(c, br)
 	})
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
-		b := newBalancer(t, []Endpoint{e}, Options{})
+	eachTunnel(t, func(t *testing.T, start starter) {
+		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		dial := start(b)
 		var streams sync.WaitGroup
 		defer streams.Wait()
@@ -254,14 +258,14 @@ func TestTunnelBulkBesideSmall(t *testing.T) {
 	})
 }
 
-// What ServeTCP does not get rid of by waiting ends when the drain does.
+// What Serve does not get rid of by waiting ends when the drain does.
 func TestTunnelDrainEnds(t *testing.T) {
 	e := echo(t)
 	for name, way := range tunnelWays {
 		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, []Endpoint{e}, Options{TCPDrain: 50 * time.Millisecond})
-			var s tcpServer
-			dial := serveTCP(t, b, way(t), &s)
+			b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+			var s running
+			dial := serve(t, b, way(t), &s, Options{Drain: 50 * time.Millisecond})
 			var brs []*bufio.Reader
 			for range 5 {
 				c, br := dial()
@@ -281,14 +285,14 @@ func TestTunnelDrainEnds(t *testing.T) {
 
 // A backend that dies takes its tunnels along and nothing else.
 func TestTunnelBackendKilled(t *testing.T) {
-	eachTunnel(t, func(t *testing.T, start func(*Balancer) func() (net.Conn, *bufio.Reader)) {
+	eachTunnel(t, func(t *testing.T, start starter) {
 		die := make(chan struct{})
 		dead := make(chan bool, 10)
-		mortal := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+		mortal := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 			go func() { <-die; c.Close(); dead <- true }()
 			io.Copy(c, br)
 		})
-		b := newBalancer(t, []Endpoint{mortal, echo(t)}, Options{Policy: RoundRobin()})
+		b := lbtest.New(t, []lb.Endpoint{mortal, echo(t)}, lb.Options{Policy: policy.RoundRobin()})
 		dial := start(b)
 		type tunnel struct {
 			c  net.Conn
@@ -314,7 +318,7 @@ func TestTunnelBackendKilled(t *testing.T) {
 			}
 		}
 		require.Equal(t, 5, ended)
-		require.Eventually(t, func() bool { return b.Stats().InFlight == 5 }, waitFor, pause)
+		require.Eventually(t, func() bool { return b.Stats().InFlight == 5 }, lbtest.WaitFor, lbtest.Pause)
 	})
 }
 
@@ -326,9 +330,8 @@ func TestTunnelKeepsBytesBehindProxyHeader(t *testing.T) {
 			continue // no address to trust
 		}
 		t.Run(name, func(t *testing.T) {
-			b := newBalancer(t, []Endpoint{e},
-				Options{Proxy: ProxyProtocol{Accept: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
-			dial := serveTCP(t, b, way(t), nil)
+			b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+			dial := serve(t, b, way(t), nil, Options{Accept: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 			for _, early := range []string{"", "early\n", strings.Repeat("long ", 2000) + "\n"} {
 				c, br := dial()
 				io.WriteString(c, "PROXY TCP4 203.0.113.9 127.0.0.1 4711 80\r\n"+early)
@@ -354,10 +357,10 @@ func TestTunnelsLeaveNothing(t *testing.T) {
 	for name, way := range tunnelWays {
 		t.Run(name, func(t *testing.T) {
 			goroutines, files := runtime.NumGoroutine(), openFiles()
-			b := newBalancer(t, []Endpoint{e}, Options{})
-			var s tcpServer
+			b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+			var s running
 			l := way(t)
-			serveTCP(t, b, l, &s)
+			serve(t, b, l, &s)
 			at := l.Addr()
 			for range 10 {
 				const n = 100
@@ -370,7 +373,7 @@ func TestTunnelsLeaveNothing(t *testing.T) {
 							return
 						}
 						defer c.Close()
-						c.SetDeadline(time.Now().Add(waitFor))
+						c.SetDeadline(time.Now().Add(lbtest.WaitFor))
 						io.WriteString(c, "hello\n")
 						if i%3 == 0 {
 							return // before the answer, perhaps before the dial
@@ -391,7 +394,15 @@ func TestTunnelsLeaveNothing(t *testing.T) {
 			b.Close()
 			require.Eventually(t, func() bool {
 				return runtime.NumGoroutine() <= goroutines+5 && openFiles() <= files+5
-			}, waitFor, pause)
+			}, lbtest.WaitFor, lbtest.Pause)
 		})
 	}
+}
+
+func openFiles() int {
+	es, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0 // not on Linux
+	}
+	return len(es)
 }

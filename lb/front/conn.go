@@ -1,4 +1,4 @@
-package lb
+package front
 
 import (
 	"bufio"
@@ -16,29 +16,30 @@ import (
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/socket"
+	"github.com/tierkit/tierkit/lb"
 )
 
-// frontConn is one client connection of a [Front]: its goroutine reads a request, forwards it, and then reads the next.
-type frontConn struct {
+// conn is one client connection of a [Server]: its goroutine reads a request, forwards it, and then reads the next.
+type conn struct {
 	socket.Conn
-	f       *Front
+	f       *Server
 	state   watched
 	up      atomic.Pointer[http1.Conn] // what a phase of waiting or relaying waits for
 	under   syscall.RawConn
 	reader  io.ReaderFrom // of the TCP connection, for splice; nil: none
 	peer    netip.Addr
 	trusted bool
-	usual   Key // of every request, unless the options want more
+	usual   lb.Key // of every request, unless the options want more
 	custom  bool
 
-	in    []byte // in[r:w] was read and not used yet
-	r, w  int
-	out   []byte // the answer, built in place
-	head  http1.RequestHead
-	raw1  []byte // the head of the request, in in
-	body  []byte // its body, in in
-	bound string // backend that the sticky cookie names
-	Attempts
+	in   []byte // in[r:w] was read and not used yet
+	r, w int
+	out  []byte // the answer, built in place
+	head http1.RequestHead
+	raw  []byte // the head of the request, in in
+	body []byte // its body, in in
+	lb.Attempts
+	key lb.Key // of the request at hand
 
 	outcome http1.Outcome // of the attempt at hand
 }
@@ -48,51 +49,49 @@ const (
 	lingering   = 500 * time.Millisecond
 )
 
-func newFrontConn(f *Front, nc net.Conn) *frontConn {
-	c := &frontConn{f: f, under: socket.Under(nc)}
+func newConn(f *Server, nc net.Conn) *conn {
+	c := &conn{f: f, under: socket.Under(nc)}
 	c.Conn.Init(nc)
 	c.reader, _ = nc.(io.ReaderFrom)
 	c.state.enter(phaseReading, f.now.Load())
 	return c
 }
 
-func (c *frontConn) now() uint32 { return c.f.now.Load() }
+func (c *conn) now() uint32 { return c.f.now.Load() }
 
-// leave closes the connection if it is between two requests.
-func (c *frontConn) leave() {
+// closeIdle closes the connection if it is between two requests.
+func (c *conn) closeIdle() {
 	if p, _, word := c.state.load(); p == phaseIdle && c.state.change(word, phaseClosing) {
 		c.Close()
 	}
 }
 
-func (c *frontConn) serve() {
+func (c *conn) serve() {
 	defer c.f.gone(c)
 	defer c.caught()
-	o := &c.f.b.o
 	c.peer = peerOf(c.RemoteAddr().String()) // waits for a PROXY header, where there must be one
-	c.trusted = trustedPeer(o, c.peer)
-	ranked := o.Adaptive != nil && (o.Adaptive.Priority != nil || o.Adaptive.Exempt != nil)
-	c.custom = !o.plainKey || !o.plainRetry || o.Sticky != nil || c.trusted || ranked
-	c.usual = Key{Hash: hashAddr(c.peer), Keyed: c.peer.IsValid()}
+	c.trusted = c.peer.IsValid() && clientaddr.Within(c.f.trusted, c.peer)
+	c.custom = c.f.custom || c.trusted
+	c.usual.Hash, c.usual.Keyed = lb.KeyClient()(nil, c.peer)
 	for {
 		switch c.read() {
 		case http1.Bad:
 			return
 		case http1.Unusual:
-			c.f.hand(0, &handedConn{Conn: c.Conn.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+			c.handOver()
 			return
 		}
 		c.f.requests.Add(1)
 		again, passed := c.exchange()
 		if passed {
-			c.f.hand(0, &handedConn{Conn: c.Conn.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+			c.handOver()
 			return
 		}
 		if !again {
 			c.Close()
 			return
 		}
-		c.r += len(c.raw1) + len(c.body)
+		c.r += len(c.raw) + len(c.body)
 		if c.r == c.w {
 			c.r, c.w = 0, 0
 		}
@@ -102,8 +101,13 @@ func (c *frontConn) serve() {
 	}
 }
 
+// handOver gives the connection to net/http, with the bytes that were read of it.
+func (c *conn) handOver() {
+	c.f.hand(0, &handedConn{Conn: c.Conn.Conn, first: bytes.Clone(c.in[c.r:c.w])})
+}
+
 // caught ends the connection, not the process, when a function of the options panics, as net/http does.
-func (c *frontConn) caught() {
+func (c *conn) caught() {
 	if v := recover(); v != nil {
 		c.Close()
 		if up := c.up.Load(); up != nil {
@@ -117,7 +121,7 @@ func (c *frontConn) caught() {
 
 // read waits for a request: its head and, where that is short, its body. When it says http1.Bad the connection has
 // been closed, and answered if there was somebody to answer to.
-func (c *frontConn) read() http1.Verdict {
+func (c *conn) read() http1.Verdict {
 	seen, reading := 0, c.w > c.r
 	p := phaseIdle
 	if reading {
@@ -157,11 +161,10 @@ func (c *frontConn) read() http1.Verdict {
 		return c.refuse(http.StatusRequestHeaderFieldsTooLarge)
 	}
 	v := c.head.Parse(c.in[c.r:c.r+end], c.trusted)
-	o := &c.f.b.o
 	switch {
 	case v == http1.Bad:
 		return c.refuse(http.StatusBadRequest)
-	case v == http1.Plain && c.head.Length > o.Retry.MaxBody, !c.f.b.snap.Load().plain:
+	case v == http1.Plain && c.head.Length > c.f.pool.Retry.MaxBody, !c.f.plain():
 		v = http1.Unusual
 	}
 	if v == http1.Unusual {
@@ -178,13 +181,13 @@ func (c *frontConn) read() http1.Verdict {
 			return http1.Bad
 		}
 	}
-	c.raw1 = c.in[c.r : c.r+end]
+	c.raw = c.in[c.r : c.r+end]
 	c.body = c.in[c.r+end : c.r+end+n]
 	return http1.Plain
 }
 
 // fill reads more, with room for want bytes or more. false: the connection is over.
-func (c *frontConn) fill(want int) bool {
+func (c *conn) fill(want int) bool {
 	if len(c.in)-c.w < want {
 		if c.r > 0 {
 			c.w = copy(c.in, c.in[c.r:c.w])
@@ -208,10 +211,10 @@ func (c *frontConn) fill(want int) bool {
 	return true
 }
 
-func (c *frontConn) closing() bool { return c.f.draining.Load() }
+func (c *conn) closing() bool { return c.f.draining.Load() }
 
 // refuse answers what is no proper request; nothing after it can be trusted.
-func (c *frontConn) refuse(status int) http1.Verdict {
+func (c *conn) refuse(status int) http1.Verdict {
 	c.f.refused.Add(1)
 	text := http.StatusText(status)
 	c.state.enter(phaseRelaying, c.now())
@@ -223,7 +226,7 @@ func (c *frontConn) refuse(status int) http1.Verdict {
 }
 
 // linger closes so that the answer is not lost to a reset: what the client still sends is read for a while.
-func (c *frontConn) linger() {
+func (c *conn) linger() {
 	if w, ok := c.Conn.Conn.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		var sink [4 << 10]byte
 		c.SetReadDeadline(time.Now().Add(lingering))
@@ -238,8 +241,8 @@ func (c *frontConn) linger() {
 
 // request is the *http.Request that functions in the options want to see. It costs what net/http's parser does, so it
 // is made for them alone.
-func (c *frontConn) request() (*http.Request, error) {
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.raw1)))
+func (c *conn) request() (*http.Request, error) {
+	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.raw)))
 	if err != nil {
 		return nil, err
 	}
@@ -274,15 +277,11 @@ func (c *handedConn) CloseWrite() error {
 	return c.Conn.Close()
 }
 
-// peerOf is the address of the connection's other end.
+// peerOf parses the address of the connection's peer.
 func peerOf(s string) netip.Addr {
 	p, err := netip.ParseAddrPort(s)
 	if err != nil {
 		return netip.Addr{}
 	}
 	return p.Addr().Unmap().WithZone("")
-}
-
-func trustedPeer(o *Options, peer netip.Addr) bool {
-	return peer.IsValid() && clientaddr.Within(o.TrustedProxies, peer)
 }

@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -20,20 +21,61 @@ import (
 // "https" and "h2c" ones through an http.Transport. It passes informational answers, trailers, upgrades with all early
 // bytes, and streams without a known length at once; a client that leaves ends its request at the backend, within about
 // 0.1 s. A request that fails once its answer has begun is cut off with [http.ErrAbortHandler].
-func (b *Balancer) Handler() http.Handler {
+//
+// Invalid options are an error that names the field.
+func (b *Balancer) Handler(o ProxyOptions) (*Handler, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	h := &Handler{b: b, o: o}
+	if o.Sticky != nil {
+		if h.sticky, err = newBinding(*o.Sticky); err != nil {
+			return nil, err
+		}
+	}
+	reserve := holdReserve(o.HeapReserve)
 	b.mu.Lock()
-	if !b.closed && b.reserve == nil {
-		b.reserve = holdReserve(b.o.HeapReserve)
+	if !b.closed && len(reserve) > len(b.reserve) {
+		b.reserve = reserve
 	}
 	b.mu.Unlock()
-	return proxy{b}
+	return h, nil
 }
 
-type proxy struct{ b *Balancer }
+// Handler is the http.Handler that [Balancer.Handler] returns. It is safe for concurrent use.
+type Handler struct {
+	b      *Balancer
+	o      ProxyOptions
+	sticky *binding // nil: off
+}
+
+// Key returns the key that the handler picks with: the hash by Options.Key, what r is to the adaptive limit, and the
+// backend that r is bound to by a sticky cookie.
+func (h *Handler) Key(r *http.Request) Key {
+	k := h.b.rank(r)
+	k.Hash, k.Keyed = h.b.hash(r, ClientAddr(r, h.o.TrustedProxies))
+	if h.sticky != nil {
+		k.Sticky = h.sticky.read(r)
+	}
+	return k
+}
+
+// Bind adds a sticky cookie for be to the header of an answer to a request with key k. It does nothing without
+// ProxyOptions.Sticky, if the request is bound to be already, and in answers that shared caches may keep.
+func (h *Handler) Bind(header http.Header, k Key, be *Backend) {
+	if h.sticky != nil && k.Sticky != be.id && !public(header) {
+		h.sticky.bind(header, be.id)
+	}
+}
+
+// Fail answers a request that got no answer, as ProxyOptions.Error says.
+func (h *Handler) Fail(w http.ResponseWriter, r *http.Request, err error) { h.o.Error(w, r, err) }
 
 // exchange is one client request on its way to an answer, over one attempt or several.
 type exchange struct {
 	Attempts
+	h          *Handler
 	w          http.ResponseWriter
 	r          *http.Request
 	trusted    bool // the peer may tell where the request came from
@@ -42,7 +84,6 @@ type exchange struct {
 	idempotent bool
 	body       bodyKind
 	kept       []byte // the body, when it is kept
-	bound      string // backend that the sticky cookie names
 	begun      bool   // bytes of the body were read from the client
 	hedged     bool   // was sent to two backends at once
 	trailed    bool   // flushed for a trailer
@@ -58,12 +99,13 @@ const (
 
 var exchanges = sync.Pool{New: func() any { return new(exchange) }}
 
-func (p proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP forwards r to a backend and passes the answer on.
+func (p *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	kept := x.kept[:0]
-	*x = exchange{Attempts: p.b.Attempts(Key{}), w: w, r: r, kept: kept}
+	*x = exchange{Attempts: p.b.Attempts(Key{}), h: p, w: w, r: r, kept: kept}
 	abort := x.serve()
-	x.Attempts, x.w, x.r = Attempts{}, nil, nil
+	x.Attempts, x.h, x.w, x.r = Attempts{}, nil, nil, nil
 	if cap(x.kept) > 128<<10 {
 		x.kept = nil
 	}
@@ -75,12 +117,12 @@ func (p proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers the request; abort means that the answer is broken off.
 func (x *exchange) serve() (abort bool) {
-	b, r := x.b, x.r
+	r := x.r
 	if err := x.prepare(); err != nil {
-		b.o.Error(x.w, r, err)
+		x.h.Fail(x.w, r, err)
 		return false
 	}
-	x.key = x.keyOf()
+	x.key = x.h.Key(r)
 	for x.Next(r.Context()) {
 		out := x.attempt()
 		if out.Err == nil {
@@ -97,7 +139,7 @@ func (x *exchange) serve() (abort bool) {
 	if c := context.Cause(r.Context()); c != nil {
 		failure = c
 	}
-	b.o.Error(x.w, r, failure)
+	x.h.Fail(x.w, r, failure)
 	return false
 }
 
@@ -105,14 +147,14 @@ func (x *exchange) resendable() bool { return x.body != bodyStreamed || !x.begun
 
 // prepare looks at the request before a backend is taken for it.
 func (x *exchange) prepare() error {
-	r, o := x.r, &x.b.o
+	r, o := x.r, &x.h.o
 	if len(o.TrustedProxies) > 0 {
 		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			x.trusted = within(o.TrustedProxies, peer.Addr().Unmap().WithZone(""))
 		}
 	}
 	x.upgrade = upgradeOf(r)
-	x.idempotent = x.upgrade == "" && o.Retry.Idempotent(r)
+	x.idempotent = x.upgrade == "" && x.b.idempotent(r)
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
@@ -123,7 +165,7 @@ func (x *exchange) prepare() error {
 		r.Body = http.MaxBytesReader(x.w, r.Body, o.MaxBody)
 	}
 	x.expect = len(r.Header["Expect"]) > 0 && httpfield.Lists(r.Header["Expect"], "100-continue")
-	if x.expect || r.ContentLength < 0 || r.ContentLength > o.Retry.MaxBody || len(r.Trailer) > 0 {
+	if x.expect || r.ContentLength < 0 || r.ContentLength > x.b.o.Retry.MaxBody || len(r.Trailer) > 0 {
 		x.body = bodyStreamed
 		return nil
 	}
@@ -131,19 +173,9 @@ func (x *exchange) prepare() error {
 	n := int(r.ContentLength)
 	x.kept = slices.Grow(x.kept[:0], n)[:n]
 	if _, err := io.ReadFull(r.Body, x.kept); err != nil {
-		return &clientError{err}
+		return clientError(err)
 	}
 	return nil
-}
-
-func (x *exchange) keyOf() Key {
-	k := x.b.rank(x.r)
-	k.Hash, k.Keyed = x.b.o.Key(x.r, ClientAddr(x.r, x.b.o.TrustedProxies))
-	if x.b.sticky != nil {
-		x.bound = x.b.sticky.read(x.r)
-		k.Sticky = x.bound
-	}
-	return k
 }
 
 // http1 sends the request over a connection of the pool. A connection that turns out to have been closed while it was
@@ -178,7 +210,7 @@ func (x *exchange) over(c *http1.Conn, be *Backend, start time.Time) (out http1.
 	var err error
 	if c.Out, err = x.appendHead(c.Out[:0]); err != nil {
 		be.pool.Put(c)
-		return http1.Outcome{Err: &clientError{err}, Client: true}
+		return http1.Outcome{Err: clientError(err), Client: true}
 	}
 	var stop func() bool
 	if !c.Watched() {
@@ -281,17 +313,13 @@ func (x *exchange) inform(c *http1.Conn, head []byte, status int, old bool, s *s
 	return nil
 }
 
-// clientError is a failure of the client's side: nothing that a backend is to blame for.
-type clientError struct{ err error }
-
-func (e *clientError) Error() string { return "lb: client: " + e.err.Error() }
-func (e *clientError) Unwrap() error { return e.err }
+// clientError marks a failure that the client caused: nothing that a backend is to blame for.
+func clientError(err error) error { return fmt.Errorf("%w: %w", ErrClient, err) }
 
 // writeError is the default of Options.Error.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	status := http.StatusBadGateway
 	var tooLarge *http.MaxBytesError
-	var client *clientError
 	var timeout net.Error
 	switch {
 	case errors.As(err, &tooLarge):
@@ -299,7 +327,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrClosed), errors.Is(err, ErrOverloaded):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
-	case errors.As(err, &client):
+	case errors.Is(err, ErrClient):
 		status = http.StatusBadRequest
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		status = http.StatusGatewayTimeout

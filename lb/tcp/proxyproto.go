@@ -1,4 +1,4 @@
-package lb
+package tcp
 
 import (
 	"bufio"
@@ -13,21 +13,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/clientaddr"
 )
 
-// ProxyProtocol passes the client's address along with a TCP connection, which otherwise shows the balancer's (the
-// PROXY protocol of HAProxy, versions 1 and 2).
-type ProxyProtocol struct {
-	// networks whose connections begin with a PROXY header, of either version: theirs must, all others' are taken as
-	// they are; empty: nobody's
-	Accept []netip.Prefix
-	Send   int // version of the header that ServeTCP sends to backends: 1 or 2; 0: none
-}
+var errProxyHeader = errors.New("tcp: malformed PROXY header")
 
-var errProxyHeader = errors.New("lb: malformed PROXY header")
-
-// ProxyListener returns l with the client's address read from the PROXY header of connections from the accepted
-// networks, for use with an http.Server. A header is waited for no longer than 5 s, on the connection's first use.
+// ProxyListener returns a listener that takes the client's address from the PROXY header (of HAProxy's protocol,
+// version 1 or 2) of connections from the accepted networks, for use with an http.Server or a front. The header is read
+// when the connection is first used, within 5 s.
 func ProxyListener(l net.Listener, accept []netip.Prefix) net.Listener {
 	return &proxyListener{l, accept}
 }
@@ -39,7 +33,7 @@ type proxyListener struct {
 
 func (l *proxyListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
-	if err != nil || !within(l.accept, addrOf(c.RemoteAddr()).Addr().Unmap()) {
+	if err != nil || !clientaddr.Within(l.accept, addrOf(c.RemoteAddr()).Addr().Unmap()) {
 		return c, err
 	}
 	return &proxiedConn{Conn: c, br: bufio.NewReaderSize(c, 1024)}, nil

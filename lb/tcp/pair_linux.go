@@ -1,4 +1,4 @@
-package lb
+package tcp
 
 import (
 	"syscall"
@@ -7,33 +7,33 @@ import (
 	"github.com/tierkit/tierkit/internal/socket"
 )
 
-// tunnelPair is a tunnel on a loop: two ends and a flow each way.
-type tunnelPair struct {
-	ends         [2]tunnelEnd  // client, backend
-	flows        [2]tunnelFlow // from the client, from the backend
+// pair is a tunnel on a loop: two ends and a flow each way.
+type pair struct {
+	ends         [2]end        // client, backend
+	flows        [2]flow       // from the client, from the backend
 	active       time.Duration // when bytes last moved, since began
 	look         time.Duration // when its idle time is looked at next
-	before, next *tunnelPair   // in the loop's list
+	before, next *pair         // in the loop's list
 	over         bool
 	done         func()
 }
 
-// tunnelEnd is a socket.
-type tunnelEnd struct {
+// end is a socket.
+type end struct {
 	fd      int
-	pair    *tunnelPair
-	in, out *tunnelFlow // that reads from it, that writes to it
+	pair    *pair
+	in, out *flow // that reads from it, that writes to it
 }
 
-func newTunnelPair(client, backend int, early []byte, done func()) *tunnelPair {
-	p := &tunnelPair{done: done}
-	p.flows = [2]tunnelFlow{{pair: p, from: client, to: backend}, {pair: p, from: backend, to: client}}
-	p.ends = [2]tunnelEnd{{client, p, &p.flows[0], &p.flows[1]}, {backend, p, &p.flows[1], &p.flows[0]}}
+func newPair(client, backend int, early []byte, done func()) *pair {
+	p := &pair{done: done}
+	p.flows = [2]flow{{pair: p, from: client, to: backend}, {pair: p, from: backend, to: client}}
+	p.ends = [2]end{{client, p, &p.flows[0], &p.flows[1]}, {backend, p, &p.flows[1], &p.flows[0]}}
 	p.flows[0].rest = append(p.flows[0].rest, early...)
 	return p
 }
 
-// tunnelFlow is one direction. It reads only when all was written that it had read: a slow reader stops the sender and
+// flow is one direction. It reads only when all was written that it had read: a slow reader stops the sender and
 // costs one buffer or pipe at most.
 //
 // After data a socket is usually empty, and the read that would tell so is a sixth of a small exchange's cost. It may
@@ -42,8 +42,8 @@ func newTunnelPair(client, backend int, early []byte, done func()) *tunnelPair {
 //
 // A stream that fills every buffer is spliced: twice as fast as copying there, and dearer where there is little to
 // move.
-type tunnelFlow struct {
-	pair     *tunnelPair
+type flow struct {
+	pair     *pair
 	from, to int
 	rest     []byte    // read but not written
 	kept     *[]byte   // the buffer that rest lies in; nil: none of the pool's
@@ -72,10 +72,10 @@ const loopReads = 4
 const fullBuffers = 4
 
 // stuck is true while something that was read waits for room.
-func (f *tunnelFlow) stuck() bool { return len(f.rest) > 0 || f.pipe != nil }
+func (f *flow) stuck() bool { return len(f.rest) > 0 || f.pipe != nil }
 
 // move reads and writes until there is nothing to read or no room to write, or the share of the turn is used up.
-func (f *tunnelFlow) move(l *tunnelLoop) flowState {
+func (f *flow) move(l *loop) flowState {
 	if f.stuck() {
 		if err := f.push(l); err == socket.ErrAgain {
 			return flowWaits
@@ -114,7 +114,7 @@ func (f *tunnelFlow) move(l *tunnelLoop) flowState {
 
 // copy reads once and writes that: socket.ErrAgain with bytes means that some of them wait for room, without that there were
 // none.
-func (f *tunnelFlow) copy(l *tunnelLoop) (int, error) {
+func (f *flow) copy(l *loop) (int, error) {
 	buf := *l.buf
 	n, err := socket.ReadNow(uintptr(f.from), buf)
 	if n == 0 {
@@ -134,7 +134,7 @@ func (f *tunnelFlow) copy(l *tunnelLoop) (int, error) {
 }
 
 // splice is copy without copying. Its short reads say nothing, so that it goes on until there is no more.
-func (f *tunnelFlow) splice(l *tunnelLoop) (int, error) {
+func (f *flow) splice(l *loop) (int, error) {
 	n, err := l.pipe.fill(f.from)
 	if err == socket.ErrAgain { // a pause, or urgent data, at which a splice stops
 		f.full = 0
@@ -151,7 +151,7 @@ func (f *tunnelFlow) splice(l *tunnelLoop) (int, error) {
 }
 
 // push writes what waits for room; socket.ErrAgain when some of it still does.
-func (f *tunnelFlow) push(l *tunnelLoop) error {
+func (f *flow) push(l *loop) error {
 	if f.pipe != nil {
 		before := f.pipe.held
 		err := f.pipe.drain(f.to)
@@ -180,7 +180,7 @@ func (f *tunnelFlow) push(l *tunnelLoop) error {
 }
 
 // release gives up what waits for room.
-func (f *tunnelFlow) release() {
+func (f *flow) release() {
 	if f.pipe != nil {
 		f.pipe.close()
 		f.pipe = nil
@@ -191,10 +191,10 @@ func (f *tunnelFlow) release() {
 	f.kept, f.rest = nil, nil
 }
 
-// tunnelList is a queue from whose middle a tunnel can be taken.
-type tunnelList struct{ first, last *tunnelPair }
+// list is a queue from whose middle a tunnel can be taken.
+type list struct{ first, last *pair }
 
-func (q *tunnelList) push(p *tunnelPair) {
+func (q *list) push(p *pair) {
 	p.before, p.next = q.last, nil
 	if q.last == nil {
 		q.first = p
@@ -204,7 +204,7 @@ func (q *tunnelList) push(p *tunnelPair) {
 	q.last = p
 }
 
-func (q *tunnelList) remove(p *tunnelPair) {
+func (q *list) remove(p *pair) {
 	if p.before == nil {
 		q.first = p.next
 	} else {

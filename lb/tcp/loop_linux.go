@@ -1,4 +1,4 @@
-package lb
+package tcp
 
 import (
 	"net"
@@ -11,21 +11,21 @@ import (
 	"github.com/tierkit/tierkit/internal/socket"
 )
 
-// tunnelLoops carry the tunnels between TCP sockets of one ServeTCP. A tunnel there costs no goroutine and, while it is
+// loops carry the tunnels between TCP sockets of one ServeTCP. A tunnel there costs no goroutine and, while it is
 // silent, no buffer; a small exchange costs the reads and writes that it consists of. It stays on the loop that it was
 // given to.
-type tunnelLoops struct {
+type loops struct {
 	idle  time.Duration
 	mu    sync.Mutex // guards what follows
-	loops []*tunnelLoop
+	loops []*loop
 	ended bool
 }
 
-func newTunnelLoops(idle time.Duration) *tunnelLoops { return &tunnelLoops{idle: idle} }
+func newLoops(idle time.Duration) *loops { return &loops{idle: idle} }
 
 // take begins a tunnel between two sockets and owns them from then on; over is called in a goroutine of its own when it
 // has ended. It refuses, and has touched nothing, what is not TCP on both sides.
-func (t *tunnelLoops) take(client, backend net.Conn, over func()) bool {
+func (t *loops) take(client, backend net.Conn, over func()) bool {
 	var early []byte
 	if p, ok := client.(*proxiedConn); ok { // its header was read
 		client = p.Conn
@@ -50,7 +50,7 @@ func (t *tunnelLoops) take(client, backend net.Conn, over func()) bool {
 		syscall.Close(a)
 		return false
 	}
-	if !l.add(newTunnelPair(a, b, early, over)) {
+	if !l.add(newPair(a, b, early, over)) {
 		syscall.Close(a)
 		syscall.Close(b)
 		return false
@@ -61,7 +61,7 @@ func (t *tunnelLoops) take(client, backend net.Conn, over func()) bool {
 }
 
 // least is the loop with the fewest tunnels, counted on it by one until take is through. The first tunnel starts them.
-func (t *tunnelLoops) least() *tunnelLoop {
+func (t *loops) least() *loop {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -69,7 +69,7 @@ func (t *tunnelLoops) least() *tunnelLoop {
 	}
 	if len(t.loops) == 0 {
 		for range loopCount() {
-			l, err := newTunnelLoop(t.idle)
+			l, err := newLoop(t.idle)
 			if err != nil {
 				break
 			}
@@ -77,7 +77,7 @@ func (t *tunnelLoops) least() *tunnelLoop {
 			go l.run()
 		}
 	}
-	var best *tunnelLoop
+	var best *loop
 	for _, l := range t.loops {
 		if best == nil || l.load.Load() < best.load.Load() {
 			best = l
@@ -94,7 +94,7 @@ func (t *tunnelLoops) least() *tunnelLoop {
 func loopCount() int { return max(1, runtime.GOMAXPROCS(0)-1) }
 
 // close ends every tunnel; none begins after it.
-func (t *tunnelLoops) close() {
+func (t *loops) close() {
 	t.mu.Lock()
 	t.ended = true
 	loops := t.loops
@@ -117,12 +117,12 @@ func detach(c *net.TCPConn) (fd int, ok bool) {
 	return fd, ok && err == nil
 }
 
-// tunnelLoop waits for the sockets of its tunnels and moves what they bring. All but the arrivals belongs to its
+// loop waits for the sockets of its tunnels and moves what they bring. All but the arrivals belongs to its
 // goroutine.
 //
 // Sockets are watched edge-triggered, for everything, once: epoll_ctl is never called again. So whoever leaves bytes
-// unread, or an end, must come back by itself: see tunnelFlow.
-type tunnelLoop struct {
+// unread, or an end, must come back by itself: see flow.
+type loop struct {
 	epoll int
 	idle  time.Duration // of a tunnel; 0: no limit
 	load  atomic.Int64  // tunnels
@@ -130,14 +130,14 @@ type tunnelLoop struct {
 
 	mu       sync.Mutex // guards what follows
 	wake     int        // eventfd: arrivals or closing have changed
-	arrivals []*tunnelPair
+	arrivals []*pair
 	closing  bool
 
 	now   time.Duration // since began, of this turn
-	ends  []*tunnelEnd  // by descriptor
-	live  tunnelList    // in the order in which they are to be looked at
-	again []*tunnelFlow // used up their share of the turn
-	spare []*tunnelFlow // again's other array
+	ends  []*end        // by descriptor
+	live  list          // in the order in which they are to be looked at
+	again []*flow       // used up their share of the turn
+	spare []*flow       // again's other array
 	buf   *[]byte       // what one read takes
 	pipe  *loopPipe     // what one splice takes; nil: none yet, or it was kept by a flow
 }
@@ -149,7 +149,7 @@ const (
 	beyondData = syscall.EPOLLRDHUP | syscall.EPOLLHUP | syscall.EPOLLERR | syscall.EPOLLPRI
 )
 
-func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
+func newLoop(idle time.Duration) (*loop, error) {
 	epoll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -159,7 +159,7 @@ func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
 		syscall.Close(epoll)
 		return nil, errno
 	}
-	l := &tunnelLoop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}),
+	l := &loop{epoll: epoll, wake: int(wake), idle: max(idle, 0), done: make(chan struct{}),
 		buf: socket.GetBuffer()}
 	if err := l.watch(l.wake, syscall.EPOLLIN|onEdge); err != nil {
 		syscall.Close(epoll)
@@ -169,12 +169,12 @@ func newTunnelLoop(idle time.Duration) (*tunnelLoop, error) {
 	return l, nil
 }
 
-func (l *tunnelLoop) watch(fd int, events uint32) error {
+func (l *loop) watch(fd int, events uint32) error {
 	return syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd, &syscall.EpollEvent{Events: events, Fd: int32(fd)})
 }
 
 // add hands a tunnel over; false when the loop ends.
-func (l *tunnelLoop) add(p *tunnelPair) bool {
+func (l *loop) add(p *pair) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing {
@@ -183,45 +183,45 @@ func (l *tunnelLoop) add(p *tunnelPair) bool {
 	l.load.Add(1)
 	l.arrivals = append(l.arrivals, p)
 	if len(l.arrivals) == 1 {
-		l.rouse()
+		l.signal()
 	}
 	return true
 }
 
 // close ends the loop with its tunnels, and waits for it.
-func (l *tunnelLoop) close() {
+func (l *loop) close() {
 	l.mu.Lock()
 	if !l.closing {
 		l.closing = true
-		l.rouse()
+		l.signal()
 	}
 	l.mu.Unlock()
 	<-l.done
 }
 
-func (l *tunnelLoop) rouse() {
+func (l *loop) signal() {
 	one := [8]byte{0: 1, 7: 1} // a count, in either order of bytes
 	syscall.Write(l.wake, one[:])
 }
 
-func (l *tunnelLoop) run() {
+func (l *loop) run() {
 	defer close(l.done)
 	var events [loopEvents]syscall.EpollEvent
 	for {
 		n := l.wait(events[:])
-		l.now = time.Since(began)
+		l.now = socket.Clock()
 		arrived := false
 		for i := range events[:n] {
 			e := &events[i]
 			if int(e.Fd) == l.wake {
 				arrived = true
 			} else if end := l.ends[e.Fd]; end != nil { // else it was closed in this turn
-				l.happened(end, e.Events)
+				l.onEvents(end, e.Events)
 			}
 		}
-		l.goOn()
+		l.resume()
 		l.closeIdle()
-		if arrived && !l.welcome() { // last: a descriptor that was closed in this turn may be among them
+		if arrived && !l.takeArrivals() { // last: a descriptor that was closed in this turn may be among them
 			break
 		}
 	}
@@ -236,13 +236,13 @@ func (l *tunnelLoop) run() {
 	}
 }
 
-// wait returns the number of sockets to which something has happened.
-func (l *tunnelLoop) wait(events []syscall.EpollEvent) int {
+// wait returns the number of sockets to which something has onEvents.
+func (l *loop) wait(events []syscall.EpollEvent) int {
 	timeout := -1
 	if first := l.live.first; len(l.again) > 0 {
 		timeout = 0
 	} else if l.idle > 0 && first != nil {
-		timeout = int(min(max(0, first.look-time.Since(began)), time.Hour)/time.Millisecond) + 1
+		timeout = int(min(max(0, first.look-socket.Clock()), time.Hour)/time.Millisecond) + 1
 	}
 	n, err := syscall.EpollWait(l.epoll, events, timeout)
 	if err != nil { // EINTR
@@ -251,8 +251,8 @@ func (l *tunnelLoop) wait(events []syscall.EpollEvent) int {
 	return n
 }
 
-// welcome takes the arrivals; false when the loop is to end, and then they are known too.
-func (l *tunnelLoop) welcome() bool {
+// takeArrivals takes the arrivals; false when the loop is to end, and then they are known too.
+func (l *loop) takeArrivals() bool {
 	l.mu.Lock()
 	arrivals, closing := l.arrivals, l.closing
 	l.arrivals = nil
@@ -276,8 +276,8 @@ func (l *tunnelLoop) welcome() bool {
 	return !closing
 }
 
-// happened is told what epoll knows of an end.
-func (l *tunnelLoop) happened(e *tunnelEnd, events uint32) {
+// onEvents is told what epoll knows of an end.
+func (l *loop) onEvents(e *end, events uint32) {
 	p := e.pair
 	if events&syscall.EPOLLOUT != 0 && e.out.stuck() && !l.step(e.out) {
 		return
@@ -300,7 +300,7 @@ func (l *tunnelLoop) happened(e *tunnelEnd, events uint32) {
 }
 
 // step moves what a flow has; false when that was the tunnel's end.
-func (l *tunnelLoop) step(f *tunnelFlow) bool {
+func (l *loop) step(f *flow) bool {
 	switch f.move(l) {
 	case flowFailed:
 		l.end(f.pair)
@@ -319,8 +319,8 @@ func (l *tunnelLoop) step(f *tunnelFlow) bool {
 	return true
 }
 
-// goOn gives the flows that had more than their share of a turn another one.
-func (l *tunnelLoop) goOn() {
+// resume gives the flows that had more than their share of a turn another one.
+func (l *loop) resume() {
 	if len(l.again) == 0 {
 		return
 	}
@@ -338,7 +338,7 @@ func (l *tunnelLoop) goOn() {
 
 // closeIdle looks at each tunnel looksPerIdle times in its idle time, the error of the limit: it costs no timer, and
 // nothing where bytes move.
-func (l *tunnelLoop) closeIdle() {
+func (l *loop) closeIdle() {
 	for p := l.live.first; l.idle > 0 && p != nil && p.look <= l.now; p = l.live.first {
 		if l.now-p.active >= l.idle {
 			l.end(p)
@@ -353,7 +353,7 @@ func (l *tunnelLoop) closeIdle() {
 const looksPerIdle = 8
 
 // end closes a tunnel, whatever it still holds.
-func (l *tunnelLoop) end(p *tunnelPair) {
+func (l *loop) end(p *pair) {
 	p.over = true
 	for i := range p.ends {
 		l.ends[p.ends[i].fd] = nil
@@ -366,7 +366,7 @@ func (l *tunnelLoop) end(p *tunnelPair) {
 }
 
 // hasPipe is false when there are no more descriptors for one.
-func (l *tunnelLoop) hasPipe() bool {
+func (l *loop) hasPipe() bool {
 	if l.pipe == nil {
 		l.pipe = newLoopPipe()
 	}
@@ -374,7 +374,7 @@ func (l *tunnelLoop) hasPipe() bool {
 }
 
 // takeBack gets an empty pipe.
-func (l *tunnelLoop) takeBack(p *loopPipe) {
+func (l *loop) takeBack(p *loopPipe) {
 	if l.pipe == nil {
 		l.pipe = p
 	} else {

@@ -1,4 +1,4 @@
-package lb
+package front_test
 
 import (
 	"bufio"
@@ -19,15 +19,50 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/tierkit/tierkit/internal/test/lbtest"
+	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/front"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
-// dialFront returns a connection to a front that gives up after a while.
-func dialFront(t testing.TB, addr string) (net.Conn, *bufio.Reader) {
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// ways are the two servers that a balancer can be behind.
+var ways = map[string]func(t testing.TB, b *lb.Balancer) (url string, client *http.Client){
+	"handler": lbtest.Handle,
+	"front": func(t testing.TB, b *lb.Balancer) (string, *http.Client) {
+		_, addr := serve(t, b, front.Options{})
+		tr := &http.Transport{DisableCompression: true}
+		t.Cleanup(tr.CloseIdleConnections)
+		return "http://" + addr, &http.Client{Transport: tr}
+	},
+}
+
+// serve starts a front and returns its address.
+func serve(t testing.TB, b *lb.Balancer, o front.Options) (*front.Server, string) {
+	t.Helper()
+	f, err := front.New(b, o)
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- f.Serve(l) }()
+	t.Cleanup(func() {
+		f.Close()
+		require.ErrorIs(t, <-done, http.ErrServerClosed)
+	})
+	return f, l.Addr().String()
+}
+
+// dial returns a connection to a front that gives up after a while.
+func dial(t testing.TB, addr string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(waitFor))
+	c.SetDeadline(time.Now().Add(lbtest.WaitFor))
 	return c, bufio.NewReader(c)
 }
 
@@ -42,7 +77,7 @@ func readAnswer(t testing.TB, br *bufio.Reader, method string) (*http.Response, 
 
 func TestFrontForwards(t *testing.T) {
 	big := strings.Repeat("0123456789abcdef", 1<<16)
-	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
+	e, _ := lbtest.Serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.Header().Set("X-Seen", fmt.Sprint(r.Method, " ", r.RequestURI, " ", r.Host, " ", r.ContentLength, " ",
 			r.Header.Get("X-Forwarded-For")))
@@ -62,9 +97,9 @@ func TestFrontForwards(t *testing.T) {
 			w.Write(body)
 		}
 	})
-	b := newBalancer(t, []Endpoint{e}, Options{})
-	f, addr := serveFront(t, b, FrontOptions{})
-	c, br := dialFront(t, addr)
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+	f, addr := serve(t, b, front.Options{})
+	c, br := dial(t, addr)
 	for range 3 {
 		io.WriteString(c, "GET /a%2Fb?q=1 HTTP/1.1\r\nHost: site.example\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n")
 		res, _ := readAnswer(t, br, "GET")
@@ -91,7 +126,7 @@ func TestFrontForwards(t *testing.T) {
 	require.EqualValues(t, 1, b.Stats().Backends[0].Dials)
 	require.EqualValues(t, 21, b.Stats().Requests)
 	// the answer is out before the request is over
-	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause)
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, lbtest.WaitFor, lbtest.Pause)
 
 	// What is large or chunked is net/http's, on the same connection, which then ends.
 	io.WriteString(c, fmt.Sprintf("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s", len(big), big))
@@ -103,7 +138,7 @@ func TestFrontForwards(t *testing.T) {
 
 func TestFrontTimeouts(t *testing.T) {
 	stall := make(chan struct{})
-	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
+	e, _ := lbtest.Serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/cut" {
 			w.Header().Set("Content-Length", "10")
 			io.WriteString(w, "abc")
@@ -117,9 +152,9 @@ func TestFrontTimeouts(t *testing.T) {
 		}
 	})
 	defer close(stall)
-	b := newBalancer(t, []Endpoint{e}, Options{
-		Timeouts: Timeouts{Header: 500 * time.Millisecond, Idle: 500 * time.Millisecond}, Retry: Retry{Max: -1}})
-	f, addr := serveFront(t, b, FrontOptions{HeaderTimeout: 500 * time.Millisecond,
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{
+		Timeouts: lb.Timeouts{Header: 500 * time.Millisecond, Idle: 500 * time.Millisecond}, Retry: lb.Retry{Max: -1}})
+	f, addr := serve(t, b, front.Options{HeaderTimeout: 500 * time.Millisecond,
 		IdleTimeout: 500 * time.Millisecond})
 	ended := func(c net.Conn, br *bufio.Reader) {
 		t.Helper()
@@ -128,36 +163,37 @@ func TestFrontTimeouts(t *testing.T) {
 		require.False(t, errors.As(err, &nerr) && nerr.Timeout(), "the connection stayed open")
 		require.Empty(t, rest)
 	}
-	c, br := dialFront(t, addr) // no byte
+	c, br := dial(t, addr) // no byte
 	ended(c, br)
-	c, br = dialFront(t, addr) // half a head
+	c, br = dial(t, addr) // half a head
 	io.WriteString(c, "GET / HTTP/1.1\r\nHos")
 	ended(c, br)
-	c, br = dialFront(t, addr) // half a body
+	c, br = dial(t, addr) // half a body
 	io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
 	ended(c, br)
-	c, br = dialFront(t, addr) // between two requests
+	c, br = dial(t, addr) // between two requests
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	readAnswer(t, br, "GET")
 	ended(c, br)
 
-	c, br = dialFront(t, addr)
+	c, br = dial(t, addr)
 	io.WriteString(c, "GET /stall HTTP/1.1\r\nHost: a\r\n\r\n")
 	res, _ := readAnswer(t, br, "GET")
 	require.Equal(t, http.StatusGatewayTimeout, res.StatusCode)
-	c, br = dialFront(t, addr)
+	c, br = dial(t, addr)
 	io.WriteString(c, "GET /cut HTTP/1.1\r\nHost: a\r\n\r\n")
 	res, err := http.ReadResponse(br, nil)
 	require.NoError(t, err)
 	_, err = io.ReadAll(res.Body)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.GreaterOrEqual(t, f.Stats().Expired, uint64(6))
-	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause)
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, lbtest.WaitFor, lbtest.Pause)
 }
 
 func TestFrontRefuses(t *testing.T) {
-	e, _ := serve(t, "", func(http.ResponseWriter, *http.Request) {})
-	f, addr := serveFront(t, newBalancer(t, []Endpoint{e}, Options{MaxBody: 10}), FrontOptions{MaxHeaderBytes: 8 << 10})
+	e, _ := lbtest.Serve(t, "", func(http.ResponseWriter, *http.Request) {})
+	f, addr := serve(t, lbtest.New(t, []lb.Endpoint{e}, lb.Options{}),
+		front.Options{MaxHeaderBytes: 8 << 10, Proxy: lb.ProxyOptions{MaxBody: 10}})
 	for req, want := range map[string]int{
 		"GET / HTTP/1.1\r\nHost: a\r\nA : b\r\n\r\n": 400,
 		"GET / HTTP/1.1\r\n\r\n":                     400,
@@ -167,7 +203,7 @@ func TestFrontRefuses(t *testing.T) {
 		"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nhello world":                            413,
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":                                                               400,
 	} {
-		c, br := dialFront(t, addr)
+		c, br := dial(t, addr)
 		io.WriteString(c, req)
 		res, _ := readAnswer(t, br, "GET")
 		require.Equal(t, want, res.StatusCode, req)
@@ -182,16 +218,16 @@ func TestFrontRefuses(t *testing.T) {
 }
 
 func TestFrontRetriesAndErrors(t *testing.T) {
-	good, _ := serve(t, "good", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
-	bad := fakeBackend(t, func(n int, c net.Conn, br *bufio.Reader) { http.ReadRequest(br) })
+	good, _ := lbtest.Serve(t, "good", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok") })
+	bad := lbtest.Backend(t, func(n int, c net.Conn, br *bufio.Reader) { http.ReadRequest(br) })
 	bad.ID = "bad"
-	b := newBalancer(t, []Endpoint{good, bad},
-		Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Budget: -1},
-			Error: func(w http.ResponseWriter, r *http.Request, err error) {
-				http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway)
-			}})
-	_, addr := serveFront(t, b, FrontOptions{})
-	c, br := dialFront(t, addr)
+	b := lbtest.New(t, []lb.Endpoint{good, bad},
+		lb.Options{Policy: policy.RoundRobin(), Outlier: lb.Outlier{Disabled: true}, Retry: lb.Retry{Budget: -1}})
+	_, addr := serve(t, b, front.Options{Proxy: lb.ProxyOptions{
+		Error: func(w http.ResponseWriter, r *http.Request, err error) {
+			http.Error(w, "sorry "+r.URL.Path, http.StatusBadGateway)
+		}}})
+	c, br := dial(t, addr)
 	for range 10 {
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		res, body := readAnswer(t, br, "GET")
@@ -209,17 +245,17 @@ func TestFrontRetriesAndErrors(t *testing.T) {
 }
 
 func TestFrontOptionsThatNeedARequest(t *testing.T) {
-	var es []Endpoint
+	var es []lb.Endpoint
 	for _, id := range []string{"a", "b", "c"} {
-		e, _ := serve(t, id, func(w http.ResponseWriter, r *http.Request) {
+		e, _ := lbtest.Serve(t, id, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, id+" "+r.Header.Get("X-Forwarded-For")+" "+r.Header.Get("X-Forwarded-Proto"))
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, es, Options{Policy: Maglev(), Key: KeyHeader("X-Key"), Sticky: &Sticky{},
-		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	f, addr := serveFront(t, b, FrontOptions{})
-	c, br := dialFront(t, addr)
+	b := lbtest.New(t, es, lb.Options{Policy: policy.Maglev(), Key: lb.KeyHeader("X-Key")})
+	f, addr := serve(t, b, front.Options{Proxy: lb.ProxyOptions{Sticky: &lb.Sticky{},
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}})
+	c, br := dial(t, addr)
 	ask := func(fields string) (*http.Response, string) {
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n"+fields+"\r\n")
 		return readAnswer(t, br, "GET")
@@ -243,23 +279,23 @@ func TestFrontOptionsThatNeedARequest(t *testing.T) {
 // A front is under the balancer's adaptive limit as the handler is, and leaves requests that may be hedged to it.
 func TestFrontLimitsAndHedges(t *testing.T) {
 	entered, release := make(chan struct{}, 9), make(chan struct{})
-	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
+	e, _ := lbtest.Serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		entered <- struct{}{}
 		<-release
 	})
 	defer close(release)
-	b := newBalancer(t, []Endpoint{e}, Options{
-		Adaptive: &Adaptive{Initial: 1, Min: 1, Max: 1, Queue: -1, Priority: func(r *http.Request) int {
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{
+		Adaptive: &lb.Adaptive{Initial: 1, Min: 1, Max: 1, Queue: -1, Priority: func(r *http.Request) int {
 			if r.Header.Get("X-First") != "" {
 				return 1
 			}
 			return 0
 		}}})
-	_, addr := serveFront(t, b, FrontOptions{})
-	slow, _ := dialFront(t, addr)
+	_, addr := serve(t, b, front.Options{})
+	slow, _ := dial(t, addr)
 	io.WriteString(slow, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	<-entered
-	c, br := dialFront(t, addr)
+	c, br := dial(t, addr)
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	res, _ := readAnswer(t, br, "GET")
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
@@ -268,9 +304,9 @@ func TestFrontLimitsAndHedges(t *testing.T) {
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nX-First: 1\r\n\r\n")
 	<-entered // above the limit, by its priority
 
-	h := newBalancer(t, []Endpoint{e}, Options{Hedge: Hedge{After: time.Minute}})
-	f, addr := serveFront(t, h, FrontOptions{})
-	c, _ = dialFront(t, addr)
+	h := lbtest.New(t, []lb.Endpoint{e}, lb.Options{Hedge: lb.Hedge{After: time.Minute}})
+	f, addr := serve(t, h, front.Options{})
+	c, _ = dial(t, addr)
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	<-entered
 	require.EqualValues(t, 1, f.Stats().HandedOver)
@@ -288,25 +324,25 @@ func TestFrontHandsOver(t *testing.T) {
 	h2.EnableHTTP2 = true
 	h2.StartTLS()
 	defer h2.Close()
-	plain, s := serve(t, "plain", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "plain") })
-	b := newBalancer(t, []Endpoint{plain}, Options{
+	plain, s := lbtest.Serve(t, "plain", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "plain") })
+	b := lbtest.New(t, []lb.Endpoint{plain}, lb.Options{
 		TLS: h2.Client().Transport.(*http.Transport).TLSClientConfig.Clone()})
-	f, addr := serveFront(t, b, FrontOptions{})
-	c, br := dialFront(t, addr)
+	f, addr := serve(t, b, front.Options{})
+	c, br := dial(t, addr)
 	ask := func() string {
 		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		_, body := readAnswer(t, br, "GET")
 		return body
 	}
 	require.Equal(t, "plain", ask())
-	require.NoError(t, b.Update([]Endpoint{{Addr: strings.TrimPrefix(h2.URL, "https://"), Scheme: "https"}}))
+	require.NoError(t, b.Update([]lb.Endpoint{{Addr: strings.TrimPrefix(h2.URL, "https://"), Scheme: "https"}}))
 	s.CloseClientConnections()
 	require.Equal(t, "h2", ask(), "a backend that the front does not speak with")
 	require.True(t, protos["HTTP/2.0"])
 	require.EqualValues(t, 1, f.Stats().HandedOver)
 
 	// TLS ends at net/http.
-	require.NoError(t, b.Update([]Endpoint{plain}))
+	require.NoError(t, b.Update([]lb.Endpoint{plain}))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	go f.Serve(tls.NewListener(l, &tls.Config{Certificates: h2.TLS.Certificates}))
@@ -319,20 +355,20 @@ func TestFrontHandsOver(t *testing.T) {
 
 func TestFrontShutdown(t *testing.T) {
 	begun, proceed := make(chan struct{}, 2), make(chan struct{})
-	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
+	e, _ := lbtest.Serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			begun <- struct{}{}
 			<-proceed
 		}
 		io.WriteString(w, "ok")
 	})
-	f, addr := serveFront(t, newBalancer(t, []Endpoint{e}, Options{}), FrontOptions{})
-	idle, idleReader := dialFront(t, addr)
+	f, addr := serve(t, lbtest.New(t, []lb.Endpoint{e}, lb.Options{}), front.Options{})
+	idle, idleReader := dial(t, addr)
 	io.WriteString(idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	readAnswer(t, idleReader, "GET")
-	busy, busyReader := dialFront(t, addr)
+	busy, busyReader := dial(t, addr)
 	io.WriteString(busy, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
-	handed, handedReader := dialFront(t, addr)
+	handed, handedReader := dial(t, addr)
 	io.WriteString(handed, "POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
 	<-begun
 	<-begun
@@ -349,7 +385,7 @@ func TestFrontShutdown(t *testing.T) {
 	require.True(t, res.Close)
 	_, body = readAnswer(t, handedReader, "POST")
 	require.Equal(t, "ok", body)
-	long, cancel := context.WithTimeout(t.Context(), waitFor)
+	long, cancel := context.WithTimeout(t.Context(), lbtest.WaitFor)
 	defer cancel()
 	require.NoError(t, f.Shutdown(long))
 	require.Zero(t, f.Stats().Connections)
@@ -360,20 +396,20 @@ func TestFrontShutdown(t *testing.T) {
 }
 
 func TestFrontSurvivesAPanic(t *testing.T) {
-	e, _ := serve(t, "", func(http.ResponseWriter, *http.Request) {})
+	e, _ := lbtest.Serve(t, "", func(http.ResponseWriter, *http.Request) {})
 	var text bytes.Buffer
-	b := newBalancer(t, []Endpoint{e}, Options{Key: func(r *http.Request, _ netip.Addr) (uint64, bool) {
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{Key: func(r *http.Request, _ netip.Addr) (uint64, bool) {
 		if r.URL.Path == "/panic" {
 			panic("at the disco")
 		}
 		return 0, false
 	}})
-	f, addr := serveFront(t, b, FrontOptions{ErrorLog: log.New(&text, "", 0)})
-	c, br := dialFront(t, addr)
+	f, addr := serve(t, b, front.Options{ErrorLog: log.New(&text, "", 0)})
+	c, br := dial(t, addr)
 	io.WriteString(c, "GET /panic HTTP/1.1\r\nHost: a\r\n\r\n")
 	_, err := br.ReadByte()
 	require.Error(t, err)
-	c, br = dialFront(t, addr)
+	c, br = dial(t, addr)
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	readAnswer(t, br, "GET")
 	require.NoError(t, f.Close())
@@ -381,15 +417,15 @@ func TestFrontSurvivesAPanic(t *testing.T) {
 }
 
 func TestFrontOptions(t *testing.T) {
-	b := newBalancer(t, nil, Options{})
-	_, err := NewFront(b, FrontOptions{MaxHeaderBytes: -1})
+	b := lbtest.New(t, nil, lb.Options{})
+	_, err := front.New(b, front.Options{MaxHeaderBytes: -1})
 	require.ErrorContains(t, err, "MaxHeaderBytes")
-	f, err := NewFront(b, FrontOptions{})
+	f, err := front.New(b, front.Options{})
 	require.NoError(t, err)
 	require.NoError(t, f.Close(), "never served")
 	require.NoError(t, f.Close())
-	_, addr := serveFront(t, b, FrontOptions{})
-	c, br := dialFront(t, addr)
+	_, addr := serve(t, b, front.Options{})
+	c, br := dial(t, addr)
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	res, _ := readAnswer(t, br, "GET")
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)

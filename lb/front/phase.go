@@ -1,4 +1,4 @@
-package lb
+package front
 
 import (
 	"sync/atomic"
@@ -8,17 +8,17 @@ import (
 	"github.com/tierkit/tierkit/internal/socket"
 )
 
-// phase is what a front connection is doing, as the lookout sees it.
+// phase is what a front connection is doing, as watchConns sees it.
 //
 //	phase    waits for                    limit                            when it is over
-//	idle     a request's first byte       FrontOptions.IdleTimeout         the client's connection is closed
-//	reading  the rest of its head         FrontOptions.HeaderTimeout       the same
+//	idle     a request's first byte       Options.IdleTimeout         the client's connection is closed
+//	reading  the rest of its head         Options.HeaderTimeout       the same
 //	body     the rest of its short body   Timeouts.Idle                    the same
 //	picking  a backend, a connection      QueueTimeout, Timeouts.Dial      (these watch themselves)
 //	waiting  the answer's head            Timeouts.Header; client leaves   the backend's connection is closed
 //	relaying more of the answer           Timeouts.Idle; client leaves     the same, and the answer is cut off
-//	late     (left by the lookout alone: a limit was passed)
-//	left     (left by the lookout alone: the client is gone)
+//	late     (left by watchConns alone: a limit was passed)
+//	left     (left by watchConns alone: the client is gone)
 //	closing  (left by Shutdown alone)
 type phase uint32
 
@@ -34,14 +34,14 @@ const (
 	phaseClosing
 )
 
-// sweep is how often the lookout looks: the error of every limit, and how late a client's leaving is noticed. It costs
+// sweep is how often watchConns looks: the error of every limit, and how late a client's leaving is noticed. It costs
 // a request nothing, where deadlines would cost several changes of timers.
 const sweep = http1.Sweep
 
 // watched is the phase and the sweep at which it was entered, in one word: whoever changes it knows what was before.
 type watched struct{ word atomic.Uint64 }
 
-// enter goes to the next phase and returns the one before, which the lookout may have changed.
+// enter goes to the next phase and returns the one before, which watchConns may have changed.
 func (w *watched) enter(p phase, now uint32) phase {
 	return phase(w.word.Swap(uint64(p)<<32|uint64(now)) >> 32)
 }
@@ -56,16 +56,16 @@ func (w *watched) change(word uint64, to phase) bool {
 	return w.word.CompareAndSwap(word, uint64(to)<<32|word&0xffffffff)
 }
 
-// lookout keeps all limits of time and notices clients that leave while they wait.
-func (f *Front) lookout() {
+// watchConns keeps all limits of time and notices clients that leave while they wait, until stop is closed.
+func (f *Server) watchConns() {
 	limits := [phaseLate]uint32{
 		phaseIdle: sweeps(f.o.IdleTimeout), phaseReading: sweeps(f.o.HeaderTimeout),
-		phaseBody:    sweeps(f.b.o.Timeouts.Idle),
-		phaseWaiting: sweeps(f.b.o.Timeouts.Header), phaseRelaying: sweeps(f.b.o.Timeouts.Idle),
+		phaseBody:    sweeps(f.pool.Timeouts.Idle),
+		phaseWaiting: sweeps(f.pool.Timeouts.Header), phaseRelaying: sweeps(f.pool.Timeouts.Idle),
 	}
 	tick := time.NewTicker(sweep)
 	defer tick.Stop()
-	var conns []*frontConn
+	var conns []*conn
 	for {
 		select {
 		case <-tick.C:
@@ -95,7 +95,7 @@ func sweeps(d time.Duration) uint32 {
 
 // look judges one connection. The backend's connection is loaded before the word is changed, and only a phase that was
 // entered before this sweep is judged: so the change succeeds only while that connection is the one in use.
-func (c *frontConn) look(now uint32, limits *[phaseLate]uint32) {
+func (c *conn) look(now uint32, limits *[phaseLate]uint32) {
 	p, since, word := c.state.load()
 	if p >= phaseLate || now == since {
 		return
@@ -123,7 +123,7 @@ func (c *frontConn) look(now uint32, limits *[phaseLate]uint32) {
 }
 
 // hungUp is whether the client has closed its side. Control, not Read: it must not wait for a reader.
-func (c *frontConn) hungUp() (gone bool) {
+func (c *conn) hungUp() (gone bool) {
 	if c.under == nil {
 		return false
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package lb
+package tcp
 
 import (
 	"bufio"
@@ -12,13 +12,16 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/test/lbtest"
+	"github.com/tierkit/tierkit/lb"
 )
 
 // A tunnel between TCP sockets has no goroutine, so it is on a loop.
 func TestLoopTunnelsHaveNoGoroutine(t *testing.T) {
 	e := echo(t) // two goroutines each: the backend's
-	b := newBalancer(t, []Endpoint{e}, Options{})
-	dial := serveTCP(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+	dial := serve(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
 	c, br := dial()
 	exchangeLine(t, c, br, "first")
 	before := runtime.NumGoroutine()
@@ -29,14 +32,14 @@ func TestLoopTunnelsHaveNoGoroutine(t *testing.T) {
 	}
 	require.Eventually(t, func() bool {
 		return runtime.NumGoroutine() <= before+n+5
-	}, waitFor, pause, "the backend's and no more")
+	}, lbtest.WaitFor, lbtest.Pause, "the backend's and no more")
 	require.Equal(t, n+1, b.Stats().InFlight)
 }
 
 // Urgent data stops a read in the midst of what there is; what stands behind it is not forgotten.
 func TestLoopReadsBehindUrgentData(t *testing.T) {
-	b := newBalancer(t, []Endpoint{echo(t)}, Options{})
-	c, br := serveTCP(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)()
+	b := lbtest.New(t, []lb.Endpoint{echo(t)}, lb.Options{})
+	c, br := serve(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)()
 	for range 20 {
 		exchangeLine(t, c, br, "before")
 		raw, err := c.(*net.TCPConn).SyscallConn()
@@ -68,7 +71,7 @@ func TestLoopsRefuse(t *testing.T) {
 		return c, s
 	}
 	never := func() { t.Error("over") }
-	open := newTunnelLoops(0)
+	open := newLoops(0)
 	defer open.close()
 	a, b := pair()
 	require.False(t, open.take(wrappedConn{a.(*net.TCPConn)}, b, never))
@@ -77,7 +80,7 @@ func TestLoopsRefuse(t *testing.T) {
 	gone.Close()
 	require.False(t, open.take(gone, b, never))
 	require.False(t, open.take(a, gone, never))
-	ended := newTunnelLoops(0)
+	ended := newLoops(0)
 	ended.close()
 	require.False(t, ended.take(a, b, never))
 	for _, l := range open.loops {
@@ -96,12 +99,12 @@ func TestLoopsRefuse(t *testing.T) {
 // A stream that breaks off while the kernel holds some of it leaves nothing to the next.
 func TestLoopPipeIsEmptyForTheNext(t *testing.T) {
 	const size = 8 << 20
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		mark, _ := br.ReadByte()
 		c.Write(bytes.Repeat([]byte{mark}, size))
 	})
-	b := newBalancer(t, []Endpoint{e}, Options{})
-	dial := serveTCP(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
+	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
+	dial := serve(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
 	for i := range 20 {
 		broken, br := dial()
 		broken.Write([]byte{'x'})
