@@ -163,7 +163,7 @@ func TestLimitPerBackend(t *testing.T) {
 				services[e.ID] = newService(10, 10*time.Millisecond)
 			}
 			services["b02"].mean.Store(int64(50 * time.Millisecond))
-			b, err := New(endpoints(4), Options{Policy: RoundRobin(), Adaptive: a})
+			b, err := New(endpoints(4), Options{Policy: inTurn{}, Adaptive: a})
 			require.NoError(t, err)
 			defer b.Close()
 			l = offerTo(b, func(be *Backend) *service {
@@ -286,7 +286,7 @@ func TestShedAnswer(t *testing.T) {
 		Priority: func(r *http.Request) int { return len(r.Header["X-Vip"]) },
 		Exempt:   func(r *http.Request) bool { return r.URL.Path == "/events" },
 	}})
-	h := b.Handler()
+	h := handlerOf(t, b)
 	get := func(path string, vip bool) *httptest.ResponseRecorder {
 		w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example"+path, nil)
 		if vip {

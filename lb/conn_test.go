@@ -1,13 +1,11 @@
 package lb
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -35,7 +33,7 @@ func TestLeavingClientEndsTheBackendsRequest(t *testing.T) {
 			served := make(chan struct{})
 			go func() {
 				defer close(served)
-				b.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+				handlerOf(t, b).ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
 			}()
 			<-came
 			leave()

@@ -2,9 +2,11 @@ package lb
 
 import (
 	"bufio"
+	"context"
 	"net"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -27,7 +29,7 @@ func BenchmarkHandler(b *testing.B) {
 		}
 	})
 	bal := newBalancer(b, []Endpoint{e}, Options{})
-	h := bal.Handler()
+	h := handlerOf(b, bal)
 	w := &nullWriter{h: http.Header{}}
 	r, err := http.NewRequest("GET", "http://site.example/path?q=1", nil)
 	require.NoError(b, err)
@@ -45,3 +47,26 @@ type nullWriter struct{ h http.Header }
 func (w *nullWriter) Header() http.Header         { return w.h }
 func (w *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (w *nullWriter) WriteHeader(int)             {}
+
+// A pick from 16 answers at hand; the probes that it asks for are not in it.
+func BenchmarkPrequal(b *testing.B) {
+	bal := newBalancer(b, endpoints(100), Options{Policy: Prequal(PrequalOptions{Rate: 0.01,
+		Probe: func(context.Context, Target) (int, time.Duration, error) { return 0, 0, errNoLoad }})})
+	r := bal.prober
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if len(r.pool) < 16 {
+			b.StopTimer()
+			for len(r.pool) < 16 {
+				i++
+				r.take(answer{b: r.bs[i%100], inFlight: float64(i % 7),
+					latency: time.Duration(i%13) * time.Millisecond, at: time.Since(began)})
+			}
+			b.StartTimer()
+		}
+		r.mu.Lock()
+		r.choose(time.Since(began))
+		r.mu.Unlock()
+	}
+}

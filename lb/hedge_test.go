@@ -288,9 +288,8 @@ func TestHedgeNotForBoundClients(t *testing.T) {
 	b := newBalancer(t, []Endpoint{slow, fast},
 		Options{Policy: first{}, Hedge: Hedge{After: 5 * time.Millisecond, Only: func(r *http.Request) bool {
 			return r.URL.Path == "/slow"
-		}},
-			Sticky: &Sticky{Keys: []StickyKey{{ID: "k", Secret: make([]byte, 32)}}}})
-	h := b.Handler()
+		}}})
+	h := handlerOf(t, b, ProxyOptions{Sticky: &Sticky{Keys: []StickyKey{{ID: "k", Secret: make([]byte, 32)}}}})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
 	bound := httptest.NewRequest("GET", "http://site.example/slow", nil)
@@ -311,7 +310,7 @@ func TestHedgePanic(t *testing.T) {
 	b := newBalancer(t, []Endpoint{slow, fast}, Options{Policy: first{}, Hedge: Hedge{After: time.Millisecond},
 		Hooks: &Hooks{Hedge: func(_, to *Backend) { close(s.release); panic("hook") }}})
 	require.PanicsWithValue(t, "hook", func() {
-		b.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example/", nil))
+		handlerOf(t, b).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example/", nil))
 	})
 }
 
@@ -340,7 +339,7 @@ func TestHedgeDelayFollowsTheQuantile(t *testing.T) {
 		require.NoError(t, err)
 		r := Result{Latency: time.Duration(i%100+1) * time.Millisecond}
 		if i%100 >= 90 {
-			r = Result{Latency: 91 * time.Millisecond, Outrun: true} // hedged: it took longer than that
+			r = Result{Latency: 91 * time.Millisecond, outrun: true} // hedged: it took longer than that
 		}
 		if i%50 == 0 {
 			r = Result{Latency: time.Microsecond, Err: errors.New("boom")} // says nothing
@@ -373,8 +372,8 @@ func TestHistogram(t *testing.T) {
 	h.add(1000 * time.Hour) // counts in the last bucket
 }
 
-// Backends behind an http.Transport are hedged alike, and a Front leaves such requests to net/http.
-func TestHedgeOverHTTP2AndAFront(t *testing.T) {
+// Backends behind an http.Transport are hedged alike.
+func TestHedgeOverHTTP2(t *testing.T) {
 	answer := func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fast ", r.Proto) }
 	plain := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	plain.Config.Protocols = new(http.Protocols)
@@ -404,12 +403,5 @@ func TestHedgeOverHTTP2AndAFront(t *testing.T) {
 		}
 		require.Equal(t, "fast "+proto, string(body), scheme)
 		eventually(t, func() bool { return s.cancelled.Load() == 1 }, "the loser is cancelled")
-
-		_, at := serveFront(t, b, FrontOptions{})
-		c, br := dialFront(t, at)
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-		_, got := readAnswer(t, br, "GET")
-		require.Equal(t, "fast "+proto, got, scheme)
-		eventually(t, func() bool { return s.cancelled.Load() == 2 }, "the loser is cancelled")
 	}
 }

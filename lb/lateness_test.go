@@ -97,7 +97,7 @@ func TestEjectionTimerOfBefore(t *testing.T) {
 		var mu sync.Mutex
 		var health error
 		b, err := New(endpoints(3), Options{
-			Policy:  RoundRobin(),
+			Policy:  inTurn{},
 			Outlier: Outlier{Ejection: 10 * time.Second},
 			Health: Health{Interval: time.Second, Fall: 1, Rise: 1,
 				Probe: func(_ context.Context, tg Target) error {
@@ -146,7 +146,7 @@ func TestFailuresFromBeforeReadmission(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, err := New(endpoints(3), Options{Policy: RoundRobin()})
+				b, err := New(endpoints(3), Options{Policy: inTurn{}})
 				require.NoError(t, err)
 				defer b.Close()
 				var hung []Pick
@@ -242,8 +242,8 @@ func TestStateHookThatChangesStates(t *testing.T) {
 func TestPrequalAnswersOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(endpoints(2), Options{Policy: Prequal(
-			PrequalOptions{Probe: func(context.Context, Target) (Load, error) {
-				return Load{}, errNoLoad
+			PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
+				return 0, 0, errNoLoad
 			}})})
 		require.NoError(t, err)
 		defer b.Close()
@@ -262,8 +262,8 @@ func TestPrequalAnswersOvertaken(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		second := time.Since(began)
 		time.Sleep(10 * time.Millisecond)
-		r.take(bs[0], Load{InFlight: 2}, second)
-		r.take(bs[0], Load{InFlight: 1}, first)
+		r.take(answer{b: bs[0], inFlight: 2, at: second})
+		r.take(answer{b: bs[0], inFlight: 1, at: first})
 		require.Equal(t, 2.0, inFlight(), "the later question's answer came first")
 		r.drop(bs[0], first)
 		require.Equal(t, 2.0, inFlight(), "as a failure too")
@@ -274,9 +274,9 @@ func TestPrequalAnswersOvertaken(t *testing.T) {
 		cancel()
 		b.Drain(ctx, "b00")
 		require.NoError(t, b.Undrain("b00"))
-		r.take(bs[0], Load{InFlight: 3}, third)
+		r.take(answer{b: bs[0], inFlight: 3, at: third})
 		require.Equal(t, -1.0, inFlight(), "asked before it was restarted")
-		r.take(bs[0], Load{InFlight: 4}, time.Since(began))
+		r.take(answer{b: bs[0], inFlight: 4, at: time.Since(began)})
 		require.Equal(t, 4.0, inFlight())
 		r.drop(bs[0], time.Since(began))
 		require.Equal(t, -1.0, inFlight())

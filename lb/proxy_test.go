@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
@@ -113,8 +111,8 @@ func TestForwardedHeaders(t *testing.T) {
 			w.Header().Set("Got-"+k, strings.Join(r.Header[k], "|"))
 		}
 	})
-	ask := func(o Options) http.Header {
-		url, c := front(t, newBalancer(t, []Endpoint{e}, o))
+	ask := func(o ProxyOptions) http.Header {
+		url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}), o)
 		req, _ := http.NewRequest("GET", url, nil)
 		req.Host = "site.example"
 		req.Header.Set("X-Forwarded-For", "198.51.100.7")
@@ -127,13 +125,13 @@ func TestForwardedHeaders(t *testing.T) {
 		res.Body.Close()
 		return res.Header
 	}
-	h := ask(Options{})
+	h := ask(ProxyOptions{})
 	require.Equal(t, "127.0.0.1", h.Get("Got-X-Forwarded-For"),
 		"a stranger's word is not passed on, on loopback neither")
 	require.Equal(t, "http", h.Get("Got-X-Forwarded-Proto"))
 	require.Equal(t, "site.example", h.Get("Got-X-Forwarded-Host"))
 	require.Empty(t, h.Get("Got-X-Forwarded-Port")+h.Get("Got-Forwarded")+h.Get("Got-X-Real-Ip"))
-	h = ask(Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	h = ask(ProxyOptions{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	require.Equal(t, "198.51.100.7, 127.0.0.1", h.Get("Got-X-Forwarded-For"))
 	require.Equal(t, "https", h.Get("Got-X-Forwarded-Proto"))
 	require.Equal(t, "443", h.Get("Got-X-Forwarded-Port"))
@@ -236,7 +234,7 @@ func TestUpgradeKeepsEarlyBytes(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ")
 		io.Copy(c, br)
 	}()
-	s := httptest.NewServer(newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{}).Handler())
+	s := httptest.NewServer(handlerOf(t, newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{})))
 	defer s.Close()
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	require.NoError(t, err)
@@ -361,7 +359,7 @@ func TestRetryOnAnotherHost(t *testing.T) {
 	})
 	dead := Endpoint{Addr: "127.0.0.1:1"}
 	url, c := front(t, newBalancer(t, []Endpoint{broken, good, dead},
-		Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}}))
+		Options{Policy: inTurn{}, Outlier: Outlier{Disabled: true}}))
 	for range 12 {
 		_, body := get(t, c, url)
 		require.Equal(t, "ok", body)
@@ -400,7 +398,7 @@ func TestRetryOnAnotherHost(t *testing.T) {
 func TestRetryStatusesAndBudget(t *testing.T) {
 	sick, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	good, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {})
-	o := Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Statuses: []int{503}}}
+	o := Options{Policy: inTurn{}, Outlier: Outlier{Disabled: true}, Retry: Retry{Statuses: []int{503}}}
 	url, c := front(t, newBalancer(t, []Endpoint{sick, good}, o))
 	for range 10 {
 		res, _ := get(t, c, url)
@@ -428,7 +426,7 @@ func TestErrorsAndTimeouts(t *testing.T) {
 	require.Equal(t, 503, res.StatusCode)
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-	url, c = front(t, newBalancer(t, []Endpoint{e}, Options{MaxBody: 10}))
+	url, c = front(t, newBalancer(t, []Endpoint{e}, Options{}), ProxyOptions{MaxBody: 10})
 	for _, body := range []io.Reader{strings.NewReader("12345678901"),
 		io.MultiReader(strings.NewReader("12345678901"))} {
 		res, err := c.Post(url, "", body)
@@ -568,9 +566,9 @@ func TestStickyCookie(t *testing.T) {
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, es, Options{Policy: RoundRobin(),
+	b := newBalancer(t, es, Options{Policy: inTurn{}})
+	url, c := front(t, b, ProxyOptions{
 		Sticky: &Sticky{Keys: []StickyKey{{ID: "1", Secret: bytes.Repeat([]byte("k"), 32)}}}})
-	url, c := front(t, b)
 	res, first := get(t, c, url)
 	require.Len(t, res.Cookies(), 1)
 	cookie := res.Cookies()[0]
@@ -609,7 +607,7 @@ func TestRoundTripper(t *testing.T) {
 		es = append(es, e)
 	}
 	b := newBalancer(t, append(es, Endpoint{Addr: "127.0.0.1:1"}),
-		Options{Policy: Random(), Outlier: Outlier{Disabled: true}})
+		Options{Policy: PowerOfTwo(), Outlier: Outlier{Disabled: true}})
 	rt := b.RoundTripper(nil)
 	c := &http.Client{Transport: rt}
 	defer c.CloseIdleConnections()

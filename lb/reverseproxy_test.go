@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -20,7 +19,7 @@ func TestBrokenBodyAbortsTheHandler(t *testing.T) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
 		}
 	})
-	h := newBalancer(t, []Endpoint{e}, Options{}).Handler()
+	h := handlerOf(t, newBalancer(t, []Endpoint{e}, Options{}))
 	defer func() {
 		err, _ := recover().(error)
 		require.True(t, errors.Is(err, http.ErrAbortHandler), "%v", err)

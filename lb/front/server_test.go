@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -429,4 +430,47 @@ func TestFrontOptions(t *testing.T) {
 	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	res, _ := readAnswer(t, br, "GET")
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+}
+
+// hangs is a backend that answers nothing and counts the requests that were canceled.
+type hangs struct{ canceled atomic.Int64 }
+
+func (h *hangs) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	<-r.Context().Done()
+	h.canceled.Add(1)
+}
+
+// A front leaves requests that may be hedged to net/http, whatever the backends speak.
+func TestFrontHedges(t *testing.T) {
+	answer := func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fast ", r.Proto) }
+	plain := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+	plain.Config.Protocols = new(http.Protocols)
+	plain.Config.Protocols.SetHTTP1(true)
+	plain.Config.Protocols.SetUnencryptedHTTP2(true)
+	plain.Start()
+	t.Cleanup(plain.Close)
+	secure := httptest.NewUnstartedServer(http.HandlerFunc(answer))
+	secure.EnableHTTP2 = true
+	secure.StartTLS()
+	t.Cleanup(secure.Close)
+	for scheme, addr := range map[string]string{"h2c": plain.Listener.Addr().String(),
+		"https": secure.Listener.Addr().String(), "http": plain.Listener.Addr().String()} {
+		h := &hangs{}
+		slow, _ := lbtest.Serve(t, "a", h.ServeHTTP)
+		b := lbtest.New(t, []lb.Endpoint{slow, {ID: "b", Addr: addr, Scheme: scheme}}, lb.Options{
+			Policy: policy.RoundRobin(), // begins with the slow one
+			Hedge:  lb.Hedge{After: 5 * time.Millisecond},
+			TLS:    secure.Client().Transport.(*http.Transport).TLSClientConfig})
+		_, at := serve(t, b, front.Options{})
+		c, br := dial(t, at)
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		_, got := readAnswer(t, br, "GET")
+		proto := "HTTP/2.0"
+		if scheme == "http" {
+			proto = "HTTP/1.1"
+		}
+		require.Equal(t, "fast "+proto, got, scheme)
+		require.Eventually(t, func() bool { return h.canceled.Load() == 1 }, lbtest.WaitFor, lbtest.Pause,
+			"the loser is canceled")
+	}
 }
