@@ -1,4 +1,4 @@
-// Fullstack runs every package of tierkit as one service in one process: from DNS to database, in two data centres.
+// Fullstack runs every package of tierkit as one service in one process: from DNS to database, in two data centers.
 // With -replay it plays a web server's log against it as thousands of clients would, with -chaos it breaks things
 // meanwhile, and in the end it compares what clients were promised with what is stored.
 package main
@@ -23,6 +23,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/examples/fullstack/drill"
 	"github.com/tierkit/tierkit/examples/fullstack/proof"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/player"
@@ -76,7 +77,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&c.report, "report", "", "write the report as JSON to this `file`")
 	fs.Float64Var(&c.rate, "rate", 0, "requests per `second`; by default the whole file in 30 s")
 	fs.DurationVar(&c.duration, "duration", 0, "end the play after this time, repeating the file where it is too short")
-	fs.BoolVar(&c.chaos, "chaos", false, "break one of each redundant tier meanwhile, then a whole data centre")
+	fs.BoolVar(&c.chaos, "chaos", false, "break one of each redundant tier meanwhile, then a whole data center")
 	fs.BoolVar(&c.verbose, "v", false, "print the log of the service")
 	fs.IntVar(&c.site, "site", 8080, "`port` of the site, on 127.1.0.1, 127.1.0.2, 127.2.0.1 and 127.2.0.2; 0: a free one")
 	fs.IntVar(&c.dns, "dns", 5300, "first `port` of the two name servers on 127.0.0.1; 0: free ones")
@@ -241,14 +242,14 @@ func (c config) play(ctx context.Context, s *assemble.Stack, log *accesslog.Log,
 		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: assemble.East,
 		Progress: progress(stderr)})
 
-	var failovers []assemble.Failover
+	var failovers []drill.Failover
 	var chaosErr error
 	var wg sync.WaitGroup
 	chaos, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = s.Chaos(chaos, assemble.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
+			failovers, chaosErr = drill.Run(chaos, s, drill.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
 				c.playTime(log))
 		})
 	}

@@ -41,8 +41,8 @@ func run(step time.Duration) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	nodes, err := logship.Open(logship.Options{Dir: dir,
-		Nodes: []logship.NodeConfig{{ID: "db1"}, {ID: "db2"}, {ID: "db3"}}})
+	nodes, err := sqlite.Open(sqlite.Options{Dir: dir,
+		Nodes: []sqlite.NodeConfig{{ID: "db1"}, {ID: "db2"}, {ID: "db3"}}})
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/tierkit/tierkit/examples/fullstack/drill/gate"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/metrics"
 )
@@ -182,7 +181,7 @@ func (a *admin) topology() metrics.Topology {
 			box(id, id, "workers", c.name, state, fmt.Sprintf("%d workers", p.pool.Workers()))
 			arrow("queue", id, uint64(p.pool.Stats().Succeeded))
 		}
-		// What the centre's web servers and workers ask of the databases goes through its shard and replica clusters.
+		// What the center's web servers and workers ask of the databases goes through its shard and replica clusters.
 		id := c.name + "-data"
 		box(id, c.name+" router", "shard, replica", c.name, "up", "")
 		for _, sn := range a.s.data.shards {
@@ -198,7 +197,7 @@ func (a *admin) topology() metrics.Topology {
 			if n.ID() == primary {
 				role = "primary"
 			}
-			state := map[gate.State]string{gate.Open: "up", gate.Frozen: "frozen", gate.Dead: "down"}[n.Gate().State()]
+			state := stateOf(n.Gate())
 			box(n.ID(), n.ID(), "database", n.Zone(), state, role)
 		}
 	}

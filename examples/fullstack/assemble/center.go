@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,7 +30,7 @@ var ejection = lb.Outlier{Ejection: 500 * time.Millisecond, MaxEjection: 2 * tim
 // loopback is the one network whose forwarding headers are believed: in this example every hop is on this machine.
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// center is one data centre.
+// center is one data center.
 type center struct {
 	name  string
 	s     *Stack
@@ -44,7 +45,7 @@ type center struct {
 	down  bool // killed as a whole: nothing is scaled
 }
 
-// edge is a cache near the users, in front of the balancers of its centre and, when all of those fail, of the others.
+// edge is a cache near the users, in front of the balancers of its center and, when all of those fail, of the others.
 type edge struct {
 	*node
 	ip    netip.Addr
@@ -52,7 +53,7 @@ type edge struct {
 	up    *lb.Balancer // over the balancers
 }
 
-// balancer spreads requests over the web servers of its centre.
+// balancer spreads requests over the web servers of its center.
 type balancer struct {
 	*node
 	lb *lb.Balancer
@@ -206,6 +207,13 @@ func (c *center) endpoints() []lb.Endpoint {
 	return eps
 }
 
+// servers are the web servers that run now.
+func (c *center) servers() []*web {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.webs)
+}
+
 // update tells the balancers which web servers there are.
 func (c *center) update() error {
 	var errs []error
@@ -215,7 +223,7 @@ func (c *center) update() error {
 	return errors.Join(errs...)
 }
 
-// nodes are all servers of the centre that can be killed with it.
+// nodes are all servers of the center that can be killed with it.
 func (c *center) nodes() []*node {
 	var ns []*node
 	for _, e := range c.edges {

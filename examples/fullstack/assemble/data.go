@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,11 +17,11 @@ import (
 	"github.com/tierkit/tierkit/shard"
 )
 
-// data is the database tier: two shards, each a primary with two replicas in three failure domains. Every centre
+// data is the database tier: two shards, each a primary with two replicas in three failure domains. Every center
 // reaches them through replica clusters of its own, as its web servers would from their own processes.
 type data struct {
 	shards   []*shardNodes
-	clusters map[string]*shard.Cluster // by centre
+	clusters map[string]*shard.Cluster // by center
 	replicas []*replica.Cluster
 }
 
@@ -103,7 +102,7 @@ func (s *Stack) openData(ctx context.Context) error {
 	return nil
 }
 
-// connect opens one centre's view of a shard.
+// connect opens one center's view of a shard.
 func (sn *shardNodes) connect(s *Stack, zone string, lease replica.Lease) (*replica.Cluster, error) {
 	dialect := sn.ship.Dialect()
 	if s.o.Mutant == PromoteLaggard {
@@ -158,14 +157,16 @@ func (sn *shardNodes) primary() string {
 	return best
 }
 
-func zoneOf(node string) string {
-	_, zone, _ := strings.Cut(node, "-")
-	return zone
+func (d *data) shard(id string) *shardNodes {
+	for _, sn := range d.shards {
+		if sn.id == id {
+			return sn
+		}
+	}
+	return nil
 }
 
-// kill ends a database node; restart brings it back, rebuilt where it had been the primary.
-func (sn *shardNodes) kill(node string) { sn.gates[node].Kill() }
-
+// restart brings a killed database node back, rebuilt where it had been the primary.
 func (sn *shardNodes) restart(ctx context.Context, node string) error {
 	return sn.ship.Restart(ctx, node)
 }

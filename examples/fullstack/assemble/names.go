@@ -19,7 +19,7 @@ type nameServer struct {
 	srv    *geodns.Server
 }
 
-// Coordinates of the centres: northern Virginia and Dublin.
+// Coordinates of the centers: northern Virginia and Dublin.
 var places = map[string][2]float64{East: {39.0, -77.5}, West: {53.3, -6.3}}
 
 func (s *Stack) routerOptions(check bool) geodns.RouterOptions {

@@ -48,12 +48,17 @@ func (n *node) serve(addr string, h http.Handler) error {
 // alive reports whether the node is neither dead nor frozen.
 func (n *node) alive() bool { return n.gate.State() == gate.Open }
 
-func (n *node) state() string {
-	switch n.gate.State() {
+func (n *node) state() string { return stateOf(n.gate) }
+
+func stateOf(g *gate.Gate) string {
+	switch g.State() {
 	case gate.Dead:
 		return "down"
 	case gate.Frozen:
 		return "frozen"
+	}
+	if g.Delay() > 0 {
+		return "slow"
 	}
 	return "up"
 }

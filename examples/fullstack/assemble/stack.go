@@ -1,5 +1,5 @@
 // Package assemble assembles every package of tierkit into one service in one process, with real sockets on loopback: two
-// name servers, two data centres of two edges, two balancers and autoscaled web servers and workers each, a session
+// name servers, two data centers of two edges, two balancers and autoscaled web servers and workers each, a session
 // store, a second cache tier, two shards of three database nodes over three failure domains, and a durable queue. Every
 // node stands behind a gate, so that it can be killed and frozen while the rest goes on.
 package assemble
@@ -29,7 +29,7 @@ import (
 var discard = log.New(io.Discard, "", 0)
 
 // Failure domains. The witness holds the third database node of each shard, the queue and the session store, so that
-// the loss of either centre takes none of them.
+// the loss of either center takes none of them.
 const (
 	East    = "us-east"
 	West    = "eu-west"
@@ -47,7 +47,7 @@ const (
 	ttl          = time.Second
 )
 
-// CenterWindow is how long the loss of a centre may be felt by clients: until it is noticed, and until names that were
+// CenterWindow is how long the loss of a center may be felt by clients: until it is noticed, and until names that were
 // answered before have expired. Ten percent are the jitter of the probes.
 const CenterWindow = (probeEvery*probeFall+probeTimeout)*11/10 + ttl
 
@@ -68,7 +68,7 @@ type Options struct {
 	Catalog accesslog.Catalog
 	// Site, DNS and Admin are the ports; 0 takes free ones.
 	Site, DNS, Admin int
-	// Workers bounds the worker pool of each centre, Webs its web servers. Zero means 8 and 4.
+	// Workers bounds the worker pool of each center, Webs its web servers. Zero means 8 and 4.
 	Workers, Webs int
 	// Log gets what all servers log; nil discards it. The dashboard has it in any case.
 	Log    slog.Handler
@@ -236,7 +236,7 @@ func (s *Stack) Close() error {
 type Addresses struct {
 	Site, Dashboard, Metrics string
 	NameServers              []string
-	Direct                   string // a balancer of the first centre
+	Direct                   string // a balancer of the first center
 }
 
 // Addresses returns the addresses.
@@ -255,7 +255,7 @@ func (s *Stack) Dial(addr netip.Addr) string {
 	return netip.AddrPortFrom(addr, uint16(s.port)).String()
 }
 
-// Center returns the data centre that an address belongs to.
+// Center returns the data center that an address belongs to.
 func (s *Stack) Center(addr netip.Addr) string {
 	for _, c := range s.centers {
 		for _, e := range c.edges {
@@ -267,7 +267,7 @@ func (s *Stack) Center(addr netip.Addr) string {
 	return ""
 }
 
-// Region returns the nearest centre to a client, "" for an unknown place: by the real address table of geodns.
+// Region returns the nearest center to a client, "" for an unknown place: by the real address table of geodns.
 func (s *Stack) Region(client netip.Addr) string {
 	at, _ := s.locator.Locate(client)
 	if !at.Known() {

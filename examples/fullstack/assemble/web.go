@@ -175,7 +175,7 @@ func (c *center) startScaling() error {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.down {
-				return 0, errors.New("the centre is down")
+				return 0, errors.New("the center is down")
 			}
 			return len(c.webs), nil
 		},

@@ -15,7 +15,7 @@ import (
 // lease is how long a worker has a message: short, so that a worker that died is noticed within the drill.
 const lease = 2 * time.Second
 
-// workerPool is the workers of one centre for one topic.
+// workerPool is the workers of one center for one topic.
 type workerPool struct {
 	topic string
 	group *queue.Group
@@ -76,7 +76,7 @@ func (c *center) startWorkers(ctx context.Context) error {
 	return nil
 }
 
-// kill ends the workers of a centre as a power cut would; revive starts new ones.
+// kill ends the workers of a center as a power cut would; revive starts new ones.
 func (p *workerPool) kill() {
 	p.dead.Store(true)
 	p.pool.SetWorkers(0)
@@ -137,7 +137,7 @@ func (s *Stack) watch() {
 		case <-t.C:
 		}
 		now := s.workers()
-		for _, p := range s.centers[0].pools { // both centres work for the same groups
+		for _, p := range s.centers[0].pools { // both centers work for the same groups
 			if l, err := p.group.Lag(s.ctx); err == nil {
 				now.OldestAge = max(now.OldestAge, l.OldestAge)
 			}

@@ -14,32 +14,33 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/examples/fullstack/drill"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/player"
 	"github.com/tierkit/tierkit/metrics"
 )
 
 // Report is what a play ends with, as text and as JSON.
 type Report struct {
-	Requests       int64               `json:"requests"`
-	ClientErrors   int                 `json:"client_errors"`
-	ErrorsExcused  int                 `json:"client_errors_in_windows"`
-	ErrorsByCause  map[string]int      `json:"errors_by_cause"`
-	ErrorSamples   []string            `json:"error_samples,omitempty"`
-	AckedViews     int                 `json:"acked_views"`
-	CountedViews   int                 `json:"counted_views"`
-	AckedWrites    int                 `json:"acked_writes"`
-	StoredWrites   int                 `json:"stored_writes"`
-	AckedUploads   int                 `json:"acked_uploads"`
-	ResizedUploads int                 `json:"resized_uploads"`
-	Sessions       int                 `json:"sessions"`
-	SessionsLost   int                 `json:"sessions_lost"`
-	Balanced       bool                `json:"balanced"`
-	Imbalances     []string            `json:"imbalances"`
-	DurationS      float64             `json:"duration_s"`
-	Failovers      []assemble.Failover `json:"failovers"`
-	WindowsHeld    bool                `json:"windows_held"`
-	Valid          bool                `json:"valid"` // the player kept its own times
-	Malformed      int                 `json:"malformed_lines"`
+	Requests       int64            `json:"requests"`
+	ClientErrors   int              `json:"client_errors"`
+	ErrorsExcused  int              `json:"client_errors_in_windows"`
+	ErrorsByCause  map[string]int   `json:"errors_by_cause"`
+	ErrorSamples   []string         `json:"error_samples,omitempty"`
+	AckedViews     int              `json:"acked_views"`
+	CountedViews   int              `json:"counted_views"`
+	AckedWrites    int              `json:"acked_writes"`
+	StoredWrites   int              `json:"stored_writes"`
+	AckedUploads   int              `json:"acked_uploads"`
+	ResizedUploads int              `json:"resized_uploads"`
+	Sessions       int              `json:"sessions"`
+	SessionsLost   int              `json:"sessions_lost"`
+	Balanced       bool             `json:"balanced"`
+	Imbalances     []string         `json:"imbalances"`
+	DurationS      float64          `json:"duration_s"`
+	Failovers      []drill.Failover `json:"failovers"`
+	WindowsHeld    bool             `json:"windows_held"`
+	Valid          bool             `json:"valid"` // the player kept its own times
+	Malformed      int              `json:"malformed_lines"`
 
 	Latency     map[string]Quantiles `json:"latency_ms"` // per tier and region
 	EdgeHits    float64              `json:"edge_hit_ratio"`
@@ -85,7 +86,7 @@ const sendLagLimit = 50 * time.Millisecond
 
 // Make compares what clients were promised with what is stored.
 func Make(s player.Summary, p player.Promises, b *Books, f assemble.Figures, sc assemble.Scaling,
-	failovers []assemble.Failover, sessions, lost int) Report {
+	failovers []drill.Failover, sessions, lost int) Report {
 	r := Report{
 		Requests: s.Requests, AckedViews: p.ViewsTotal, CountedViews: b.ViewsTotal, AckedWrites: len(p.Writes),
 		AckedUploads: len(p.Photos),
@@ -109,7 +110,7 @@ func Make(s player.Summary, p player.Promises, b *Books, f assemble.Figures, sc 
 		r.Latency["clients near "+name] = quantiles(h)
 	}
 	for name, h := range s.Direct {
-		r.Latency["clients near "+name+", without edge and nearest centre"] = quantiles(h)
+		r.Latency["clients near "+name+", without edge and nearest center"] = quantiles(h)
 	}
 	r.Latency["writes, with repetitions"] = quantiles(s.Writes)
 	if all := f.EdgeSum.Hits + f.EdgeSum.Stale + f.EdgeSum.Revalidated + f.EdgeSum.Misses +
@@ -266,7 +267,7 @@ func (r *Report) Print(w io.Writer) {
 	line("autoscaler", "%d moves; workers: %d at the peak, %d at the end; oldest waiting message %.2f s", r.Moves,
 		r.PeakWorkers, r.EndWorkers, r.OldestAge)
 	line("write repetitions", "%d, longest write %.0f ms", r.Repeats, r.LongestLate)
-	line("requests per centre", "%s", counts(r.PerCenter))
+	line("requests per center", "%s", counts(r.PerCenter))
 	line("requests per web server", "%s", counts(r.PerWeb))
 	line("reads per database node", "%s", counts(r.ReadsPer))
 	line("writes per database node", "%s", counts(r.WritesPer))

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // ErrDead is returned by everything that tries to pass the gate of a killed node.
@@ -33,6 +34,7 @@ type Gate struct {
 	empty  chan struct{} // closed when inside drops to 0 while somebody waits for it
 	change chan struct{} // closed on every change of state
 	dead   chan struct{} // closed while dead; replaced by Open
+	delay  time.Duration // of everything that a connection reads
 }
 
 // New returns an open gate.
@@ -105,12 +107,27 @@ func (g *Gate) Thaw() {
 	}
 }
 
+// Slow delays everything that connections behind the gate read by d, as an overloaded server would. 0 ends it.
+func (g *Gate) Slow(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.delay = d
+}
+
+// Delay returns what Slow has set.
+func (g *Gate) Delay() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.delay
+}
+
 // Revive opens the gate of a dead or frozen node: a new process in its place.
 func (g *Gate) Revive() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.state = Open
 	g.dead = nil
+	g.delay = 0
 	g.signal()
 }
 

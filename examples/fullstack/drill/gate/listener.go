@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"time"
 )
 
 // Listener puts a listener behind the gate: a killed node refuses connections and drops those it has, a frozen one
@@ -62,10 +63,18 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Read delivers nothing while the node is frozen. The wait happens after the bytes arrived, since a frozen process has
+// Read delivers nothing while the node is frozen, and late while it is slow. The wait happens after the bytes arrived, since a frozen process has
 // an open receive window.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	if d := c.gate.Delay(); d > 0 && n > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-c.closed:
+		}
+	}
 	if e := c.pass(); e != nil {
 		return 0, e
 	}

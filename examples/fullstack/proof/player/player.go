@@ -29,14 +29,14 @@ type Config struct {
 	// Host is the site's name, NameServers the addresses that answer for it.
 	Host        string
 	NameServers []string
-	// Dial tells where an address of the site listens, Center which data centre it belongs to, Region which centre is
+	// Dial tells where an address of the site listens, Center which data center it belongs to, Region which center is
 	// the nearest to a client ("" for an unknown place).
 	Dial   func(netip.Addr) string
 	Center func(netip.Addr) string
 	Region func(netip.Addr) string
-	// Direct is a balancer of the first centre, asked without DNS and edge by a sample of the requests, for comparison.
+	// Direct is a balancer of the first center, asked without DNS and edge by a sample of the requests, for comparison.
 	Direct, DirectCenter string
-	// Near and Far are the round trips to a client's own centre and to any other. Zero means 5 and 90 ms.
+	// Near and Far are the round trips to a client's own center and to any other. Zero means 5 and 90 ms.
 	Near, Far time.Duration
 	// Timeout bounds one attempt, WriteDeadline a write with its repetitions. Zero means 20 and 30 s.
 	Timeout, WriteDeadline time.Duration
@@ -233,8 +233,8 @@ func (p *Player) resend(ctx context.Context) {
 	}
 }
 
-// direct asks a balancer of the first centre without DNS and edge, as all clients would without them. It measures what
-// the edge and the nearest centre are worth, and is not part of the books.
+// direct asks a balancer of the first center without DNS and edge, as all clients would without them. It measures what
+// the edge and the nearest center are worth, and is not part of the books.
 func (p *Player) direct(ctx context.Context, c *client, e accesslog.Entry) {
 	if e.Method != "GET" || p.c.Direct == "" {
 		return
