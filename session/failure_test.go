@@ -19,7 +19,6 @@ import (
 
 	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/lb"
-	"github.com/tierkit/tierkit/lb/front"
 	"github.com/tierkit/tierkit/lb/probe"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"
