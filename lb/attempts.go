@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // errDiscarded is the error of an attempt whose answer was discarded in favor of another attempt.
@@ -60,14 +61,24 @@ func (a *Attempts) Again(err error, safe bool) bool {
 	}
 	if !a.b.budget.spend() {
 		a.b.noRetry.Add(1)
+		a.b.log.Warn("budget", "lb: the retry budget is used up", "error", err)
 		return false
 	}
 	a.b.retries.Add(1)
 	if h := a.b.o.Hooks; h != nil && h.Retry != nil {
-		h.Retry(a.Pick.b, err)
+		be := a.Pick.b
+		a.b.call("Hooks.Retry", func() { h.Retry(be, err) })
 	}
 	a.tried.add(a.Pick.b)
 	return true
+}
+
+// Failure returns Err, with the backend that it is of.
+func (a *Attempts) Failure() error {
+	if a.Err == nil || a.Pick.b == nil {
+		return a.Err
+	}
+	return fmt.Errorf("backend %q: %w", a.Pick.b.id, a.Err)
 }
 
 // Discards decides whether an answer with this status is dropped for another attempt: Retry.Statuses lists the status,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tierkit/tierkit/internal/health"
 	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/warn"
 )
 
 // BackendState is where a backend stands.
@@ -63,6 +64,8 @@ type Backend struct {
 	suspect atomic.Uint32
 	doubts  atomic.Uint32 // suspicions so far
 	_       [64]byte
+
+	checks warn.Tally // active checks that failed
 
 	// Guarded by Balancer.mu.
 	machine   health.Machine

@@ -16,6 +16,8 @@ import (
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
 	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
 )
 
 // Errors that a caller can act on; test with errors.Is.
@@ -39,6 +41,11 @@ type Balancer struct {
 	limiter  *limiter   // nil: no adaptive limit
 	measured *latencies // nil unless requests are hedged by a quantile
 
+	log       *warn.Log
+	states    usercode.Serial // runs Hooks.State
+	callbacks warn.Tally      // functions of the user that failed
+	failures  warn.Tally      // requests without an answer, see Handler.Fail
+
 	requests, retries, noRetry, refused, ejected, hedges, hedgesWon, shed atomic.Uint64
 
 	// guards what follows and the mutable half of each Backend; never held while calling out
@@ -51,13 +58,6 @@ type Balancer struct {
 	probes   sync.WaitGroup
 	ctx      context.Context
 	cancel   context.CancelFunc
-	changes  []change // state changes not yet told to Hooks.State
-	telling  bool     // somebody is at it
-}
-
-type change struct {
-	b        *Backend
-	from, to BackendState
 }
 
 // New returns a running balancer over endpoints, which may be empty until the first [Balancer.Update]. Invalid options
@@ -67,7 +67,8 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{o: o, backends: map[string]*Backend{}}
+	b := &Balancer{o: o, backends: map[string]*Backend{}, log: warn.New(o.Logger)}
+	b.states.Failed = func(err error) { b.callbackFailed(fmt.Errorf("Hooks.State: %w", err)) }
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.budget.init(o.Retry.Budget)
 	b.queue.limit = o.MaxQueue
@@ -138,7 +139,6 @@ func (b *Balancer) Update(endpoints []Endpoint) error {
 	}
 	b.rebuild(time.Now())
 	b.mu.Unlock()
-	b.tell()
 	return nil
 }
 
@@ -180,17 +180,24 @@ func (b *Balancer) add(e Endpoint) *Backend {
 		b.probes.Go(func() {
 			health.Run(ctx, health.Schedule{Interval: h.Interval, Timeout: h.Timeout},
 				func(ctx context.Context) error { return h.Probe(ctx, target) },
-				func(err error, _ time.Duration) { b.observed(be, err == nil) })
+				func(err error, _ time.Duration) { b.observed(be, err) })
 		})
 	}
 	return be
 }
 
 // observed takes the result of an active check.
-func (b *Balancer) observed(be *Backend, ok bool) {
+func (b *Balancer) observed(be *Backend, err error) {
 	now := time.Now()
+	be.checks.Add(err)
 	b.mu.Lock()
-	if was := be.machine.State(); be.machine.Observe(ok, now) && b.backends[be.id] == be {
+	defer b.mu.Unlock()
+	if was := be.machine.State(); be.machine.Observe(err == nil, now) && b.backends[be.id] == be {
+		if be.machine.State() == health.Down {
+			b.log.Warn("check "+be.id, "lb: backend is down", "backend", be.id, "error", err)
+		} else {
+			b.log.Clear("check "+be.id, "lb: backend is up again", "backend", be.id)
+		}
 		if was == health.Down {
 			be.rampFrom = now
 			be.forgive()
@@ -199,8 +206,6 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 		}
 		b.rebuild(now)
 	}
-	b.mu.Unlock()
-	b.tell()
 }
 
 // Drain stops new picks of a backend and waits until its requests have ended or ctx has. It stays drained until
@@ -246,43 +251,14 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 		b.rebuild(now)
 	}
 	b.mu.Unlock()
-	b.tell()
 	return be, nil
 }
 
-// tell reports state changes to the hook, outside of the lock and in their order: who finds another telling leaves its
-// own changes to that one, so that a hook never hears last of what was not last.
-func (b *Balancer) tell() {
-	if b.o.Hooks == nil || b.o.Hooks.State == nil {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.telling {
-		return
-	}
-	b.telling = true
-	defer func() { b.telling = false }()
-	for len(b.changes) > 0 {
-		cs := b.changes
-		b.changes = nil
-		b.report(cs)
-	}
-}
-
-// report calls the hook without the lock, which it is called with.
-func (b *Balancer) report(cs []change) {
-	b.mu.Unlock()
-	defer b.mu.Lock()
-	for _, c := range cs {
-		b.o.Hooks.State(c.b, c.from, c.to)
-	}
-}
-
+// setState changes the state of be and reports that to the hook. b.mu is held.
 func (b *Balancer) setState(be *Backend, s BackendState) {
 	old := BackendState(be.state.Swap(uint32(s)))
-	if old != s && b.o.Hooks != nil && b.o.Hooks.State != nil {
-		b.changes = append(b.changes, change{be, old, s})
+	if old != s {
+		b.stateChanged(be, old, s)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 func (o Options) withDefaults() (Options, error) {
@@ -121,7 +123,11 @@ func (o Options) withDefaults() (Options, error) {
 			ctx, cancel = context.WithTimeout(ctx, o.Timeouts.Dial)
 			defer cancel()
 		}
-		c, err := dial(ctx, network, addr)
+		var c net.Conn
+		var err error
+		if e := usercode.Call(func() { c, err = dial(ctx, network, addr) }); e != nil {
+			err = fmt.Errorf("lb: Options.Dial: %w", e)
+		}
 		if err != nil || len(nets) == 0 {
 			return c, err
 		}

@@ -69,8 +69,16 @@ func (h *Handler) Bind(header http.Header, k Key, be *Backend) {
 	}
 }
 
-// Fail answers a request that got no answer, as ProxyOptions.Error says.
-func (h *Handler) Fail(w http.ResponseWriter, r *http.Request, err error) { h.o.Error(w, r, err) }
+// Fail answers a request that got no answer, as ProxyOptions.Error says. Unless the client is the cause, it counts the
+// failure (Stats.Failures) and logs it with its cause, at most once a minute.
+func (h *Handler) Fail(w http.ResponseWriter, r *http.Request, err error) {
+	if !errors.Is(err, ErrClient) && !errors.Is(err, context.Canceled) {
+		h.b.failures.Add(err)
+		h.b.log.Warn("forward", "lb: a request got no answer", "method", r.Method, "host", r.Host, "path", r.URL.Path,
+			"error", err)
+	}
+	h.o.Error(w, r, err)
+}
 
 // exchange is one client request on its way to an answer, over one attempt or several.
 type exchange struct {
@@ -85,6 +93,7 @@ type exchange struct {
 	body       bodyKind
 	kept       []byte // the body, when it is kept
 	begun      bool   // bytes of the body were read from the client
+	hedge      bool   // may be sent to two backends at once
 	hedged     bool   // was sent to two backends at once
 	trailed    bool   // flushed for a trailer
 }
@@ -135,7 +144,7 @@ func (x *exchange) serve() (abort bool) {
 			break
 		}
 	}
-	failure := x.Err
+	failure := x.Failure()
 	if c := context.Cause(r.Context()); c != nil {
 		failure = c
 	}
@@ -155,6 +164,7 @@ func (x *exchange) prepare() error {
 	}
 	x.upgrade = upgradeOf(r)
 	x.idempotent = x.upgrade == "" && x.b.idempotent(r)
+	x.hedge = x.idempotent && x.b.o.Hedge.on() && x.b.o.Hedge.wants(r)
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}

@@ -88,7 +88,7 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
 	l.hedge = true
 	b.hedges.Add(1)
 	if h := b.o.Hooks; h != nil && h.Hedge != nil {
-		h.Hedge(first, be)
+		b.call("Hooks.Hedge", func() { h.Hedge(first, be) })
 	}
 	return l, true
 }
@@ -96,13 +96,19 @@ func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
 // attempt sends the request to the backend that was picked, and to a second one when that is slow and the request may
 // be hedged.
 func (x *exchange) attempt() http1.Outcome {
-	h := &x.b.o.Hedge
-	if h.on() && x.idempotent && !x.hedged && x.body != bodyStreamed && x.key.Sticky == "" && h.wants(x.r) {
+	if x.hedge && !x.hedged && x.body != bodyStreamed && x.key.Sticky == "" {
 		if delay, ok := x.b.hedgeDelay(); ok {
 			return x.race(delay)
 		}
 	}
+	ended := false
+	defer func() {
+		if !ended { // a panic of the client's ResponseWriter
+			x.Pick.Cancel(Result{})
+		}
+	}()
 	out := x.try(x.Pick.b)
+	ended = true
 	x.Pick.Done(x.result(out))
 	return out
 }

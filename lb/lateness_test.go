@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -192,50 +193,52 @@ func TestSuspicionTimerOfBefore(t *testing.T) {
 	})
 }
 
-// State changes reach the hook in their order, also when they come while it is at work.
+// State changes reach the hook in their order, one at a time, also when they come while it is at work; nobody waits for
+// it.
 func TestStateHookInOrder(t *testing.T) {
 	type step struct{ from, to BackendState }
-	var steps []step // only one hook call at a time: the race detector looks on
+	steps := make(chan step, 4)
 	inHook, goOn := make(chan struct{}), make(chan struct{})
+	first := true // only one hook call at a time: the race detector looks on
 	b := newBalancer(t, endpoints(2), Options{Hooks: &Hooks{State: func(_ *Backend, from, to BackendState) {
-		if len(steps) == 0 {
+		if first {
+			first = false
 			close(inHook)
 			<-goOn
 		}
-		steps = append(steps, step{from, to})
+		steps <- step{from, to}
 	}}})
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		b.Drain(context.Background(), "b00")
-	}()
+	require.NoError(t, b.Drain(t.Context(), "b00"))
 	<-inHook
 	require.NoError(t, b.Undrain("b00"))
 	require.NoError(t, b.Drain(t.Context(), "b00"))
 	require.NoError(t, b.Undrain("b00"))
 	close(goOn)
-	<-told
 	up, drain := step{StateUp, StateDraining}, step{StateDraining, StateUp}
-	require.Equal(t, []step{up, drain, up, drain}, steps)
+	for _, want := range []step{up, drain, up, drain} {
+		require.Equal(t, want, <-steps)
+	}
 }
 
 // A hook may panic, or change the pool itself.
 func TestStateHookThatChangesStates(t *testing.T) {
 	var b *Balancer
-	var states []BackendState
-	fail := true
-	b = newBalancer(t, endpoints(2), Options{Hooks: &Hooks{State: func(be *Backend, _, to BackendState) {
-		if fail {
-			panic("hook")
-		}
-		if states = append(states, to); to == StateDraining {
-			b.Undrain(be.ID())
-		}
-	}}})
-	require.PanicsWithValue(t, "hook", func() { b.Drain(t.Context(), "b01") })
-	fail = false
+	states := make(chan BackendState, 2)
+	b = newBalancer(t, endpoints(2), Options{Logger: slog.New(slog.DiscardHandler),
+		Hooks: &Hooks{State: func(be *Backend, _, to BackendState) {
+			if be.ID() == "b01" {
+				panic("hook")
+			}
+			if states <- to; to == StateDraining {
+				b.Undrain(be.ID())
+			}
+		}}})
+	require.NoError(t, b.Drain(t.Context(), "b01"))
 	require.NoError(t, b.Drain(t.Context(), "b00"))
-	require.Equal(t, []BackendState{StateDraining, StateUp}, states)
+	require.Equal(t, StateDraining, <-states)
+	require.Equal(t, StateUp, <-states)
+	require.EqualValues(t, 1, b.Stats().CallbackFailures)
+	require.Contains(t, b.Stats().LastCallbackError, "hook")
 }
 
 // Answers to questions about load overtake each other, and a backend's time out of the pool.

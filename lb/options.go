@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -56,6 +57,8 @@ type Options struct {
 	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS   *tls.Config // for "https" backends; mutual TLS goes here
 	Hooks *Hooks      // nil: none
+	// gets warnings, at most one a minute and cause, see Stats for the counts; nil: slog.Default
+	Logger *slog.Logger
 }
 
 // ProxyOptions configure a [Handler], and the front. The zero value of every field is a good default.
@@ -140,67 +143,4 @@ type Target struct {
 	Endpoint
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // the balancer's own dialer
 	TLS  *tls.Config                                                       // for "https"; may be nil
-}
-
-// Hooks observe picks and results; each func may be nil. They are called on the request's goroutine and must not block.
-type Hooks struct {
-	Picked func(b *Backend, attempt int) // a backend was chosen; attempt counts from 0
-	Done   func(b *Backend, r Result)    // an attempt ended
-	// a backend changed state; called outside of any lock, one at a time and in order
-	State func(b *Backend, from, to BackendState)
-	Retry func(from *Backend, err error) // an attempt failed and another follows
-	// an attempt is slow and another goes out beside it; called on a goroutine of its own
-	Hedge func(from, to *Backend)
-}
-
-// JoinHooks calls a, then b. Either may be nil.
-func JoinHooks(a, b *Hooks) *Hooks {
-	if a == nil {
-		return b
-	}
-	if b == nil {
-		return a
-	}
-	return &Hooks{
-		Picked: func(x *Backend, n int) {
-			if a.Picked != nil {
-				a.Picked(x, n)
-			}
-			if b.Picked != nil {
-				b.Picked(x, n)
-			}
-		},
-		Done: func(x *Backend, r Result) {
-			if a.Done != nil {
-				a.Done(x, r)
-			}
-			if b.Done != nil {
-				b.Done(x, r)
-			}
-		},
-		State: func(x *Backend, from, to BackendState) {
-			if a.State != nil {
-				a.State(x, from, to)
-			}
-			if b.State != nil {
-				b.State(x, from, to)
-			}
-		},
-		Retry: func(x *Backend, err error) {
-			if a.Retry != nil {
-				a.Retry(x, err)
-			}
-			if b.Retry != nil {
-				b.Retry(x, err)
-			}
-		},
-		Hedge: func(x, y *Backend) {
-			if a.Hedge != nil {
-				a.Hedge(x, y)
-			}
-			if b.Hedge != nil {
-				b.Hedge(x, y)
-			}
-		},
-	}
 }

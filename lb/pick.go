@@ -33,8 +33,17 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) 
 	case limited && b.limiter != nil:
 		b.limiter.force()
 	}
+	entered := limited && b.limiter != nil
+	if entered {
+		defer func() {
+			if entered { // no backend, or the user's Picker panicked
+				b.limiter.leave()
+			}
+		}()
+	}
 	s := b.snap.Load()
 	if be := s.take(k, avoid); be != nil {
+		entered = false
 		return b.lease(be, avoid.len(), limited), nil
 	}
 	var err error
@@ -46,11 +55,9 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) 
 	default:
 		var be *Backend
 		if be, err = b.await(ctx, k, avoid); err == nil {
+			entered = false
 			return b.lease(be, avoid.len(), limited), nil
 		}
-	}
-	if limited && b.limiter != nil {
-		b.limiter.leave()
 	}
 	if err != ErrClosed {
 		b.refused.Add(1)
@@ -60,10 +67,23 @@ func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) 
 
 func (b *Balancer) lease(be *Backend, attempt int, limited bool) Pick {
 	be.requests.Add(1)
+	p := Pick{owner: b, b: be, start: time.Since(began), limited: limited}
 	if h := b.o.Hooks; h != nil && h.Picked != nil {
-		h.Picked(be, attempt)
+		b.picked(p, attempt)
 	}
-	return Pick{owner: b, b: be, start: time.Since(began), limited: limited}
+	return p
+}
+
+// picked calls Hooks.Picked. If that ends the goroutine, nobody else can end p.
+func (b *Balancer) picked(p Pick, attempt int) {
+	returned := false
+	defer func() {
+		if !returned {
+			p.Cancel(Result{})
+		}
+	}()
+	b.call("Hooks.Picked", func() { b.o.Hooks.Picked(p.b, attempt) })
+	returned = true
 }
 
 // take picks a backend that is below its limit and not to be avoided, and counts the request on it.
@@ -268,7 +288,7 @@ func (l Pick) release(r Result) {
 		l.owner.limiter.leave()
 	}
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
-		h.Done(l.b, r)
+		l.owner.call("Hooks.Done", func() { h.Done(l.b, r) })
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/lottery"
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // Prequal asks backends for their load and takes the best of those that answered lately (Wydrowski et al., "Load is not
@@ -223,10 +224,9 @@ func (r *prober) better(x, y *answer) bool {
 	return x.latency < y.latency
 }
 
-// run sends the probes that are due, until the balancer is closed.
+// run sends the probes that are due, until the balancer is closed. It does not wait for those under way. A probe that
+// ignores its context keeps its slot, so that no more than probesAtOnce run.
 func (r *prober) run() {
-	var probing sync.WaitGroup
-	defer probing.Wait()
 	ctx := r.b.ctx
 	slots := make(chan struct{}, probesAtOnce)
 	for {
@@ -249,10 +249,10 @@ func (r *prober) run() {
 				<-slots
 				break
 			}
-			probing.Go(func() {
-				defer func() { <-slots }()
-				r.ask(ctx, b)
-			})
+			go func() {
+				<-r.ask(ctx, b)
+				<-slots
+			}()
 		}
 	}
 }
@@ -266,18 +266,28 @@ func (r *prober) next() *Backend {
 	return r.bs[r.asking.Below(len(r.bs))]
 }
 
-func (r *prober) ask(ctx context.Context, b *Backend) {
+// ask probes one backend and takes its answer. The channel is closed when the probe has returned, which may be later.
+func (r *prober) ask(ctx context.Context, b *Backend) (returned <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.MaxAge)
 	defer cancel()
 	asked := time.Since(began)
-	inFlight, latency, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
-	if err != nil || inFlight < 0 || latency < 0 {
+	answers := make(chan answer, 1)
+	returned, err := usercode.Within(ctx, func(ctx context.Context) error {
+		inFlight, latency, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
+		if err == nil && (inFlight < 0 || latency < 0) {
+			err = fmt.Errorf("lb: load of %s: negative", b.id)
+		}
+		answers <- answer{b: b, inFlight: float64(inFlight), latency: latency, at: asked}
+		return err
+	})
+	if err != nil {
 		r.failed.Add(1)
 		r.drop(b, asked)
-		return
+		return returned
 	}
 	r.answered.Add(1)
-	r.take(answer{b: b, inFlight: float64(inFlight), latency: latency, at: asked})
+	r.take(<-answers)
+	return returned
 }
 
 // drop forgets what a backend answered that does not answer any more, unless it has answered a later question.

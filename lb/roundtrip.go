@@ -2,6 +2,7 @@ package lb
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/netip"
@@ -25,6 +26,8 @@ func (b *Balancer) RoundTripper(base http.RoundTripper) http.RoundTripper {
 	return t
 }
 
+var errNoResponse = errors.New("lb: the RoundTripper did not return")
+
 type tripper struct {
 	b     *Balancer
 	base  http.RoundTripper
@@ -44,16 +47,16 @@ func (t *tripper) CloseIdleConnections() {
 func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
 	ctx := r.Context()
-	k := b.rank(r)
-	k.Hash, k.Keyed = b.hash(r, netip.Addr{})
+	q := request{Request: r, key: b.rank(r), idempotent: b.idempotent(r)}
+	q.key.Hash, q.key.Keyed = b.hash(r, netip.Addr{})
 	resendable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
-	hedged := false
-	a := b.Attempts(k)
+	hedge, hedged := resendable && t.hedges(r, q.idempotent), false
+	a := b.Attempts(q.key)
 	for a.Next(ctx) {
 		var got trip
-		if delay, hedge := t.hedges(r); hedge && resendable && !hedged {
+		if delay, ok := b.hedgeDelay(); ok && hedge && !hedged {
 			var failed []*Backend
-			got, failed = t.race(r, a.Pick, k, a.tried, delay)
+			got, failed = t.race(&q, a.Pick, a.tried, delay)
 			hedged = len(failed) > 0
 			for _, be := range failed {
 				a.tried.add(be)
@@ -64,11 +67,11 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		cause, safe := got.err, resendable && ctx.Err() == nil
 		if cause == nil {
-			cause = a.Discards(got.res.StatusCode, safe && b.idempotent(r))
+			cause = a.Discards(got.res.StatusCode, safe && q.idempotent)
 			safe = cause != nil
 		} else {
 			out := http1.Outcome{Client: got.own, Unsent: unsentError(cause)}
-			safe = safe && out.SafeToRetry(b.idempotent(r))
+			safe = safe && out.SafeToRetry(q.idempotent)
 		}
 		if !a.Again(cause, safe) {
 			if got.err == nil {
@@ -81,6 +84,14 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	closeBody(r)
 	return nil, a.Err
+}
+
+// request is a request with what the functions of the options say of it. They are asked before a backend is picked, so
+// that their panics leave nothing behind.
+type request struct {
+	*http.Request
+	key        Key
+	idempotent bool
 }
 
 // trip is one attempt and what came of it.
@@ -143,7 +154,11 @@ func (t *tripper) send(ctx context.Context, r *http.Request, lease Pick, fresh b
 	if rt == nil {
 		rt = t.own[ep.Scheme]
 	}
-	res, err := rt.RoundTrip(req)
+	var res *http.Response
+	err := errNoResponse
+	if e := t.b.call("RoundTripper", func() { res, err = rt.RoundTrip(req) }); e != nil {
+		err = e
+	}
 	return trip{lease: lease, res: res, err: err, latency: time.Since(began) - lease.start}
 }
 

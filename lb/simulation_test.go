@@ -211,6 +211,7 @@ func simulate(t *testing.T, sc scenario, p lb.Policy, seed uint64, length time.D
 		time.Sleep(time.Millisecond - time.Since(lb.Began)%time.Millisecond)
 		s := &simulation{scenario: sc, began: time.Now(), measure: length / 4}
 		rnd := rand.New(rand.NewPCG(seed, 1))
+		defer time.Sleep(time.Second) // until the last probes have returned
 		perBalancer := simLoad * simBackends * simWorkers / simService.Seconds() / simBalancers
 		for i := range simBalancers {
 			policy := p

@@ -64,7 +64,7 @@ func (c *conn) exchange() (again, passed bool) {
 			break
 		}
 	}
-	return c.fail(c.Err), false
+	return c.fail(c.Failure()), false
 }
 
 // attempt is exchange.http1 for a front.
