@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/gradient"
 )
 
 // ErrShed is returned for requests beyond the adaptive limit; it wraps ErrOverloaded. The handler answers 503 with
@@ -117,33 +119,27 @@ type limiter struct {
 	baseNow  atomic.Int64 // base, for Stats
 	window   histogram
 
-	mu      sync.Mutex    // guards what follows; tried, never waited for
-	base    float64       // seconds; 0: not known yet
-	opening bool          // the limit has never been too high
-	known   bool          // base was measured without load, once
-	full    time.Duration // when the limit began to be reached all the time; 0: it is not
-	top     float64       // limit when it began to fall steeply; 0: it does not
-	probe   int           // windows left of a measurement at a quarter of the limit
-	resume  int64         // limit before that
+	mu  sync.Mutex // guards law's state; tried, never waited for
+	law gradient.Law
+	now gradient.State
 }
 
 const (
-	firstAnswers   = 16
-	windowAnswers  = 50
-	windowMost     = time.Second      // a window lasts as long as an answer takes, up to this
-	measureAfter   = 30 * time.Second // at the limit
-	measureWindows = 8                // at a quarter of the limit, at most
+	firstAnswers  = 16 // that base begins with
+	windowAnswers = 50 // that a window has at least, overloads included
 )
 
 func newLimiter(o Adaptive) *limiter {
-	l := &limiter{o: o, opening: true}
-	l.set(float64(o.Initial))
+	l := &limiter{o: o, law: gradient.Law{Min: float64(o.Min), Max: float64(o.Max), Tolerance: o.Tolerance,
+		Window: o.Window}}
+	l.now = l.law.Start(float64(o.Initial))
+	l.set(int64(l.now.Limit))
 	l.until.Store(int64(time.Since(began) + o.Window))
 	return l
 }
 
-func (l *limiter) set(limit float64) {
-	n := int64(min(max(limit, float64(l.o.Min)), float64(l.o.Max)))
+// set makes n the limit and lets requests that wait go.
+func (l *limiter) set(n int64) {
 	l.limit.Store(n)
 	if l.changed != nil {
 		l.changed()
@@ -252,8 +248,9 @@ func (l *limiter) observe(r *Result, inFlight int64) {
 	// The first answers ever meet the shortest queue: base begins with them, not with a window in which a queue may
 	// have grown.
 	if l.baseNow.Load() == 0 && l.window.count.Load() >= firstAnswers && l.mu.TryLock() {
-		if d, ok := quantile(0.9, 1, &l.window); ok && l.base == 0 {
-			l.learn(d, true)
+		if d, ok := quantile(0.9, 1, &l.window); ok {
+			l.now = l.law.First(l.now, d)
+			l.baseNow.Store(int64(l.now.Base))
 		}
 		l.mu.Unlock()
 	}
@@ -269,88 +266,15 @@ func (l *limiter) observe(r *Result, inFlight int64) {
 
 // adjust ends a window. mu is held.
 func (l *limiter) adjust(now time.Duration) {
-	answers, dropped := l.window.count.Load(), l.dropped.Swap(0)
-	d, ok := quantile(0.9, 1, &l.window)
+	w := gradient.Window{Now: now, Answers: l.window.count.Load(), Overloads: l.dropped.Swap(0)}
+	w.Latency, _ = quantile(0.9, 1, &l.window)
 	l.window.clear()
-	reached := l.reached.Swap(false)
-	peak := float64(l.peak.Swap(0))
-	length := min(max(l.o.Window, d), windowMost)
-	l.until.Store(int64(now + length))
-
-	limit := float64(l.limit.Load())
-	latency := d.Seconds()
-	overloaded := dropped*10 > answers+dropped
-	settled := peak <= 1.1*limit+1 // what was in flight above it has drained
-	if l.probe > 0 {
-		if l.probe--; l.probe < measureWindows-1 && settled { // the first window has answers to requests of before
-			if ok {
-				l.measured(d)
-			}
-			l.probe = 0
-		}
-		if l.probe == 0 {
-			l.set(float64(l.resume))
-		}
-		return
+	w.Reached, w.Peak = l.reached.Swap(false), float64(l.peak.Swap(0))
+	before := l.now.Limit
+	l.now = l.law.Next(l.now, w)
+	l.until.Store(int64(now + l.now.Length))
+	l.baseNow.Store(int64(l.now.Base))
+	if l.now.Limit != before {
+		l.set(int64(l.now.Limit))
 	}
-	gradient := 1.0
-	if ok {
-		l.learn(d, reached)
-		gradient = min(1, max(0.5, l.o.Tolerance*l.base/latency))
-	}
-	l.opening = l.opening && gradient == 1 && !overloaded
-	if gradient > 0.75 {
-		l.top = 0
-	} else if l.top == 0 {
-		l.top = limit
-	} else if limit <= max(l.top/4, float64(l.o.Min)) && settled && ok {
-		// A quarter of the requests are as slow as all of them were: it is not their number. The service has become
-		// slower.
-		l.top = 0
-		l.measured(d)
-		return
-	}
-
-	switch {
-	case !reached:
-		l.full = 0
-	case l.full == 0 && l.known:
-		l.full = now
-	case !l.known, now-l.full > measureAfter: // not known: all that was ever measured was measured under load
-		l.full, l.probe, l.resume = now, measureWindows, int64(limit)
-		l.set(limit / 4)
-		return
-	}
-	next := limit*gradient + math.Sqrt(limit)
-	if l.opening {
-		next = 2 * limit
-	}
-	if overloaded {
-		next = min(next, limit*0.9)
-	}
-	if next <= limit || reached { // a limit that is not used is not raised
-		l.set(next)
-	}
-}
-
-// measured sets base to what was seen with few requests.
-func (l *limiter) measured(d time.Duration) {
-	l.base, l.known = d.Seconds(), true
-	l.baseNow.Store(int64(d))
-}
-
-// learn moves base towards a window's latency: down soon, since load only adds to a latency, and not by one lucky
-// window alone; up only while nothing is held back, slowly.
-func (l *limiter) learn(d time.Duration, reached bool) {
-	latency := d.Seconds()
-	switch {
-	case l.base == 0:
-		l.base = latency
-	case latency < l.base:
-		l.base += (latency - l.base) / 5
-	case !reached:
-		l.base += (latency - l.base) / 50
-	}
-	l.known = l.known || !reached
-	l.baseNow.Store(int64(l.base * 1e9))
 }
