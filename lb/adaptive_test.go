@@ -96,6 +96,10 @@ func offerTo(b *Balancer, of func(*Backend) *service, rnd *rand.Rand, perSecond 
 // 20 workers of 10 ms can do 2000 requests a second. At twice that, goodput stays with the limit, and is gone without
 // it.
 func TestOverloadKeepsGoodput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	run := func(a *Adaptive) (l *load, st Stats) {
 		synctest.Test(t, func(t *testing.T) {
 			b, err := New(endpoints(1), Options{Adaptive: a})
@@ -121,6 +125,10 @@ func TestOverloadKeepsGoodput(t *testing.T) {
 }
 
 func TestLimitFollowsTheService(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(endpoints(1), Options{Adaptive: &Adaptive{}})
 		require.NoError(t, err)
@@ -156,6 +164,10 @@ func TestLimitFollowsTheService(t *testing.T) {
 // One of four backends is five times as slow. By turns it gets a quarter of the requests: too much. One limit for all
 // holds back what the others could do; limits of their own send it there.
 func TestLimitPerBackend(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	run := func(a *Adaptive, perSecond float64) (l *load, st Stats) {
 		synctest.Test(t, func(t *testing.T) {
 			services := map[string]*service{}

@@ -61,6 +61,7 @@ func eventually(t *testing.T, ok func() bool, what string) {
 }
 
 func TestHedge(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"handler", "roundtripper"} {
 		t.Run(mode, func(t *testing.T) {
 			slow, s := newStuck(t, "a")
@@ -152,6 +153,7 @@ func TestHedgeNotNeeded(t *testing.T) {
 // The first fails while the second is under way, or the second while the first is: the other one's answer counts. When
 // both fail a third backend is asked, and neither of them again.
 func TestHedgeAndFailure(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"handler", "roundtripper"} {
 		for _, c := range []struct{ name, first, second, want string }{
 			{"first fails", "fail", "slow", "slow"}, {"second fails", "slow", "fail", "slow"},
@@ -209,6 +211,7 @@ func TestHedgeAndFailure(t *testing.T) {
 
 // Answers that come at the same moment: each client gets one, whole, of one backend.
 func TestHedgeRace(t *testing.T) {
+	t.Parallel()
 	var es []Endpoint
 	for i := range 4 {
 		name := strings.Repeat(string(rune('a'+i)), 50_000)

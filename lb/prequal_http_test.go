@@ -16,6 +16,7 @@ import (
 )
 
 func TestPrequalAsksByHTTP(t *testing.T) {
+	t.Parallel()
 	var meters [3]limit.LoadMeter
 	var es []lb.Endpoint
 	var broken atomic.Bool

@@ -33,6 +33,7 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 }
 
 func TestProxyPassesRequestAndAnswer(t *testing.T) {
+	t.Parallel()
 	big := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -312,6 +313,7 @@ const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // A backend that closes idle connections must not cost a request, and never have a POST sent twice.
 func TestStaleConnections(t *testing.T) {
+	t.Parallel()
 	var posts, ends atomic.Int64
 	// one request per connection, then an unannounced end
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
@@ -396,6 +398,7 @@ func TestRetryOnAnotherHost(t *testing.T) {
 }
 
 func TestRetryStatusesAndBudget(t *testing.T) {
+	t.Parallel()
 	sick, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	good, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {})
 	o := Options{Policy: inTurn{}, Outlier: Outlier{Disabled: true}, Retry: Retry{Statuses: []int{503}}}
@@ -417,6 +420,7 @@ func TestRetryStatusesAndBudget(t *testing.T) {
 }
 
 func TestErrorsAndTimeouts(t *testing.T) {
+	t.Parallel()
 	hang := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { io.Copy(io.Discard, br) })
 	url, c := front(t, newBalancer(t, []Endpoint{hang}, Options{Timeouts: Timeouts{Header: 50 * time.Millisecond}}))
 	res, _ := get(t, c, url)
@@ -629,6 +633,7 @@ func TestRoundTripper(t *testing.T) {
 }
 
 func TestHTTP2Backends(t *testing.T) {
+	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status")
 		body, _ := io.ReadAll(r.Body)

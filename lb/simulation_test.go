@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/internal/lottery"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/lbtest"
 	"github.com/tierkit/tierkit/internal/test/race"
 	"github.com/tierkit/tierkit/lb"
@@ -272,8 +273,12 @@ func simulated() []struct {
 
 // Each policy against the oracle, in each scenario.
 func TestSimulation(t *testing.T) {
-	length, seeds := 8*time.Second, uint64(3)
-	if race.Enabled || testing.Short() {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
+	length, seeds := 8*time.Second, uint64(exhaustive.N(t, 1, 3))
+	if race.Enabled {
 		seeds = 1
 	}
 	var table strings.Builder

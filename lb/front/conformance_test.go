@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/lbtest"
 	"github.com/tierkit/tierkit/internal/test/proxytest"
 	"github.com/tierkit/tierkit/lb"
@@ -13,7 +14,7 @@ import (
 
 // conform plays every case of the suite that other proxies are measured with, see benchmarks/lb/conformance.
 func conform(t *testing.T, start func(t *testing.T, b *lb.Balancer) (addr string), known map[string]string) {
-	const posts = 2_000 // TestNoPostIsSentTwice sends 10,000
+	posts := exhaustive.N(t, 500, 2_000) // TestNoPostIsSentTwice sends more
 	o, err := proxytest.NewOrigin()
 	require.NoError(t, err)
 	t.Cleanup(o.Close)
@@ -33,6 +34,10 @@ func conform(t *testing.T, start func(t *testing.T, b *lb.Balancer) (addr string
 }
 
 func TestHandlerConforms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
 	conform(t, func(t *testing.T, b *lb.Balancer) string {
 		url, _ := lbtest.Handle(t, b)
 		return url[len("http://"):]
@@ -42,6 +47,10 @@ func TestHandlerConforms(t *testing.T) {
 }
 
 func TestFrontConforms(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
 	conform(t, func(t *testing.T, b *lb.Balancer) string {
 		_, addr := serve(t, b, front.Options{})
 		return addr

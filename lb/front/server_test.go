@@ -138,6 +138,10 @@ func TestFrontForwards(t *testing.T) {
 }
 
 func TestFrontTimeouts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	t.Parallel()
 	stall := make(chan struct{})
 	e, _ := lbtest.Serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/cut" {
@@ -442,6 +446,7 @@ func (h *hangs) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
 
 // A front leaves requests that may be hedged to net/http, whatever the backends speak.
 func TestFrontHedges(t *testing.T) {
+	t.Parallel()
 	answer := func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "fast ", r.Proto) }
 	plain := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	plain.Config.Protocols = new(http.Protocols)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/lbtest"
 	"github.com/tierkit/tierkit/lb"
 )
@@ -98,6 +99,9 @@ func TestLoopsRefuse(t *testing.T) {
 
 // A stream that breaks off while the kernel holds some of it leaves nothing to the next.
 func TestLoopPipeIsEmptyForTheNext(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	const size = 8 << 20
 	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
 		mark, _ := br.ReadByte()
@@ -105,7 +109,7 @@ func TestLoopPipeIsEmptyForTheNext(t *testing.T) {
 	})
 	b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 	dial := serve(t, b, listen(t, "tcp", "127.0.0.1:0"), nil)
-	for i := range 20 {
+	for i := range exhaustive.N(t, 5, 20) {
 		broken, br := dial()
 		broken.Write([]byte{'x'})
 		_, err := io.CopyN(io.Discard, br, int64(i)<<16+1)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/internal/socket"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/lbtest"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/lb/policy"
@@ -76,6 +77,9 @@ func TestTunnelMovesEverySize(t *testing.T) {
 }
 
 func TestTunnelIdleTimeout(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	e := echo(t)
 	eachTunnel(t, func(t *testing.T, start starter) {
 		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
@@ -189,22 +193,25 @@ func TestTunnelReset(t *testing.T) {
 
 // Who reads slowly stops who sends: no more is read than is written.
 func TestTunnelSlowReader(t *testing.T) {
-	sent := make(chan int, 1)
-	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
-		c.(*net.TCPConn).SetWriteBuffer(64 << 10)
-		c.SetWriteDeadline(time.Now().Add(time.Second))
-		n, block := 0, make([]byte, 64<<10)
-		for err := error(nil); err == nil && n < 1<<30; {
-			for i := range block {
-				block[i] = byte((n + i) % 251)
-			}
-			var m int
-			m, err = c.Write(block)
-			n += m
-		}
-		sent <- n
-	})
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	eachTunnel(t, func(t *testing.T, start starter) {
+		sent := make(chan int, 1)
+		e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
+			c.(*net.TCPConn).SetWriteBuffer(64 << 10)
+			c.SetWriteDeadline(time.Now().Add(time.Second))
+			n, block := 0, make([]byte, 64<<10)
+			for err := error(nil); err == nil && n < 1<<30; {
+				for i := range block {
+					block[i] = byte((n + i) % 251)
+				}
+				var m int
+				m, err = c.Write(block)
+				n += m
+			}
+			sent <- n
+		})
 		b := lbtest.New(t, []lb.Endpoint{e}, lb.Options{})
 		c, br := start(b)()
 		c.(interface{ SetReadBuffer(int) error }).SetReadBuffer(64 << 10)
@@ -224,7 +231,7 @@ func TestTunnelSlowReader(t *testing.T) {
 	})
 }
 
-// Streams that never lbtest.Pause leave room for others.
+// Streams that never pause leave room for others.
 func TestTunnelBulkBesideSmall(t *testing.T) {
 	bulk := make([]byte, 1<<20)
 	e := lbtest.Backend(t, func(_ int, c net.Conn, br *bufio.Reader) {
@@ -353,6 +360,9 @@ func TestTunnelKeepsBytesBehindProxyHeader(t *testing.T) {
 
 // Whoever has come and gone leaves nothing behind.
 func TestTunnelsLeaveNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	e := echo(t)
 	for name, way := range tunnelWays {
 		t.Run(name, func(t *testing.T) {
@@ -362,7 +372,7 @@ func TestTunnelsLeaveNothing(t *testing.T) {
 			l := way(t)
 			serve(t, b, l, &s)
 			at := l.Addr()
-			for range 10 {
+			for range exhaustive.N(t, 2, 10) {
 				const n = 100
 				var wave sync.WaitGroup
 				for i := range n {

@@ -61,6 +61,7 @@ type starter func(b *lb.Balancer, o ...Options) (dial func() (net.Conn, *bufio.R
 func eachTunnel(t *testing.T, test func(t *testing.T, start starter)) {
 	for name, way := range tunnelWays {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			test(t, func(b *lb.Balancer, o ...Options) func() (net.Conn, *bufio.Reader) {
 				return serve(t, b, way(t), nil, o...)
 			})
