@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
 	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/httpfield"
 	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/internal/warn"
 )
@@ -297,8 +299,9 @@ func (e Endpoint) Validate() error {
 
 func (e Endpoint) withDefaults() (Endpoint, error) {
 	host, port, err := net.SplitHostPort(e.Addr)
-	if err != nil || host == "" && port == "" {
-		return e, fmt.Errorf("field Addr %q: want host:port", e.Addr)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 1 || n > 65535 || !httpfield.IsHost(host) ||
+		host == "" || strings.ContainsAny(host, "[]") {
+		return e, fmt.Errorf("field Addr %q: want host:port with a port from 1 to 65535", e.Addr)
 	}
 	if e.ID == "" {
 		e.ID = e.Addr

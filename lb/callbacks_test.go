@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -147,6 +148,16 @@ func TestCallbackProofs(t *testing.T) {
 		}},
 		"Adaptive.Exempt": {roundTrip, func(f func()) Options {
 			return Options{Adaptive: &Adaptive{Exempt: func(*http.Request) bool { f(); return true }}, Dial: unreachable}
+		}},
+		"Options.Dial": {func(b *Balancer) {
+			rt := b.RoundTripper(nil)
+			rt.RoundTrip(httptest.NewRequest("GET", "http://site.example/", nil))
+			rt.(*tripper).CloseIdleConnections()
+		}, func(f func()) Options {
+			return Options{Dial: func(context.Context, string, string) (net.Conn, error) {
+				f()
+				return nil, errors.New("refused")
+			}}
 		}},
 		"Picker.Pick": {pickAndFail, func(f func()) Options {
 			return Options{Policy: misbehaving{f}, Adaptive: &Adaptive{}}

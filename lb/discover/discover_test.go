@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/tierkit/tierkit/internal/test/hooktest"
 	"github.com/tierkit/tierkit/lb"
 )
 
@@ -112,5 +113,30 @@ func TestReusedSlice(t *testing.T) {
 		require.Equal(t, "192.0.2.99:80", b.Backends()[1].Endpoint().Addr)
 		cancel()
 		<-done
+	})
+}
+
+func TestSourceProof(t *testing.T) {
+	hooktest.Prove(t, func(t *testing.T, misbehave func()) hooktest.Subject {
+		b, err := lb.New(endpoints(2), lb.Options{})
+		require.NoError(t, err)
+		d, err := New(b, func(context.Context) ([]lb.Endpoint, error) { misbehave(); return endpoints(2), nil },
+			Options{Interval: time.Second, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan struct{})
+		return hooktest.Subject{
+			Object: d, Leave: []string{"Run"}, Methods: map[string]func(){"Stats": func() { d.Stats() }},
+			Trigger: func() { defer close(ended); d.Run(ctx) },
+			Works: func() error { // it notices and goes on
+				time.Sleep(20 * time.Second)
+				s := d.Stats()
+				if s.Updates == 0 && s.Failures == 0 {
+					return errors.New("neither an update nor a failure")
+				}
+				return nil
+			},
+			Close: func() { cancel(); <-ended; b.Close() },
+		}
 	})
 }
