@@ -66,7 +66,8 @@ func (a Adaptive) withDefaults() (Adaptive, error) {
 	}
 	if a.Min < 1 || a.Max < a.Min || a.Initial < a.Min || a.Initial > a.Max || !(a.Tolerance >= 1) ||
 		math.IsInf(a.Tolerance, 0) {
-		return a, fmt.Errorf("lb: Options.Adaptive: Initial %d, Min %d, Max %d, Tolerance %v: want 1 <= Min <= Initial <= Max and a Tolerance of 1 or more",
+		return a, fmt.Errorf("lb: Options.Adaptive: Initial %d, Min %d, Max %d, Tolerance %v: want "+
+			"1 <= Min <= Initial <= Max and a Tolerance of 1 or more",
 			a.Initial, a.Min, a.Max, a.Tolerance)
 	}
 	if a.Window < 0 || a.Wait < 0 || math.IsNaN(a.Queue) || a.Queue > 100 {

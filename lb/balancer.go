@@ -211,8 +211,8 @@ func (b *Balancer) observed(be *Backend, err error) {
 }
 
 // Drain stops new picks of a backend and waits until its requests have ended or ctx has. It stays drained until
-// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknownBackend, or ctx's error when requests are still in
-// flight.
+// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknownBackend, or ctx's error when requests are still
+// in flight.
 func (b *Balancer) Drain(ctx context.Context, id string) error {
 	be, err := b.setDrained(id, true)
 	if err != nil {

@@ -49,7 +49,8 @@ func methods(b *Balancer) map[string]func() {
 	}
 }
 
-// proof shows that a callback cannot hold a balancer up. The options come from make; trigger makes the balancer call it.
+// proof shows that a callback cannot hold a balancer up. The options come from make; trigger makes the balancer call
+// it.
 func proof(t *testing.T, trigger func(b *Balancer), make func(misbehave func()) Options) {
 	hooktest.Prove(t, func(t *testing.T, misbehave func()) hooktest.Subject {
 		o := make(misbehave)
@@ -125,10 +126,11 @@ func TestCallbackProofs(t *testing.T) {
 			}}}
 		}},
 		"PrequalOptions.Probe": {pickAndFail, func(f func()) Options {
-			return Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
-				f()
-				return 0, 0, errNoLoad
-			}})}
+			return Options{Policy: Prequal(PrequalOptions{
+				Probe: func(context.Context, Target) (int, time.Duration, error) {
+					f()
+					return 0, 0, errNoLoad
+				}})}
 		}},
 		"Options.Key": {func(b *Balancer) {
 			h, _ := b.Handler(ProxyOptions{})
@@ -147,7 +149,10 @@ func TestCallbackProofs(t *testing.T) {
 			return Options{Adaptive: &Adaptive{Priority: func(*http.Request) int { f(); return 0 }}, Dial: unreachable}
 		}},
 		"Adaptive.Exempt": {roundTrip, func(f func()) Options {
-			return Options{Adaptive: &Adaptive{Exempt: func(*http.Request) bool { f(); return true }}, Dial: unreachable}
+			return Options{Adaptive: &Adaptive{Exempt: func(*http.Request) bool {
+				f()
+				return true
+			}}, Dial: unreachable}
 		}},
 		"Options.Dial": {func(b *Balancer) {
 			rt := b.RoundTripper(nil)

@@ -78,7 +78,8 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if out.Consecutive < 0 || !(out.ErrorRate <= 1) || !(out.MaxShare >= 0 && out.MaxShare <= 1) ||
 		out.MinRequests < 0 {
-		return o, fmt.Errorf("lb: Options.Outlier: Consecutive %d, ErrorRate %v, MaxShare %v, MinRequests %d out of range",
+		return o, fmt.Errorf("lb: Options.Outlier: Consecutive %d, ErrorRate %v, MaxShare %v, MinRequests %d "+
+			"out of range",
 			out.Consecutive, out.ErrorRate, out.MaxShare, out.MinRequests)
 	}
 	orDur(&out.Window, 10*time.Second)
@@ -87,7 +88,8 @@ func (o Options) withDefaults() (Options, error) {
 
 	h := o.Health
 	if h.Interval < 0 || h.Timeout < 0 || h.Rise < 0 || h.Fall < 0 || h.MinHold < 0 {
-		return o, fmt.Errorf("lb: Options.Health: Interval %v, Timeout %v, Rise %d, Fall %d, MinHold %v: want 0 or more",
+		return o, fmt.Errorf("lb: Options.Health: Interval %v, Timeout %v, Rise %d, Fall %d, MinHold %v: "+
+			"want 0 or more",
 			h.Interval, h.Timeout, h.Rise, h.Fall, h.MinHold)
 	}
 	r := &o.Retry

@@ -36,8 +36,8 @@ var frontHeads = []string{
 	"GET / HTTP/1.1\r\nHost: \r\nA:\r\nB: \tx\t \r\n\r\n",
 }
 
-// FuzzRequestHead compares the front's parser with net/http's: what it forwards by itself net/http takes too, and means the
-// same by it; and what it writes for the backend net/http reads as the same request.
+// FuzzRequestHead compares the front's parser with net/http's: what it forwards by itself net/http takes too, and means
+// the same by it; and what it writes for the backend net/http reads as the same request.
 func FuzzRequestHead(f *testing.F) {
 	for _, s := range frontHeads {
 		f.Add([]byte(s), true)
@@ -120,8 +120,8 @@ func trimmedFields(h http.Header) http.Header {
 
 var frontTrials = flag.Int("front.trials", 20_000, "heads made up by TestRequestHeadAgreesWithNetHTTP")
 
-// TestRequestHeadAgreesWithNetHTTP makes up heads of the pieces that matter, in and out of their places: blind mutation finds
-// few heads that a parser gets far with.
+// TestRequestHeadAgreesWithNetHTTP makes up heads of the pieces that matter, in and out of their places: blind mutation
+// finds few heads that a parser gets far with.
 func TestRequestHeadAgreesWithNetHTTP(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -167,7 +167,8 @@ func TestRequestHeadAgreesWithNetHTTP(t *testing.T) {
 		b.WriteString("\r\n")
 		b.WriteString(one("", "hello", "5\r\nhello\r\n0\r\n\r\n", "\r\n\r\n"))
 		in := []byte(b.String())
-		if end, bad := http1.EndOfHead(in, 0); !bad && end > 0 && new(http1.RequestHead).Parse(in[:end], false) == http1.Plain {
+		if end, bad := http1.EndOfHead(in, 0); !bad && end > 0 &&
+			new(http1.RequestHead).Parse(in[:end], false) == http1.Plain {
 			ours++
 		}
 		agree(t, in, r.IntN(2) == 0)

@@ -16,7 +16,8 @@ func valid() Options {
 		Outlier: Outlier{Consecutive: 3, ErrorRate: 0.5, MinRequests: 10, MaxShare: 0.5}, SlowStart: time.Second,
 		PanicThreshold: 0.4, Zone: "a", Subset: Subset{Size: 2, ID: "x"}, MaxConns: 5, MaxQueue: 5,
 		Adaptive: &Adaptive{Min: 2, Max: 10, Initial: 5}, Retry: Retry{Max: 1, Budget: 0.1, Statuses: []int{503}},
-		Hedge: Hedge{After: time.Second, Quantile: 0.9}, AllowedNets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Hedge:       Hedge{After: time.Second, Quantile: 0.9},
+		AllowedNets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 	}
 }
 

@@ -118,7 +118,8 @@ func newProber(b *Balancer, p prequal) *prober {
 	if o.Hot == 0 {
 		o.Hot = 0.84 // the paper's 2^-0.25
 	}
-	r := &prober{b: b, o: o, src: p.src, asking: p.src.Split(), wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
+	r := &prober{b: b, o: o, src: p.src, asking: p.src.Split(), wake: make(chan struct{}, 1),
+		pool: make([]answer, 0, o.Pool)}
 	if o.Probe == nil {
 		r.http = newTransports(&b.o)
 		r.o.Probe = r.get

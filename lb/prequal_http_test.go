@@ -64,7 +64,10 @@ func TestPrequalAsksByHTTP(t *testing.T) {
 	st := b.Stats()
 	require.NotZero(t, st.LoadProbes)
 	broken.Store(true)
-	require.Eventually(t, func() bool { get(); return b.Stats().LoadProbeFailures > 5 }, lbtest.WaitFor, lbtest.Pause, "refusals are counted")
+	require.Eventually(t, func() bool {
+		get()
+		return b.Stats().LoadProbeFailures > 5
+	}, lbtest.WaitFor, lbtest.Pause, "refusals are counted")
 	require.Eventually(t, func() bool {
 		get()
 		answers, _ := b.Answers()

@@ -116,9 +116,10 @@ func TestPrequalSharesByWeight(t *testing.T) {
 	for i := range es {
 		es[i].Weight = float64(1 + i%2)
 	}
-	b := newBalancer(t, es, Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
-		return 0, 0, errNoLoad
-	}})})
+	b := newBalancer(t, es, Options{Policy: Prequal(
+		PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
+			return 0, 0, errNoLoad
+		}})})
 	for _, be := range b.Backends() { // as many per weight on each
 		b.prober.take(answer{b: be, inFlight: 4 * be.Weight(), latency: 10 * time.Millisecond, at: time.Since(began)})
 	}

@@ -217,18 +217,20 @@ func simulate(t *testing.T, sc scenario, p lb.Policy, seed uint64, length time.D
 		for i := range simBalancers {
 			policy := p
 			if _, ok := p.(byLoad); ok {
-				policy = lb.Prequal(lb.PrequalOptions{Probe: func(_ context.Context, t lb.Target) (int, time.Duration, error) {
-					time.Sleep(time.Duration(200+t.Addr[len(t.Addr)-4]) * time.Microsecond) // there
-					l := s.backends[int(t.ID[1]-'0')*10+int(t.ID[2]-'0')].meter.Load()
-					time.Sleep(200 * time.Microsecond) // and back
-					return l.InFlight, l.Latency, nil
-				}})
+				policy = lb.Prequal(lb.PrequalOptions{
+					Probe: func(_ context.Context, t lb.Target) (int, time.Duration, error) {
+						time.Sleep(time.Duration(200+t.Addr[len(t.Addr)-4]) * time.Microsecond) // there
+						l := s.backends[int(t.ID[1]-'0')*10+int(t.ID[2]-'0')].meter.Load()
+						time.Sleep(200 * time.Microsecond) // and back
+						return l.InFlight, l.Latency, nil
+					}})
 			}
 			policy = seeded(policy, seed*100+uint64(i))
 			if p == nil {
 				policy = oracle{s}
 			}
-			b, err := lb.New(lbtest.Endpoints(simBackends), lb.Options{Policy: policy, Outlier: lb.Outlier{Disabled: true}})
+			b, err := lb.New(lbtest.Endpoints(simBackends),
+				lb.Options{Policy: policy, Outlier: lb.Outlier{Disabled: true}})
 			require.NoError(t, err)
 			defer b.Close()
 			var arrival func()
@@ -266,7 +268,8 @@ func simulated() []struct {
 		name string
 		p    lb.Policy
 	}{
-		{"oracle", nil}, {"round robin", policy.RoundRobin()}, {"random", policy.Random()}, {"least connections", policy.LeastConnections()},
+		{"oracle", nil}, {"round robin", policy.RoundRobin()}, {"random", policy.Random()},
+		{"least connections", policy.LeastConnections()},
 		{"two choices", lb.PowerOfTwo()}, {"peak EWMA", policy.PeakEWMA(0)}, {"Prequal", byLoad{}},
 	}
 }

@@ -14,7 +14,8 @@ import (
 
 func TestSlowStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := lb.New(lbtest.Endpoints(1), lb.Options{Policy: policy.WeightedRoundRobin(), SlowStart: 10 * time.Second})
+		b, err := lb.New(lbtest.Endpoints(1),
+			lb.Options{Policy: policy.WeightedRoundRobin(), SlowStart: 10 * time.Second})
 		require.NoError(t, err)
 		defer b.Close()
 		require.Equal(t, 1.0, b.Backends()[0].Weight(), "a pool that starts does not ramp")

@@ -36,7 +36,8 @@ func (x *exchange) tunnel(c *http1.Conn, be *Backend, head []byte, out *http1.Ou
 	client.SetDeadline(time.Time{})
 	x.h.Bind(h, x.key, be)
 	delete(h, "Content-Length")
-	raw := http1.AppendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade", f.Upgrade)
+	raw := http1.AppendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade",
+		f.Upgrade)
 	raw = http1.AppendFields(raw, h)
 	if _, err := client.Write(append(raw, '\r', '\n')); err != nil {
 		out.Client = true

@@ -59,7 +59,8 @@ func TestSlowerService(t *testing.T) {
 	s := law.First(law.Start(400), 10*time.Millisecond)
 	s = law.Next(s, window(time.Second, 10*time.Millisecond, false))
 	for i := range 20 {
-		if s = law.Next(s, window(time.Duration(i+2)*time.Second, 100*time.Millisecond, true)); s.Base > 50*time.Millisecond {
+		if s = law.Next(s, window(time.Duration(i+2)*time.Second, 100*time.Millisecond,
+			true)); s.Base > 50*time.Millisecond {
 			return
 		}
 		require.GreaterOrEqual(t, s.Limit, law.Min)

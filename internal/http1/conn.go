@@ -97,8 +97,8 @@ func newConn(nc net.Conn) *Conn {
 }
 
 // reusable looks at an idle connection without blocking. An end, an error or bytes that no request asked for mean that
-// it must not be used again. careful says that a connection whose socket cannot be looked at will not do. A backend that
-// closes just after the look still fails the request, which is why a request that is not idempotent becomes a 502.
+// it must not be used again. careful says that a connection whose socket cannot be looked at will not do. A backend
+// that closes just after the look still fails the request, which is why a request that is not idempotent becomes a 502.
 func (c *Conn) reusable(careful bool) bool {
 	if c.Reader.Buffered() > 0 {
 		return false

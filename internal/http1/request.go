@@ -46,10 +46,10 @@ type RequestHead struct {
 // pathChar are the characters of a path that net/url writes as they were; escapes are looked at apart.
 var pathChar = httpfield.Class("-_.~!$&'()*+,;=:@/[]")
 
-// Parse reads a head that ends with an empty line. It takes a subset of what net/http takes (FuzzRequestHead): one space
-// between the parts of the request line, lines that end with CRLF, no folding, values without control characters, one
-// Host, one Content-Length of digits, and never Content-Length beside Transfer-Encoding. trusted says that the peer may
-// tell where the request came from. The spans refer to b.
+// Parse reads a head that ends with an empty line. It takes a subset of what net/http takes (FuzzRequestHead): one
+// space between the parts of the request line, lines that end with CRLF, no folding, values without control characters,
+// one Host, one Content-Length of digits, and never Content-Length beside Transfer-Encoding. trusted says that the peer
+// may tell where the request came from. The spans refer to b.
 func (h *RequestHead) Parse(b []byte, trusted bool) Verdict {
 	*h = RequestHead{Kept: h.Kept[:0], ForwardedFor: h.ForwardedFor[:0]}
 	v := h.requestLine(b)

@@ -72,8 +72,8 @@ func Status(head []byte) (status int, old bool, err error) {
 	return status, head[7] == '0', nil
 }
 
-// ParseFields adds the header fields of a head to h, without those of the hop, which the framing tells. One string holds
-// all values and one slice all lists of one value, so that the cost is three allocations.
+// ParseFields adds the header fields of a head to h, without those of the hop, which the framing tells. One string
+// holds all values and one slice all lists of one value, so that the cost is three allocations.
 func ParseFields(head []byte, old bool, h http.Header) (f Framing, err error) {
 	f.Length = UntilClose
 	f.Close = old

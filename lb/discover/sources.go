@@ -116,6 +116,8 @@ func set(e *lb.Endpoint, word string) (err error) {
 }
 
 func sorted(es []lb.Endpoint) []lb.Endpoint {
-	slices.SortFunc(es, func(a, b lb.Endpoint) int { return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(es, func(a, b lb.Endpoint) int {
+		return cmp.Or(cmp.Compare(a.Addr, b.Addr), cmp.Compare(a.ID, b.ID))
+	})
 	return slices.Compact(es)
 }

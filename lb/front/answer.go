@@ -12,7 +12,8 @@ import (
 )
 
 // answer passes a final answer on. pool is whether the backend's connection may be used again, keep the client's.
-func (c *conn) answer(up *http1.Conn, be *lb.Backend, head []byte, status int, old, idempotent bool, out *http1.Outcome) (pool,
+func (c *conn) answer(up *http1.Conn, be *lb.Backend, head []byte, status int, old, idempotent bool,
+	out *http1.Outcome) (pool,
 	keep bool, err error) {
 	if err := c.Discards(status, idempotent); err != nil {
 		return false, false, err

@@ -1,5 +1,5 @@
-// Package front is an HTTP/1.1 server for a tier that only balances: the reverse proxy of package lb without net/http in
-// the way of common requests, at less than half of the CPU time.
+// Package front is an HTTP/1.1 server for a tier that only balances: the reverse proxy of package lb without net/http
+// in the way of common requests, at less than half of the CPU time.
 //
 //	b, err := lb.New([]lb.Endpoint{{Addr: "10.0.0.1:8080"}, {Addr: "10.0.0.2:8080"}}, lb.Options{})
 //	if err != nil {

@@ -85,12 +85,13 @@ func New(b *lb.Balancer, o Options) (*Server, error) {
 // standard returns the http.Server for the i-th kind of connections that are handed over.
 func (f *Server) standard(i int) *http.Server {
 	f.handed[i] = &handover{conns: make(chan net.Conn), done: make(chan struct{})}
-	return &http.Server{Handler: f.h, ReadHeaderTimeout: max(f.o.HeaderTimeout, 0), IdleTimeout: max(f.o.IdleTimeout, 0),
+	return &http.Server{Handler: f.h, ReadHeaderTimeout: max(f.o.HeaderTimeout, 0),
+		IdleTimeout:    max(f.o.IdleTimeout, 0),
 		MaxHeaderBytes: f.o.MaxHeaderBytes, ErrorLog: f.o.ErrorLog}
 }
 
-// Serve answers the connections that l accepts until [Server.Shutdown], [Server.Close] (http.ErrServerClosed) or an error
-// of l, and closes l. It may be called for several listeners.
+// Serve answers the connections that l accepts until [Server.Shutdown], [Server.Close] (http.ErrServerClosed) or an
+// error of l, and closes l. It may be called for several listeners.
 func (f *Server) Serve(l net.Listener) error {
 	defer l.Close()
 	if !f.begin(l) {

@@ -168,29 +168,39 @@ func TestFrontTimeouts(t *testing.T) {
 		require.False(t, errors.As(err, &nerr) && nerr.Timeout(), "the connection stayed open")
 		require.Empty(t, rest)
 	}
-	c, br := dial(t, addr) // no byte
-	ended(c, br)
-	c, br = dial(t, addr) // half a head
-	io.WriteString(c, "GET / HTTP/1.1\r\nHos")
-	ended(c, br)
-	c, br = dial(t, addr) // half a body
-	io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
-	ended(c, br)
-	c, br = dial(t, addr) // between two requests
-	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-	readAnswer(t, br, "GET")
-	ended(c, br)
-
-	c, br = dial(t, addr)
-	io.WriteString(c, "GET /stall HTTP/1.1\r\nHost: a\r\n\r\n")
-	res, _ := readAnswer(t, br, "GET")
-	require.Equal(t, http.StatusGatewayTimeout, res.StatusCode)
-	c, br = dial(t, addr)
-	io.WriteString(c, "GET /cut HTTP/1.1\r\nHost: a\r\n\r\n")
-	res, err := http.ReadResponse(br, nil)
-	require.NoError(t, err)
-	_, err = io.ReadAll(res.Body)
-	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	ask := func(request string) (net.Conn, *bufio.Reader) {
+		c, br := dial(t, addr)
+		io.WriteString(c, request)
+		return c, br
+	}
+	t.Run("limits", func(t *testing.T) {
+		for name, request := range map[string]string{"no byte": "", "half a head": "GET / HTTP/1.1\r\nHos",
+			"half a body":          "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe",
+			"between two requests": "GET / HTTP/1.1\r\nHost: a\r\n\r\n"} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				c, br := ask(request)
+				if name == "between two requests" {
+					readAnswer(t, br, "GET")
+				}
+				ended(c, br)
+			})
+		}
+		t.Run("no answer", func(t *testing.T) {
+			t.Parallel()
+			_, br := ask("GET /stall HTTP/1.1\r\nHost: a\r\n\r\n")
+			res, _ := readAnswer(t, br, "GET")
+			require.Equal(t, http.StatusGatewayTimeout, res.StatusCode)
+		})
+		t.Run("half an answer", func(t *testing.T) {
+			t.Parallel()
+			_, br := ask("GET /cut HTTP/1.1\r\nHost: a\r\n\r\n")
+			res, err := http.ReadResponse(br, nil)
+			require.NoError(t, err)
+			_, err = io.ReadAll(res.Body)
+			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		})
+	})
 	require.GreaterOrEqual(t, f.Stats().Expired, uint64(6))
 	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, lbtest.WaitFor, lbtest.Pause)
 }

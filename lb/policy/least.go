@@ -31,7 +31,8 @@ func (p leastConnections) WithSource(src lottery.Source) lb.Policy {
 
 func (p leastConnections) Picker(bs []*lb.Backend) lb.Picker {
 	groups := (len(bs) + groupSize - 1) / groupSize
-	l := &leastLoaded{src: p.src, n: len(bs), places: make([]uint16, len(bs)), bs: make([]*lb.Backend, groups*groupSize),
+	l := &leastLoaded{src: p.src, n: len(bs), places: make([]uint16, len(bs)),
+		bs:      make([]*lb.Backend, groups*groupSize),
 		inverse: make([]float32, groups*groupSize), leaf: make([]atomic.Uint32, groups*groupSize),
 		group: make([]atomic.Uint64, groups)}
 	for g := range l.group {

@@ -51,7 +51,8 @@ func (p twoCosts) Pick(lb.Key) *lb.Backend {
 }
 
 // cost of a backend without a history is that of the requests in flight at 1 ms each: a new backend is tried at once,
-// but not flooded before its first answer. Of two that are idle only the latency counts: the draw was by weight already.
+// but not flooded before its first answer. Of two that are idle only the latency counts: the draw was by weight
+// already.
 func (p twoCosts) cost(i int) float64 {
 	b := p.bs[i]
 	latency := max(b.Latency(), time.Millisecond)

@@ -112,8 +112,8 @@ func (f *flow) move(l *loop) flowState {
 	return flowWaits
 }
 
-// copy reads once and writes that: socket.ErrAgain with bytes means that some of them wait for room, without that there were
-// none.
+// copy reads once and writes that: socket.ErrAgain with bytes means that some of them wait for room, without that there
+// were none.
 func (f *flow) copy(l *loop) (int, error) {
 	buf := *l.buf
 	n, err := socket.ReadNow(uintptr(f.from), buf)
