@@ -5,17 +5,21 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
+	"github.com/tierkit/tierkit/shard/internal/stored"
 )
 
 // Cluster routes keys to shards. Safe for concurrent use.
 type Cluster struct {
 	opts  Options
+	db    sqldb.Dialect // nil: none
 	store MapStore
 	view  atomic.Pointer[view]
 	n     counters
@@ -37,8 +41,8 @@ type Cluster struct {
 type view struct {
 	*Map
 	dbs       []*shardState
-	moving    map[Slot]bool             // announced by a job: these slots may be fenced at any time
-	pinning   *PinState                 // a key that is about to get a slot of its own
+	moving    map[stored.Slot]bool      // announced by a job: these slots may be fenced at any time
+	pinning   *stored.Pin               // a key that is about to get a slot of its own
 	confirmed atomic.Pointer[time.Time] // when the store last said that this is the map
 	flights   flights
 }
@@ -60,13 +64,16 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 	if store == nil {
 		return nil, errors.New("shard: store is nil")
 	}
-	if err := o.check(len(shards)); err != nil {
+	o, err := o.withDefaults(len(shards))
+	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, store: store, shards: map[ID]*shardState{}, refreshing: make(chan struct{}, 1)}
+	c := &Cluster{opts: o, db: o.Dialect.db, store: store, shards: map[ID]*shardState{},
+		refreshing: make(chan struct{}, 1)}
 	if s, ok := store.(Stale); ok {
-		if c.stale = s.Staleness(); c.opts.Lease <= c.stale {
-			return nil, fmt.Errorf("shard: Options.Lease %v is not longer than the %v that the map store's reads may be old", c.opts.Lease, c.stale)
+		if c.stale = s.Staleness(); c.opts.MapTTL <= c.stale {
+			return nil, fmt.Errorf("shard: Options.MapTTL %v is not longer than the map store's Staleness %v",
+				c.opts.MapTTL, c.stale)
 		}
 	}
 	for _, s := range shards {
@@ -75,14 +82,14 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 		}
 	}
 	asked := time.Now().Add(-c.stale)
-	st, err := openMap(ctx, store, shards, c.opts)
+	st, err := c.openMap(ctx, shards)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
-	if o.Dialect != nil {
+	if c.db != nil {
 		for _, s := range c.view.Load().dbs {
 			if err := c.prepareShard(ctx, s); err != nil {
 				return nil, err
@@ -125,7 +132,7 @@ func (c *Cluster) AddShard(s Shard) error {
 
 // install makes a newer state the view. Older ones are ignored. asked is a time before the store said that it was the
 // map.
-func (c *Cluster) install(st *State, asked time.Time) error {
+func (c *Cluster) install(st *stored.State, asked time.Time) error {
 	m, err := newMap(st)
 	if err != nil {
 		return err
@@ -139,8 +146,8 @@ func (c *Cluster) install(st *State, asked time.Time) error {
 		}
 		return nil
 	}
-	v := &view{Map: m, moving: st.announced()}
-	if st.Job != nil && st.Job.Phase == PhasePin {
+	v := &view{Map: m, moving: st.Announced()}
+	if st.Job != nil && st.Job.Phase == stored.Pinning {
 		v.pinning = st.Job.Pin
 	}
 	v.confirm(asked)
@@ -184,7 +191,7 @@ func (c *Cluster) Refresh(ctx context.Context) error {
 			return nil
 		}
 	}
-	st, err := c.store.Load(ctx)
+	st, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,13 +213,16 @@ func (c *Cluster) refreshLoop() {
 	}
 }
 
+// watchPolicy spaces the calls of a watcher that fails.
+var watchPolicy = backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
+
 func (c *Cluster) watch(w Watcher) {
 	for n := 0; c.ctx.Err() == nil; n++ {
 		_ = w.Watch(c.ctx, func() {
 			n = 0
 			_ = c.Refresh(c.ctx)
 		})
-		if backoff.Sleep(c.ctx, runPolicy.Delay(n)) != nil {
+		if backoff.Sleep(c.ctx, watchPolicy.Delay(n)) != nil {
 			return
 		}
 	}
@@ -233,6 +243,32 @@ func (c *Cluster) Map() *Map { return c.view.Load().Map }
 
 // Slot of the key, to be stored in the slot column of its rows. Inside Do and Tx use the slot they give.
 func (c *Cluster) Slot(k Key) Slot { return c.view.Load().SlotOf(k) }
+
+// Shards returns all shards that the cluster knows, those without slots included, by ID.
+func (c *Cluster) Shards() []Shard {
+	var out []Shard
+	for _, sh := range c.known() {
+		out = append(out, sh.Shard)
+	}
+	return out
+}
+
+// known are all shards, those without slots included, by ID.
+func (c *Cluster) known() []*shardState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*shardState
+	for _, id := range slices.Sorted(maps.Keys(c.shards)) {
+		out = append(out, c.shards[id])
+	}
+	return out
+}
+
+// Tables returns Options.Tables with their defaults filled in.
+func (c *Cluster) Tables() []Table { return slices.Clone(c.opts.Tables) }
+
+// Dialect returns Options.Dialect.
+func (c *Cluster) Dialect() Dialect { return c.opts.Dialect }
 
 // DB returns the database of a shard, or nil.
 func (c *Cluster) DB(id ID) *sql.DB {

@@ -21,6 +21,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/internal/test/testserver"
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // phases are the steps at which servers and movers are killed.
@@ -41,7 +43,7 @@ func (h *homing) Connect(ctx context.Context) (driver.Conn, error) {
 func (h *homing) Driver() driver.Driver { return nil }
 
 // twoServers is a place whose last database is on a server of its own, so that the others' can die alone.
-func twoServers(t *testing.T, standbys int) (p *place, first *testserver.PostgresCluster, homes *[]*homing) {
+func twoServers(t *testing.T, standbys int) (p *testdb.Kind, first *testserver.PostgresCluster, homes *[]*homing) {
 	o := testserver.PostgresOptions{Standbys: standbys}
 	if standbys > 0 {
 		o.Synchronous = "ANY 1 (s0, s1)"
@@ -49,8 +51,7 @@ func twoServers(t *testing.T, standbys int) (p *place, first *testserver.Postgre
 	first = testserver.Postgres(t, o)
 	second := testserver.Postgres(t, testserver.PostgresOptions{})
 	homes = new([]*homing)
-	p = postgresPlace(t)
-	p.open = func(name string) *sql.DB {
+	p = testdb.OwnPostgres(func(name string) *sql.DB {
 		node := first.Primary()
 		if name == "s2" {
 			node = second.Primary()
@@ -68,7 +69,7 @@ func twoServers(t *testing.T, standbys int) (p *place, first *testserver.Postgre
 		db.SetMaxIdleConns(16)
 		t.Cleanup(func() { _ = db.Close() })
 		return db
-	}
+	})
 	return p, first, homes
 }
 
@@ -136,34 +137,26 @@ func TestSourceFailover(t *testing.T) {
 
 // The mover is a process of its own and is killed with SIGKILL, at each phase and at any time; the next one goes on.
 func TestMoverProcessKilled(t *testing.T) {
-	s := testserver.Postgres(t, testserver.PostgresOptions{})
-	p := postgresPlace(t)
+	p := testdb.Postgres(t)
 	var dsns []string
-	p.open = func(name string) *sql.DB {
-		_, err := s.Primary().DB().Exec("create database " + name)
-		require.NoError(t, err)
-		dsns = append(dsns, fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
-		db, err := sql.Open("pgx", dsns[len(dsns)-1])
-		require.NoError(t, err)
-		db.SetMaxIdleConns(8)
-		t.Cleanup(func() { _ = db.Close() })
-		return db
+	for i := range 3 {
+		dsns = append(dsns, p.DSN(fmt.Sprint("s", i)))
 	}
 	w := newWorld(t, p, 2, 64, 100)
 	ctx := t.Context()
 	// The map moves from memory to a database, where the mover's process finds it.
 	st, err := w.store.Load(ctx)
 	require.NoError(t, err)
-	store := SQLStore(w.shards[0].DB, p.d)
+	store := SQLStore(w.shards[0].DB, Postgres())
 	require.NoError(t, store.CompareAndSwap(ctx, 0, st))
 	w.store = store
 	w.c = w.process(0)
 	w.traffic(3, 1)
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(string) error {
-		return errCrash
+		return mover.ErrCrash
 	}})
 	require.NoError(t, err)
-	require.ErrorIs(t, j.Wait(ctx), errCrash)
+	require.ErrorIs(t, j.Wait(ctx), mover.ErrCrash)
 
 	mover := func(stopAt string) (lines *bufio.Scanner, kill func()) {
 		cmd := exec.Command(os.Args[0])
@@ -229,7 +222,7 @@ func runAsMover() bool {
 		err = func() error {
 			ctx := context.Background()
 			c, err := New(ctx, SQLStore(shards[0].DB, Postgres()), shards,
-				Options{Dialect: Postgres(), Tables: testTables, Lease: leaseForTests, Refresh: 50 * time.Millisecond})
+				Options{Dialect: Postgres(), Tables: testTables, MapTTL: leaseForTests, Refresh: 50 * time.Millisecond})
 			if err != nil {
 				return err
 			}
@@ -257,7 +250,7 @@ func runAsMover() bool {
 // A transaction that stays open holds its slot; the fence tries and gives way, and the slot's other writers get on
 // meanwhile.
 func TestLongTransactionDoesNotStallOthers(t *testing.T) {
-	p := postgresPlace(t)
+	p := testdb.Postgres(t)
 	w := newWorld(t, p, 2, 4, 60)
 	ctx := t.Context()
 	id, other := -1, -1

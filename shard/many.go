@@ -37,12 +37,12 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key,
 		todo = todo[:0:0]
 		for sh, idx := range groups {
 			wg.Go(func() {
-				stay, err := c.arrive(ctx, v, sh, visits[sh])
+				lease, err := c.arrive(ctx, v, sh, visits[sh])
 				if err == nil {
 					err = f(ctx, sh.DB, idx)
 				}
 				if err == nil {
-					err = stay.end(ctx, c, v, sh, visits[sh])
+					err = lease.end(ctx, c, v, sh, visits[sh])
 				}
 				if err == nil {
 					return

@@ -50,7 +50,8 @@ func TestCluster(t *testing.T) {
 			"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)")
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = db.Close() })
-		_, err = db.Exec(`create table t (id integer primary key, slot integer not null); create index t_slot on t (slot, id)`)
+		_, err = db.Exec(`create table t (id integer primary key, slot integer not null);
+			create index t_slot on t (slot, id)`)
 		require.NoError(t, err)
 		shards = append(shards, shard.Shard{ID: shard.ID(name), DB: db})
 	}
@@ -59,7 +60,7 @@ func TestCluster(t *testing.T) {
 		require.NoError(t, err)
 		c, err := shard.New(ctx, st, shards, shard.Options{Dialect: shard.SQLite(),
 			Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}, Slots: 16, Refresh: 10 * time.Minute,
-			Lease: 11 * time.Minute})
+			MapTTL: 11 * time.Minute})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		return c
