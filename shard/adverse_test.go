@@ -68,6 +68,7 @@ func TestLostAnswersOfTheStore(t *testing.T) {
 
 // A shard that was emptied need not be given any more.
 func TestEmptiedShardIsForgotten(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testdb.SQLite(t), 2, 64, 40)
 	ctx := t.Context()
 	p, err := w.c.Plan(ctx, Change{Weights: map[ID]float64{"s1": 1, "s2": 1}})
@@ -87,6 +88,7 @@ func TestEmptiedShardIsForgotten(t *testing.T) {
 
 // A read-only transaction that takes longer than a lease looks again at every slot it asked for, not only at its own.
 func TestReadOnlyTxOfTwoSlots(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testdb.Postgres(t), 2, 64, 40)
 	ctx := t.Context()
 	m := w.c.Map()
@@ -124,22 +126,18 @@ func TestFenceGivesWay(t *testing.T) {
 		stuck, wrote := make(chan struct{}), make(chan struct{})
 		n := 0
 		id, j := w.moveOne(t, MoveOptions{step: func(name string) error {
-			if name != "before drain" {
-				return nil
-			}
-			if n++; n == 1 {
-				return errors.New("the target cannot be reached")
-			}
-			return nil
-		}, Progress: func(pr Progress) {
-			if pr.Err != nil && n == 1 {
-				select {
-				case <-stuck:
-				default:
+			switch name {
+			case "before drain":
+				if n++; n == 1 {
+					return errors.New("the target cannot be reached")
+				}
+			case "before fence":
+				if n == 1 { // again
 					close(stuck)
 					<-wrote
 				}
 			}
+			return nil
 		}})
 		<-stuck
 		short, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -158,6 +156,7 @@ func TestFenceGivesWay(t *testing.T) {
 
 // A job that is paused behind the fence leaves the slots writable.
 func TestPauseBehindTheFence(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testdb.SQLite(t), 2, 64, 40)
 	ctx := t.Context()
 	fenced := make(chan struct{})
@@ -188,6 +187,7 @@ func TestPauseBehindTheFence(t *testing.T) {
 
 // The error of a scatter names the shards that failed, not those that were told to stop because of it.
 func TestScatterNamesWhoFailed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, testdb.SQLite(t), 2, 64, 2000)
 	boom := errors.New("boom")
 	failed := make(chan struct{})

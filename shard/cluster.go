@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
 	"github.com/tierkit/tierkit/shard/internal/sqldb"
 	"github.com/tierkit/tierkit/shard/internal/stored"
 )
@@ -24,10 +26,14 @@ type Cluster struct {
 	view  atomic.Pointer[view]
 	n     counters
 
-	stale  time.Duration // of the store's reads
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	stale time.Duration // of the store's reads
+	warn  *warn.Log
+	hooks usercode.Serial // calls Options.Hooks
+
+	refreshErrors, jobErrors, hookErrors warn.Tally
+	ctx                                  context.Context
+	cancel                               context.CancelFunc
+	wg                                   sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows and the order of views
 	shards  map[ID]*shardState
@@ -68,8 +74,9 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, db: o.Dialect.db, store: store, shards: map[ID]*shardState{},
+	c := &Cluster{opts: o, db: o.Dialect.db, warn: warn.New(o.Logger), store: store, shards: map[ID]*shardState{},
 		refreshing: make(chan struct{}, 1)}
+	c.hooks.Failed = c.hookFailed
 	if s, ok := store.(Stale); ok {
 		if c.stale = s.Staleness(); c.opts.MapTTL <= c.stale {
 			return nil, fmt.Errorf("shard: Options.MapTTL %v is not longer than the map store's Staleness %v",
@@ -165,7 +172,7 @@ func (c *Cluster) install(st *stored.State, asked time.Time) error {
 	}
 	c.mu.Unlock()
 	if h := c.opts.Hooks; h != nil && h.MapChanged != nil && old != nil {
-		h.MapChanged(old.Map, m)
+		c.call(&c.hooks, func() { h.MapChanged(old.Map, m) })
 	}
 	return nil
 }
@@ -205,7 +212,7 @@ func (c *Cluster) refreshLoop() {
 		select {
 		case <-t.C:
 			ctx, cancel := context.WithTimeout(c.ctx, max(c.opts.Refresh, time.Second))
-			_ = c.Refresh(ctx) // the old map goes on working; the fences see to that
+			c.refreshed("refresh", c.Refresh(ctx))
 			cancel()
 		case <-c.ctx.Done():
 			return
@@ -213,15 +220,34 @@ func (c *Cluster) refreshLoop() {
 	}
 }
 
+// refreshed reports the outcome of reading or watching the map. The old map goes on working: fences refuse what is
+// outdated, and after MapTTL operations ask their shard.
+func (c *Cluster) refreshed(what string, err error) {
+	if c.ctx.Err() != nil { // closed
+		return
+	}
+	if err == nil {
+		c.warn.Clear(what, "shard: the map can be read again")
+		return
+	}
+	c.refreshErrors.Add(err)
+	c.warn.Warn(what, "shard: the map cannot be read; operations go on with the old one", "what", what,
+		"epoch", c.view.Load().Epoch(), "err", err)
+}
+
 // watchPolicy spaces the calls of a watcher that fails.
 var watchPolicy = backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
 
 func (c *Cluster) watch(w Watcher) {
 	for n := 0; c.ctx.Err() == nil; n++ {
-		_ = w.Watch(c.ctx, func() {
+		err := w.Watch(c.ctx, func() {
 			n = 0
-			_ = c.Refresh(c.ctx)
+			c.refreshed("refresh", c.Refresh(c.ctx))
 		})
+		if err == nil {
+			err = errors.New("the watch ended")
+		}
+		c.refreshed("watch", err)
 		if backoff.Sleep(c.ctx, watchPolicy.Delay(n)) != nil {
 			return
 		}

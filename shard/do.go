@@ -42,7 +42,7 @@ func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *sh
 		}
 		c.n.refused.Add(1)
 		if h := c.opts.Hooks; h != nil && h.Refused != nil {
-			h.Refused(s, sh.ID, n)
+			c.call(&c.hooks, func() { h.Refused(s, sh.ID, n) })
 		}
 		now := time.Now()
 		if deadline.IsZero() {

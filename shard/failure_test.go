@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/shard/internal/mover"
 	"github.com/tierkit/tierkit/shard/internal/testdb"
@@ -28,6 +29,19 @@ import (
 // phases are the steps at which servers and movers are killed.
 var phases = []string{"before capture", "mid copy", "before catchup", "before settle", "before verify", "before fence",
 	"before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
+
+// somePhases are three of phases in their order, or all of them in an exhaustive run.
+func somePhases(t *testing.T) []string {
+	n := exhaustive.N(t, 3, len(phases))
+	at := rand.Perm(len(phases))[:n]
+	slices.Sort(at)
+	var out []string
+	for _, i := range at {
+		out = append(out, phases[i])
+	}
+	t.Logf("kills at %v", out)
+	return out
+}
 
 // homing connects to the server that is the primary now.
 type homing struct{ dsn atomic.Pointer[string] }
@@ -44,6 +58,9 @@ func (h *homing) Driver() driver.Driver { return nil }
 
 // twoServers is a place whose last database is on a server of its own, so that the others' can die alone.
 func twoServers(t *testing.T, standbys int) (p *testdb.Kind, first *testserver.PostgresCluster, homes *[]*homing) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
 	o := testserver.PostgresOptions{Standbys: standbys}
 	if standbys > 0 {
 		o.Synchronous = "ANY 1 (s0, s1)"
@@ -75,6 +92,8 @@ func twoServers(t *testing.T, standbys int) (p *testdb.Kind, first *testserver.P
 
 // The source's server is killed with SIGKILL at each phase of a move and comes back.
 func TestSourceServerKilled(t *testing.T) {
+	t.Parallel()
+	phases := somePhases(t)
 	p, first, _ := twoServers(t, 0)
 	w := newWorld(t, p, 2, 64, 100)
 	w.lossy = true
@@ -100,6 +119,7 @@ func TestSourceServerKilled(t *testing.T) {
 // The source's primary is killed and its synchronous standby promoted, while the fence is up and around the commit of
 // the map.
 func TestSourceFailover(t *testing.T) {
+	t.Parallel()
 	p, first, homes := twoServers(t, 1)
 	w := newWorld(t, p, 2, 64, 100)
 	w.lossy = true
@@ -107,6 +127,10 @@ func TestSourceFailover(t *testing.T) {
 	w.traffic(3, 1)
 	primary, standby := first.Nodes[0], first.Nodes[1]
 	at := []string{"before catchup", "before settle", "before drain", "before commit", "before gone"}
+	if n := exhaustive.N(t, 1, len(at)); n < len(at) {
+		i := rand.IntN(len(at))
+		at = at[i : i+n]
+	}
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(name string) error {
 		i := slices.Index(at, name)
 		if i < 0 {
@@ -137,6 +161,8 @@ func TestSourceFailover(t *testing.T) {
 
 // The mover is a process of its own and is killed with SIGKILL, at each phase and at any time; the next one goes on.
 func TestMoverProcessKilled(t *testing.T) {
+	t.Parallel()
+	phases := somePhases(t)
 	p := testdb.Postgres(t)
 	var dsns []string
 	for i := range 3 {
@@ -182,7 +208,7 @@ func TestMoverProcessKilled(t *testing.T) {
 		}
 		kill()
 	}
-	for range 4 {
+	for range exhaustive.N(t, 1, 4) {
 		_, kill := mover("")
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 		kill()
@@ -250,6 +276,7 @@ func runAsMover() bool {
 // A transaction that stays open holds its slot; the fence tries and gives way, and the slot's other writers get on
 // meanwhile.
 func TestLongTransactionDoesNotStallOthers(t *testing.T) {
+	t.Parallel()
 	p := testdb.Postgres(t)
 	w := newWorld(t, p, 2, 4, 60)
 	ctx := t.Context()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/shard/internal/mover"
 	"github.com/tierkit/tierkit/shard/internal/stored"
 )
@@ -27,7 +28,9 @@ type MoveOptions struct {
 	// last hand-over it stays in phase "hold" until Job.Complete or Job.Rollback. What that costs is the capture of
 	// changed keys on the targets.
 	Reversible bool
-	// Progress is called after every step.
+	// Progress is called after steps, one call at a time, on a goroutine of its own: it does not hold up the job, and
+	// may call any method of the Job and the Cluster. The last calls may come after Wait has returned. Calls are left out
+	// while it is 1024 behind.
 	Progress func(Progress)
 
 	// step is called around every step. An error ends the job there as a crash would. For tests.
@@ -85,10 +88,15 @@ func (c *Cluster) moverOptions(o MoveOptions) mover.Options {
 	m := mover.Options{Dialect: c.db, Tables: c.opts.specs(), Group: o.Group, Chunk: o.Chunk,
 		RowsPerSecond: o.RowsPerSecond, LockTimeout: o.LockTimeout, Step: o.step, NoJitter: o.noJitter}
 	if f := o.Progress; f != nil {
-		m.Progress = func(p mover.Progress) { f(progressOf(p)) }
+		calls := &usercode.Serial{Failed: c.hookFailed}
+		m.Progress = func(p mover.Progress) { c.call(calls, func() { f(progressOf(p)) }) }
 	}
 	if h := c.opts.Hooks; h != nil && h.Phase != nil {
-		m.Phase = func(p mover.Progress) { h.Phase(progressOf(p)) }
+		m.Phase = func(p mover.Progress) { c.call(&c.hooks, func() { h.Phase(progressOf(p)) }) }
+	}
+	m.Failed = func(err error) {
+		c.jobErrors.Add(err)
+		c.warn.Warn("job", "shard: a step of the move failed", "err", err)
 	}
 	return m
 }
@@ -228,6 +236,10 @@ func (c *Cluster) start(st *stored.State, o MoveOptions, asked time.Time) (*Job,
 	}
 	c.wg.Go(func() {
 		j.err = j.mover.Run(ctx)
+		if j.err != nil && ctx.Err() == nil && !errors.Is(j.err, ErrMoverLost) {
+			c.jobErrors.Add(j.err)
+			c.warn.Warn("job ended", "shard: the move has ended; it stays stored and can be resumed", "err", j.err)
+		}
 		cancel(nil)
 		close(j.done)
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // DoMany groups the keys by owning shard and runs f once per shard, in parallel. f gets the positions of its keys in
@@ -39,7 +40,7 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key,
 			wg.Go(func() {
 				lease, err := c.arrive(ctx, v, sh, visits[sh])
 				if err == nil {
-					err = f(ctx, sh.DB, idx)
+					err = usercode.Run(func() error { return f(ctx, sh.DB, idx) })
 				}
 				if err == nil {
 					err = lease.end(ctx, c, v, sh, visits[sh])

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -26,8 +27,11 @@ func TestReshardUnderTraffic(t *testing.T) {
 		plan := w.plan(ctx)
 		require.Len(t, plan.Moves, 21, "the minimum")
 		require.Positive(t, plan.Rows)
+		var mu sync.Mutex // guards phases
 		var phases []Phase
 		j, err := w.c.Move(ctx, plan, MoveOptions{Group: 8, Chunk: 20, Progress: func(pr Progress) {
+			mu.Lock()
+			defer mu.Unlock()
 			if len(phases) == 0 || phases[len(phases)-1] != pr.Phase {
 				phases = append(phases, pr.Phase)
 			}
@@ -43,6 +47,11 @@ func TestReshardUnderTraffic(t *testing.T) {
 		t.Logf("%d writes; write pauses %v; %d refused", w.writes.Load(), st.WritePauses, w.c.Stats().Refused)
 		w.check()
 		require.Len(t, st.WritePauses, st.Groups)
+		require.Eventually(t, func() bool { // the last calls may come after Wait
+			mu.Lock()
+			defer mu.Unlock()
+			return phases[len(phases)-1] == "done"
+		}, 30*time.Second, time.Millisecond)
 		for _, want := range []Phase{"prepare", "capture", "copy", "catchup", "verify", "fence", "drain",
 			"commit", "gone", "owned", "cleanup", "done"} {
 			require.Contains(t, phases, want)
@@ -102,6 +111,7 @@ func TestZombieMover(t *testing.T) {
 		}
 		for _, at := range at {
 			t.Run(at, func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t, p.Fresh(t), 2, 64, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)

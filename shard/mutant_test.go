@@ -166,6 +166,7 @@ func (s *scene) value(t *testing.T, id int) (v int64) {
 }
 
 func TestMutants(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		kind string
 		// play returns true when an invariant was violated.
@@ -320,6 +321,7 @@ func TestMutants(t *testing.T) {
 		}},
 	} {
 		t.Run(c.kind, func(t *testing.T) {
+			t.Parallel()
 			require.True(t, c.play(t, newScene(t, c.kind)), "the mutant was not caught")
 			require.False(t, c.play(t, newScene(t, "")), "the real protocol failed")
 		})

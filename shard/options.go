@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -55,6 +56,9 @@ type Options struct {
 	HotKeys int
 	// Hooks observe. nil costs nothing.
 	Hooks *Hooks
+	// Logger gets a warning, at most once a minute and cause, when the map cannot be read, a watch fails, or a step of a
+	// job fails and is repeated. nil means slog.Default().
+	Logger *slog.Logger
 }
 
 // withDefaults checks the options for so many shards and fills in what is zero, but for Slots and Placement, which a

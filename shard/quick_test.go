@@ -22,6 +22,7 @@ import (
 // Whoever noted a key without a lock, in whatever kind of transaction, is waited for before the fence, and what it
 // wrote is moved.
 func TestWritersInFlightAreSettled(t *testing.T) {
+	t.Parallel()
 	exec := func(t *testing.T, c *sql.Conn, qs ...string) {
 		for _, q := range qs {
 			_, err := c.ExecContext(context.Background(), q)
@@ -68,6 +69,7 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 		}, `commit`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			s := newScene(t, "")
 			s.write(s.c, s.id, 1, 0)
 			conn, err := s.shards[0].DB.Conn(t.Context())
@@ -110,6 +112,7 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 
 // While the mover waits for one transaction, the slot's other writers do not wait.
 func TestSettlingKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	var tx *sql.Tx
 	var once sync.Once
@@ -148,6 +151,7 @@ func TestSettlingKeepsNobodyWaiting(t *testing.T) {
 // The database itself refuses a fence while keys are noted without a lock, and Guard does not bring that back when it
 // was ended.
 func TestFenceNeedsSlow(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	var had, has int
 	src := s.shards[0].DB
@@ -176,6 +180,7 @@ func TestFenceNeedsSlow(t *testing.T) {
 // A role that may write to the tables and knows nothing of the guards is let through or refused by them like any other,
 // at each step.
 func TestWriterOfAnotherRole(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	src := s.shards[0].DB
 	for _, q := range []string{`create role app`, `grant select, insert, update, delete on t, u to app`} {
@@ -219,6 +224,7 @@ func TestWriterOfAnotherRole(t *testing.T) {
 
 // An abort waits for writers that note keys, and leaves nothing of them.
 func TestAbortForgetsWritersInFlight(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	var tx *sql.Tx
 	j := s.move(t, func(name string) error {
@@ -243,6 +249,7 @@ func TestAbortForgetsWritersInFlight(t *testing.T) {
 
 // Exactly the entries that were read are forgotten, also when VACUUM FULL has put others in their places.
 func TestForgetIsExact(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	ctx, db := t.Context(), s.shards[0].DB
 	note := func(pk string) {
@@ -283,6 +290,7 @@ func TestForgetIsExact(t *testing.T) {
 
 // Writers of a partition lock it and not its parent.
 func TestWritingNamesWritersOfPartitions(t *testing.T) {
+	t.Parallel()
 	s := newScene(t, "")
 	ctx, db := t.Context(), s.shards[0].DB
 	for _, q := range []string{`create table parted (id bigint, slot int) partition by range (id)`,

@@ -77,6 +77,7 @@ func TestRollbackOnTheWayAndCrashes(t *testing.T) {
 		// before the commit of a group, and after; the simulation has the other steps
 		for _, at := range []string{"before drain", "before gone"} {
 			t.Run(at, func(t *testing.T) {
+				t.Parallel()
 				w := newWorld(t, p.Fresh(t), 2, 32, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)

@@ -7,11 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/warn"
 	"github.com/tierkit/tierkit/shard"
 	"github.com/tierkit/tierkit/shard/internal/sqldb"
 	"github.com/tierkit/tierkit/shard/internal/sqldb/dialects"
@@ -25,6 +27,9 @@ type LeaseOptions struct {
 	// TTL is how long a generator that died keeps its number. It is renewed at a third of it. Zero means
 	// 30 s.
 	TTL time.Duration
+	// Logger gets a warning, at most once a minute, while the lease cannot be renewed, and when it was taken over. nil
+	// means slog.Default().
+	Logger *slog.Logger
 }
 
 // Leased is a Generator whose node number is leased from a database, so that no number has to be assigned by hand, and
@@ -35,6 +40,8 @@ type Leased struct {
 	db     *sql.DB
 	d      sqldb.Text
 	o      LeaseOptions
+	warn   *warn.Log
+	errors warn.Tally
 	holder string
 	node   int
 	until  atomic.Int64 // ids may be made until then, in milliseconds since epoch
@@ -85,7 +92,7 @@ func Lease(ctx context.Context, db *sql.DB, d shard.Dialect, o LeaseOptions) (*L
 	}
 	var b [16]byte
 	_, _ = rand.Read(b[:])
-	l := &Leased{db: db, d: text, o: o, holder: hex.EncodeToString(b[:]), node: -1}
+	l := &Leased{db: db, d: text, warn: warn.New(o.Logger), o: o, holder: hex.EncodeToString(b[:]), node: -1}
 	if err := sqldb.CreateTable(ctx, db, nodeTable); err != nil {
 		return nil, fmt.Errorf("ids: create tk_node: %w", err)
 	}
@@ -163,9 +170,15 @@ func (l *Leased) renew(ctx context.Context) {
 		switch {
 		case err == nil:
 			l.until.Store(until)
+			l.warn.Clear("renew", "ids: the lease was renewed", "node", l.node)
 		case errors.Is(err, errLeaseTaken):
 			l.until.Store(0)
+			l.errors.Add(err)
+			l.warn.Warn("taken", "ids: another generator took the node number; Next fails from now on", "node", l.node)
 			return
+		case ctx.Err() == nil:
+			l.errors.Add(err)
+			l.warn.Warn("renew", "ids: the lease cannot be renewed; Next fails when it runs out", "node", l.node, "err", err)
 		}
 	}
 }
@@ -178,6 +191,20 @@ func (l *Leased) Next(s shard.Slot) (int64, error) {
 		return 0, fmt.Errorf("%w: the lease of node %d ran out", ErrNoNode, l.node)
 	}
 	return id, err
+}
+
+// Stats are counters since Lease.
+type Stats struct {
+	Errors      uint64 `metric:"lease_errors_total,counter,Renewals of the lease that failed"`
+	LastError   string
+	LastErrorAt time.Time
+}
+
+// Stats returns the counters. It is cheap and safe for concurrent use.
+func (l *Leased) Stats() Stats {
+	var s Stats
+	s.Errors, s.LastError, s.LastErrorAt = l.errors.Load()
+	return s
 }
 
 // Node is the leased number.

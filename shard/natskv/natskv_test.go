@@ -24,7 +24,16 @@ func connect(t *testing.T, s *testserver.NATSServer) *nats.Conn {
 	return nc
 }
 
+// server skips in short tests; the others run at the same time.
+func server(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a server")
+	}
+	t.Parallel()
+}
+
 func TestMapStore(t *testing.T) {
+	server(t)
 	s := testserver.NATS(t)
 	shardtest.MapStore(t, func(t *testing.T) shard.MapStore {
 		st, err := natskv.Open(t.Context(), connect(t, s), natskv.Options{})
@@ -41,6 +50,7 @@ func TestMapStore(t *testing.T) {
 // Two processes share the map; the server dies and comes back in between, and the other process hears of a move at
 // once.
 func TestCluster(t *testing.T) {
+	server(t)
 	s := testserver.NATS(t)
 	ctx := t.Context()
 	dir := t.TempDir()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/outbox"
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/internal/warn"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -24,10 +25,11 @@ import (
 // Table is the outboxes of one table for reading, and the relays that empty them. All methods are safe for concurrent
 // use; any number of processes may relay.
 type Table struct {
-	c     *shard.Cluster
-	o     Options
-	table *outbox.Table
-	warn  *warn.Log
+	c      *shard.Cluster
+	o      Options
+	table  *outbox.Table
+	warn   *warn.Log
+	errors warn.Tally // of relays
 
 	mu     sync.Mutex // guards relays
 	relays map[shard.ID]*outbox.Relay
@@ -119,7 +121,7 @@ func (r *Table) deliver(ctx context.Context, rows []outbox.Row) error {
 			return fmt.Errorf("readtable: row %d: %w", row.ID, err)
 		}
 	}
-	return r.o.Apply(ctx, changes)
+	return usercode.Run(func() error { return r.o.Apply(ctx, changes) })
 }
 
 // Migrate creates the outbox on every shard that the cluster knows. Call it again after AddShard.
@@ -199,6 +201,7 @@ func (r *Table) Run(ctx context.Context) error {
 			running[sh.ID] = true
 			wg.Go(func() {
 				_ = x.Run(ctx, func(err error) {
+					r.errors.Add(err)
 					r.warn.Warn("relay "+string(sh.ID),
 						"shard read table: changes are not applied; they are tried again",
 						"shard", string(sh.ID), "outbox", r.o.Outbox, "err", err)
@@ -212,6 +215,20 @@ func (r *Table) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return nil
+}
+
+// Stats are counters since New.
+type Stats struct {
+	Errors      uint64 `metric:"relay_errors_total,counter,Attempts to apply changes that failed"`
+	LastError   string
+	LastErrorAt time.Time
+}
+
+// Stats returns the counters. It is cheap and safe for concurrent use.
+func (r *Table) Stats() Stats {
+	var s Stats
+	s.Errors, s.LastError, s.LastErrorAt = r.errors.Load()
+	return s
 }
 
 // Backlog is how many changes wait on all shards, and for how long the oldest: how far the table is behind.

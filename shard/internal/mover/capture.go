@@ -151,7 +151,7 @@ func (c *capture) write(ctx context.Context, g *group, b batch) error {
 
 // tidy only saves time; an error may pass.
 func (c *capture) tidy(ctx context.Context, g *group) {
-	_ = c.Dialect.Tidy(ctx, g.from.db)
+	c.failed(c.Dialect.Tidy(ctx, g.from.db))
 	c.forgotten = 0
 }
 

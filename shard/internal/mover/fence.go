@@ -103,9 +103,11 @@ func (f *fence) abandon(ctx context.Context, g *group, why error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if f.setState(ctx, g.from, g, sqldb.Capture) == nil {
-		g.fencedAt = time.Time{}
+	if err := f.setState(ctx, g.from, g, sqldb.Capture); err != nil {
+		f.failed(fmt.Errorf("shard: slots of %s still refuse writes: %w", g.from.id, err))
+		return
 	}
+	g.fencedAt = time.Time{}
 }
 
 // open ends the hand-over: the source refuses reads too before the target accepts writes, so that no read returns old

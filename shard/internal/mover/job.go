@@ -80,6 +80,7 @@ func (j *Job) Run(ctx context.Context) error {
 			return err
 		default:
 			failures++
+			j.work.failed(err)
 			j.progress.change(func(p *Progress) { p.Err = err })
 			if e := backoff.Sleep(ctx, j.work.pauses.run.Delay(failures)); e != nil {
 				return errors.Join(context.Cause(ctx), err)

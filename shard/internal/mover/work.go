@@ -47,8 +47,10 @@ type Options struct {
 	Chunk         int // rows per transaction
 	RowsPerSecond int // 0: no throttle
 	LockTimeout   time.Duration
-	// Progress is called after every step, Phase when a phase begins. Each may be nil.
+	// Progress is called after every step, Phase when a phase begins, Failed with an error after which a step is
+	// repeated, or that leaves something undone. They must return at once. Each may be nil.
 	Progress, Phase func(Progress)
+	Failed          func(error)
 
 	// Step is called around every step. An error ends the step there. For tests.
 	Step func(name string) error
@@ -85,6 +87,12 @@ func newWork(token uint64, o Options, p *progress) *work {
 func (w *work) enter(p stored.Phase) error {
 	w.progress.change(func(pr *Progress) { pr.Phase = p })
 	return w.step("before " + string(p))
+}
+
+func (w *work) failed(err error) {
+	if err != nil && w.opts.Failed != nil {
+		w.opts.Failed(err)
+	}
 }
 
 func (w *work) step(name string) error {

@@ -4,8 +4,11 @@ package testdb
 
 import (
 	"database/sql"
+	"flag"
 	"fmt"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,8 +52,20 @@ func OwnPostgres(open func(name string) *sql.DB) *Kind {
 	return &Kind{Database: dialects.ByName("postgres"), DDL: postgresDDL, open: open}
 }
 
-// DSN is the address of a database that Open made in PostgreSQL.
-func (k *Kind) DSN(name string) string { return k.dsn(name) }
+// DSN is the address of a database that Open made in a server.
+func (k *Kind) DSN(name string) string { return k.dsn(k.prefix + name) }
+
+// Reopen is another handle of a database that Open made in a server.
+func (k *Kind) Reopen(t testing.TB, name string) *sql.DB {
+	driver := "pgx"
+	if k.Name() == "mariadb" {
+		driver = "mysql"
+	}
+	db, err := sql.Open(driver, k.DSN(name))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	return pool(db)
+}
 
 // Open makes an empty database.
 func (k *Kind) Open(name string) *sql.DB { return k.open(name) }
@@ -106,7 +121,7 @@ func Postgres(t testing.TB) *Kind {
 		require.NoError(t, err)
 		return pool(db)
 	})
-	k.dsn = func(name string) string { return dsn(k.prefix + name) }
+	k.dsn = dsn
 	return k
 }
 
@@ -114,17 +129,22 @@ func Postgres(t testing.TB) *Kind {
 func MariaDB(t testing.TB) *Kind {
 	skipInShort(t)
 	s := mariadb.get(t)
-	return newKind(t, "mariadb", []string{
+	dsn := func(name string) string {
+		return strings.Replace(s.Primary().AdminDSN(), "/test?", "/"+name+"?", 1)
+	}
+	k := newKind(t, "mariadb", []string{
 		`create table t (id bigint primary key, slot smallint not null, v bigint not null, at datetime(6), note text,
 			key (slot, id))`,
 		`create table u (a varchar(50), b int, slot int not null, x blob, primary key (a, b), key (slot, a, b))`,
 	}, func(t testing.TB, name string) *sql.DB {
 		_, err := s.Primary().DB().Exec("create database " + name)
 		require.NoError(t, err)
-		db, err := sql.Open("mysql", strings.Replace(s.Primary().AdminDSN(), "/test?", "/"+name+"?", 1))
+		db, err := sql.Open("mysql", dsn(name))
 		require.NoError(t, err)
 		return pool(db)
 	})
+	k.dsn = dsn
+	return k
 }
 
 func pool(db *sql.DB) *sql.DB {
@@ -140,8 +160,9 @@ func skipInShort(t testing.TB) {
 	}
 }
 
-// On runs f as subtests, in parallel with the others, once for each kind that open has.
+// On runs f as subtests, in parallel with each other and with other tests, once for each kind that open has.
 func On(t *testing.T, open map[string]func(testing.TB) *Kind, f func(t *testing.T, k *Kind)) {
+	t.Parallel()
 	for name, o := range open {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -191,7 +212,18 @@ func (outlive) Cleanup(f func()) {
 }
 
 // Main is for TestMain: it runs the tests, ends the servers and looks for goroutines that were left.
-func Main(m *testing.M) { goleak.VerifyTestMain(binary{m}) }
+//
+// Much of what the tests do is waiting: for leases, locks and servers. So more of them run at the same time than there
+// are processors, unless -parallel says otherwise.
+func Main(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", strconv.Itoa(max(8, 2*runtime.GOMAXPROCS(0))))
+	}
+	goleak.VerifyTestMain(binary{m})
+}
 
 type binary struct{ m *testing.M }
 
