@@ -56,8 +56,8 @@ type Options struct {
 	HotKeys int
 	// Hooks observe. nil costs nothing.
 	Hooks *Hooks
-	// Logger gets a warning, at most once a minute and cause, when the map cannot be read, a watch fails, or a step of a
-	// job fails and is repeated. nil means slog.Default().
+	// Logger gets a warning, at most once a minute and cause, when the map cannot be read, a watch fails, or a step of
+	// a job fails and is repeated. nil means slog.Default().
 	Logger *slog.Logger
 }
 
