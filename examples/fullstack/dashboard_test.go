@@ -59,6 +59,22 @@ func browser(t *testing.T) (context.Context, func() []string) {
 	}
 }
 
+// wait waits for an expression in the page to be true. A page that is left while it waits is no error.
+func wait(t *testing.T, ctx context.Context, what, expr string) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); ; {
+		ok, err := chromedp.Run(ctx, chromedp.Poll[bool](expr, chromedp.WithPollingTimeout(30*time.Second)))
+		if err == nil && ok {
+			return
+		}
+		if time.Now().After(end) || err != nil && !strings.Contains(err.Error(), "context") &&
+			!strings.Contains(err.Error(), "navigated") {
+			require.NoError(t, err, what)
+			require.True(t, ok, what)
+		}
+	}
+}
+
 // The dashboard shows the play live: values move, a killed node turns red, its failure is in the timeline, and nothing
 // is written to the console.
 func TestDashboardInABrowser(t *testing.T) {
@@ -68,22 +84,16 @@ func TestDashboardInABrowser(t *testing.T) {
 	var out bytes.Buffer
 	code := make(chan int, 1)
 	go func() {
-		c := config{replay: "sample", duration: 14 * time.Second, rate: rate(240), started: func(s *assemble.Stack) {
+		c := config{replay: "sample", duration: 20 * time.Second, rate: rate(240), started: func(s *assemble.Stack) {
 			started <- s
-		}, drills: []string{"edge eu-west-edge1"}}
+		}}
 		code <- c.run(&out, &out)
 	}()
 	s := <-started
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(s.Addresses().Dashboard),
 		chromedp.WaitVisible(chromedp.CSS(`[data-node="us-east-edge1"]`))))
 
-	// until waits for an expression in the page to be true.
-	until := func(what, expr string) {
-		t.Helper()
-		ok, err := chromedp.Run(ctx, chromedp.Poll[bool](expr, chromedp.WithPollingTimeout(30*time.Second)))
-		require.NoError(t, err, what)
-		require.True(t, ok, what)
-	}
+	until := func(what, expr string) { t.Helper(); wait(t, ctx, what, expr) }
 	number := func(selector string) string {
 		return `parseFloat((document.querySelector('` + selector + `')||{textContent:"0"}).textContent)`
 	}
@@ -92,13 +102,18 @@ func TestDashboardInABrowser(t *testing.T) {
 	until("traffic on the arrow from the clients",
 		`parseFloat((document.querySelector('[data-edge="clients-us-east>us-east-edge1"]')||{getAttribute:()=>0}).getAttribute("data-rate")) > 0`)
 	until("a primary", `[...document.querySelectorAll('.node')].some(n => n.textContent.includes("primary"))`)
+	incident := s.Begin("eu-west-edge1", "killed eu-west-edge1")
+	require.NoError(t, s.Kill("eu-west-edge1"))
 	until("the killed edge is red", `document.querySelector('[data-node="eu-west-edge1"]').dataset.state === "down"`)
 	until("and named in the status", `document.getElementById("trouble").textContent.includes("eu-west-edge1 is down")`)
 	until("records of several servers", `new Set([...document.querySelectorAll("#logs tr")].map(r => r.children[2].textContent)).size > 2`)
 	until("objectives", `document.querySelectorAll("#slos tr").length === 2`)
 	until("users", number(`[data-tile="Users today"]`)+` > 0`)
 	until("and in the timeline", `[...document.querySelectorAll("#events .failure")].some(e => e.textContent.includes("eu-west-edge1"))`)
-	until("the incident was noticed and mended", `[...document.querySelectorAll("#incidents li")].some(e => /edge eu-west-edge1.*noticed [0-9.]+ s.*mended [0-9.]+ s/.test(e.textContent))`)
+	incident.Noticed()
+	incident.Mended(nil)
+	until("the incident was noticed and mended", `[...document.querySelectorAll("#incidents li")].some(e => /killed eu-west-edge1.*noticed [0-9.]+ s.*mended [0-9.]+ s/.test(e.textContent))`)
+	require.NoError(t, s.Restore(t.Context(), "eu-west-edge1"))
 	until("it comes back", `document.querySelector('[data-node="eu-west-edge1"]').dataset.state === "up"`)
 	// From a record to all records of its request, by keyboard.
 	_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`(document.querySelector("#logs button").focus(), true)`))

@@ -81,15 +81,10 @@ func TestNewcomerInABrowser(t *testing.T) {
 	exhaustive.Only(t)
 	ctx, consoleErrors := browser(t)
 	s, _, _ := open(t, 6)
-	until := func(what, expr string) {
-		t.Helper()
-		ok, err := chromedp.Run(ctx, chromedp.Poll[bool](expr, chromedp.WithPollingTimeout(30*time.Second)))
-		require.NoError(t, err, what)
-		require.True(t, ok, what)
-	}
+	until := func(what, expr string) { t.Helper(); wait(t, ctx, what, expr) }
 	do := func(expr string) {
 		t.Helper()
-		_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`(`+expr+`, true)`))
+		_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`(setTimeout(() => {`+expr+`}), true)`))
 		require.NoError(t, err)
 	}
 	site := strings.TrimSuffix(s.Addresses().Site, "/")

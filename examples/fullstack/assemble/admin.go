@@ -32,7 +32,7 @@ func startAdmin(s *Stack) (*admin, error) {
 	}
 	d, err := dashboard.New(s.metrics, dashboard.Options{Title: "Control room", Topology: a.topology,
 		Panels: a.panels(), Events: s.Events, Tiles: s.tiles, Logs: s.logs, Store: s.store, Security: s.security,
-		Actions: s.actions, Act: s.act, Secret: s.secret, History: 600})
+		Actions: s.actions, Act: s.act, Secret: s.secret, History: 600, Logger: s.log})
 	if err != nil {
 		return nil, err
 	}

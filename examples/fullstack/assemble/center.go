@@ -113,6 +113,7 @@ func (c *center) startBalancer(i int) error {
 	b := &balancer{node: newNode(fmt.Sprintf("%s-lb%d", c.name, i), "lb", c.name)}
 	var err error
 	b.lb, err = lb.New(c.endpoints(), lb.Options{
+		Logger: c.s.log,
 		Health: lb.Health{Probe: probe.HTTP("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
@@ -157,6 +158,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	var err error
 	e.up, err = lb.New(eps, lb.Options{
+		Logger: c.s.log,
 		Health: lb.Health{Probe: probe.HTTP("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},

@@ -82,7 +82,7 @@ func (s *Stack) openData(ctx context.Context) error {
 			shards = append(shards, shard.Shard{ID: shard.ID(sn.id), DB: rc.DB()})
 		}
 		sc, err := shard.New(ctx, store, shards,
-			shard.Options{Dialect: shard.SQLite(), Tables: site.Tables, Retry: 3 * time.Second})
+			shard.Options{Dialect: shard.SQLite(), Tables: site.Tables, Retry: 3 * time.Second, Logger: s.log})
 		if err != nil {
 			return err
 		}

@@ -58,7 +58,8 @@ func (s *Stack) startObserving() (err error) {
 
 // logHandler writes for one server: what it logs goes to the collector, with the share of the uneventful records given.
 func (s *Stack) logHandler(server string, sample float64) (*logs.Handler, *logs.Shipper, error) {
-	ship, err := logs.NewShipper(logs.ShipperOptions{URL: "http://" + s.collector.addr + "/", Token: s.token})
+	ship, err := logs.NewShipper(logs.ShipperOptions{URL: "http://" + s.collector.addr + "/", Token: s.token,
+		Logger: slog.New(s.o.Log)})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -139,7 +139,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 
 // start goes from the stores to the front door. What it has started when it fails, Close ends.
 func (s *Stack) start(ctx context.Context) (err error) {
-	if s.metrics, err = metrics.New(metrics.Options{Namespace: "fullstack"}); err != nil {
+	if s.metrics, err = metrics.New(metrics.Options{Namespace: "fullstack", Logger: slog.New(s.o.Log)}); err != nil {
 		return err
 	}
 	for _, t := range []string{"edge", "lb", "web"} {
