@@ -117,7 +117,7 @@ scrape_configs:
 	empty := []string{}
 	for _, panel := range board.Panels {
 		for _, x := range panel.Targets {
-			if len(query(x.Expr)) == 0 {
+			if len(query(strings.ReplaceAll(x.Expr, "$__rate_interval", "1m"))) == 0 { // as Grafana does
 				empty = append(empty, panel.Title)
 			}
 		}
