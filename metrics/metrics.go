@@ -159,11 +159,17 @@ func (m *Metrics) Stats() Stats {
 	return s
 }
 
-// report counts a failed collector and logs it, at most once a minute.
-func (m *Metrics) report(c Collector, err error) {
-	err = fmt.Errorf("%s: %w", describe(c), err)
-	m.failures.Add(err)
-	m.warnings.Warn(describe(c), "metrics: a collector failed; its series are missing from the scrape", "err", err)
+// report counts the failed collectors of one scrape and logs them in one record, at most once a minute: a process that
+// stalls fails many at the same time.
+func (m *Metrics) report(failed []error) {
+	if len(failed) == 0 {
+		return
+	}
+	for _, err := range failed {
+		m.failures.Add(err)
+	}
+	m.warnings.Warn("scrape", "metrics: collectors failed; their series are missing from the scrape", "failed",
+		len(failed), "err", failed[0])
 }
 
 // describe names a collector for the log.

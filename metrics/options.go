@@ -18,8 +18,7 @@ type Options struct {
 	// Timeout bounds how long a scrape waits for a collector. A collector that takes longer costs its own series only;
 	// until it returns, scrapes do not call it again. Zero means 5 s.
 	Timeout time.Duration
-	// Logger gets a record at level Warn when a collector fails, at most one a minute for each collector. Nil means
-	// slog.Default().
+	// Logger gets a record at level Warn when collectors fail, at most one a minute. Nil means slog.Default().
 	Logger *slog.Logger
 }
 

@@ -54,8 +54,9 @@ func (g *guest) start(f expo.Format, contentType string) <-chan outcome {
 	return done
 }
 
-// collect runs the collectors at the same time. The result has a page for each, nil for those that failed.
-func (m *Metrics) collect(guests []*guest, f expo.Format, contentType string) (pages []*expo.Page, failed int) {
+// collect runs the collectors at the same time. The result has a page for each, nil for those that failed,
+// which are counted and logged.
+func (m *Metrics) collect(guests []*guest, f expo.Format, contentType string) (pages []*expo.Page, failed []error) {
 	running := make([]<-chan outcome, len(guests))
 	for i, g := range guests {
 		running[i] = g.start(f, contentType)
@@ -82,12 +83,12 @@ func (m *Metrics) collect(guests []*guest, f expo.Format, contentType string) (p
 			guests[i].markHung(done)
 		}
 		if o.err != nil {
-			failed++
-			m.report(guests[i].c, o.err)
+			failed = append(failed, fmt.Errorf("%s: %w", describe(guests[i].c), o.err))
 			continue
 		}
 		pages[i] = o.page
 	}
+	m.report(failed)
 	return pages, failed
 }
 
@@ -114,11 +115,11 @@ func (m *Metrics) appendScrape(b []byte, f expo.Format, contentType string) []by
 	guests := m.guests[:len(m.guests):len(m.guests)]
 	m.mu.Unlock()
 	pages, failed := m.collect(guests, f, contentType)
-	if failed > 0 {
+	if len(failed) > 0 {
 		p := expo.NewPage()
 		p.Reset(f)
 		(&Scrape{page: p}).Gauge(m.Name("metrics_collector_failures"), "Collectors that failed in this scrape",
-			float64(failed))
+			float64(len(failed)))
 		pages = append(pages, p)
 	}
 	b = expo.Join(b, f, pages)

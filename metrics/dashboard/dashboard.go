@@ -35,7 +35,8 @@ type Dashboard struct {
 // panel is a Panel that is read in the background.
 type panel struct {
 	Panel
-	busy atomic.Bool
+	busy  atomic.Bool
+	since time.Time // when the call began; written by sample alone
 }
 
 type chart struct {
@@ -87,9 +88,12 @@ func (d *Dashboard) sample(now time.Time) {
 	waiting := 0
 	for i, p := range d.panels {
 		if !p.busy.CompareAndSwap(false, true) {
-			d.warn("panel "+p.Title, errBusy)
+			if now.Sub(p.since) > slowPanel {
+				d.warn("panel "+p.Title, errBusy)
+			}
 			continue
 		}
+		p.since = now
 		waiting++
 		go func() {
 			var values []Value
@@ -153,6 +157,9 @@ func (c *chart) add(values []Value, n, drop int) {
 	}
 	c.Lines = kept
 }
+
+// slowPanel is how long a call of a panel may take before it is logged.
+const slowPanel = 5 * time.Second
 
 var errBusy = errors.New("the call before has not returned")
 

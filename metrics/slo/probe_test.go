@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,9 +22,14 @@ func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMetrics(t, "shop")
 		var log strings.Builder
-		var fail error
+		var fail atomic.Pointer[error]
 		p, err := NewProbe(m, ProbeOptions{SLO: "available", Region: "eu", Interval: time.Second, Logger: slog.New(
-			slog.NewTextHandler(&log, nil)), Check: func(context.Context) error { return fail }})
+			slog.NewTextHandler(&log, nil)), Check: func(context.Context) error {
+			if err := fail.Load(); err != nil {
+				return *err
+			}
+			return nil
+		}})
 		require.NoError(t, err)
 		require.NotContains(t, scrape(t, m), "slo_probe_success", "nothing is known yet")
 		ctx, cancel := context.WithCancel(t.Context())
@@ -31,15 +37,14 @@ func TestProbe(t *testing.T) {
 		go func() { done <- p.Run(ctx) }()
 		time.Sleep(10*time.Second + time.Millisecond)
 		require.Contains(t, scrape(t, m), `shop_slo_probe_success{slo="available",region="eu"} 1`)
-		synctest.Wait()
-		fail = errors.New("connection refused")
+		refused := errors.New("connection refused")
+		fail.Store(&refused)
 		time.Sleep(90 * time.Second)
 		require.Contains(t, scrape(t, m), `shop_slo_probe_success{slo="available",region="eu"} 0`)
 		s := p.Stats()
 		require.EqualValues(t, 90, s.Failures)
 		require.Equal(t, "connection refused", s.LastError)
-		synctest.Wait()
-		fail = nil
+		fail.Store(nil)
 		time.Sleep(2 * time.Second)
 		require.True(t, p.Stats().Up)
 		cancel()
