@@ -1,40 +1,47 @@
 package metrics
 
 import (
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/metrics/internal/ids"
 )
 
 // Client observes the requests that a program sends: rate, errors and duration by method and class of status. Servers
 // answer the class; a request that got no answer is "5xx". It is an http.RoundTripper, safe for concurrent use.
 type Client struct {
 	name     string
+	names    *httpSeries
 	next     http.RoundTripper
 	routes   [len(methods)]atomic.Pointer[route]
 	inFlight atomic.Int64
 }
 
 // Client wraps next, nil for http.DefaultTransport. The name labels the series: name what is called ("payments"), not a
-// host that comes from data. Requests whose context carries ids pass the trace on in a traceparent header.
-func (m *Metrics) Client(name string, next http.RoundTripper) *Client {
+// host that comes from data; no two clients may have the same. Requests whose context carries ids of package trace pass
+// the trace on in a traceparent header.
+func (m *Metrics) Client(name string, next http.RoundTripper) (*Client, error) {
+	if name == "" {
+		return nil, errors.New("metrics: Client: the name is empty")
+	}
 	if next == nil {
 		next = http.DefaultTransport
 	}
-	c := &Client{name: name, next: next}
-	m.addHTTP(func(h *httpCollector) { h.clients = append(h.clients, c) })
-	return c
+	c := &Client{name: name, names: newHTTPSeries(m.Name("http_client"), " to others"), next: next}
+	return c, m.Register(c)
 }
 
 // RoundTrip implements http.RoundTripper. The duration is the time until the response's header; in flight is a request
 // until then.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
-	if ids := idsFrom(r.Context()); ids != nil && ids.Trace != "" && r.Header.Get("Traceparent") == "" {
+	if id := ids.From(r.Context()); id != nil && id.Trace != "" && r.Header.Get("Traceparent") == "" {
 		traced := *r // a RoundTripper must not change the caller's request
 		if traced.Header = r.Header.Clone(); traced.Header == nil {
 			traced.Header = http.Header{}
 		}
-		traced.Header.Set("Traceparent", ids.Traceparent())
+		traced.Header.Set("Traceparent", id.Traceparent())
 		r = &traced
 	}
 	start := time.Now()
@@ -52,8 +59,7 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 func (c *Client) route(method int) *route {
 	rt := c.routes[method].Load()
 	if rt == nil {
-		values := []string{c.name, methods[method]}
-		c.routes[method].CompareAndSwap(nil, &route{values: values, labels: renderLabels(clientLabels, values)})
+		c.routes[method].CompareAndSwap(nil, newRoute("", method, clientLabels, c.name, methods[method]))
 		rt = c.routes[method].Load()
 	}
 	return rt

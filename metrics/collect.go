@@ -2,26 +2,30 @@ package metrics
 
 import (
 	"database/sql"
+	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/tierkit/tierkit/metrics/internal/expo"
 )
 
 // Collect turns a Stats struct into series: every field tagged `metric:"name,kind,help"` (kind counter or gauge)
 // becomes prefix_name. A field that is a struct, or a slice of structs, contributes its own fields; string fields
-// tagged `label:"name"` in a struct label its series. Durations become seconds and booleans 0 or 1. f is called at each
-// scrape and must be cheap and safe at any time. Fields of other types and without tag are left out.
-func Collect[S any](prefix string, f func() S) prometheus.Collector {
-	return &statsCollector{prefix: prefix, read: func() reflect.Value { return reflect.ValueOf(f()) }}
+// tagged `label:"name"` in a struct label its series. Durations become seconds and booleans 0 or 1. Fields without tag
+// are left out. f is called when the collector is registered and at each scrape, possibly at the same time by several,
+// and must be cheap and safe at any time.
+//
+// Register refuses the collector when a tag names another kind, an invalid name, or a field that is no number.
+func Collect[S any](prefix string, f func() S) Collector {
+	return &statsCollector{prefix: prefix, of: reflect.TypeFor[S](),
+		read: func() reflect.Value { return reflect.ValueOf(f()) }}
 }
 
-// CollectDB turns the pool statistics of a *sql.DB into series, labelled by name.
-func CollectDB(prefix, name string, db *sql.DB) prometheus.Collector {
+// CollectDB turns the pool statistics of a *sql.DB into series, labeled by name.
+func CollectDB(prefix, name string, db *sql.DB) Collector {
 	return Collect(prefix, func() dbStats {
 		s := db.Stats()
 		return dbStats{name, s.OpenConnections, s.InUse, s.Idle, s.WaitCount, s.WaitDuration, s.MaxIdleClosed +
@@ -41,6 +45,7 @@ type dbStats struct {
 
 type statsCollector struct {
 	prefix string
+	of     reflect.Type
 	read   func() reflect.Value
 	plans  sync.Map // reflect.Type to *plan: what a struct's tags say, read once
 	fields atomic.Int32
@@ -48,16 +53,20 @@ type statsCollector struct {
 
 // plan is what the tags of one struct type say.
 type plan struct {
-	labels []field
-	values []field
+	labels []labelField
+	values []valueField
 	inner  []int // fields that are structs, pointers to them, or slices of them
 }
 
-type field struct {
+type labelField struct {
+	index int
+	name  string
+}
+
+type valueField struct {
 	index  int
-	id     int    // among the collector's values
-	series        // of a value
-	label  string // the name of a label
+	id     int // among the collector's values
+	series expo.Series
 	number func(reflect.Value) float64
 }
 
@@ -69,7 +78,7 @@ func (c *statsCollector) plan(t reflect.Type) *plan {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if name, ok := f.Tag.Lookup("label"); ok && f.Type.Kind() == reflect.String {
-			p.labels = append(p.labels, field{index: i, label: name})
+			p.labels = append(p.labels, labelField{i, name})
 			continue
 		}
 		if !f.IsExported() {
@@ -77,14 +86,7 @@ func (c *statsCollector) plan(t reflect.Type) *plan {
 		}
 		if number := numberOf(f.Type); number != nil {
 			if tag, ok := f.Tag.Lookup("metric"); ok {
-				name, rest, _ := strings.Cut(tag, ",")
-				what, help, _ := strings.Cut(rest, ",")
-				k := gauge
-				if strings.TrimSpace(what) == "counter" {
-					k = counter
-				}
-				p.values = append(p.values, field{index: i, id: int(c.fields.Add(1)) - 1, number: number,
-					series: series{name: c.prefix + "_" + name, help: help, kind: k}})
+				p.values = append(p.values, valueField{i, int(c.fields.Add(1)) - 1, c.series(tag), number})
 			}
 			continue
 		}
@@ -97,16 +99,72 @@ func (c *statsCollector) plan(t reflect.Type) *plan {
 	return kept.(*plan)
 }
 
-// walker goes through a Stats value. The labels of the structs around a field are stacks that grow and shrink with the
-// walk.
+// series reads a tag `metric:"name,kind,help"`.
+func (c *statsCollector) series(tag string) expo.Series {
+	name, rest, _ := strings.Cut(tag, ",")
+	kind, help, _ := strings.Cut(rest, ",")
+	s := expo.Series{Name: c.prefix + "_" + name, Help: help, Kind: expo.Gauge}
+	if strings.TrimSpace(kind) == "counter" {
+		s.Kind = expo.Counter
+	}
+	return s
+}
+
+// check looks for tags that cannot become series, in all struct types that the statistics consist of.
+func (c *statsCollector) check() error {
+	if !expo.ValidName(c.prefix) {
+		return fmt.Errorf("prefix %q: want letters, digits and _, not beginning with a digit", c.prefix)
+	}
+	return c.checkType(c.of, map[reflect.Type]bool{})
+}
+
+func (c *statsCollector) checkType(t reflect.Type, seen map[reflect.Type]bool) error {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct || seen[t] {
+		return nil
+	}
+	seen[t] = true
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if name, ok := f.Tag.Lookup("label"); ok && !expo.ValidLabel(name) {
+			return fmt.Errorf("%v.%s: %q is no name of a label", t, f.Name, name)
+		}
+		tag, tagged := f.Tag.Lookup("metric")
+		if !tagged {
+			if f.IsExported() {
+				if err := c.checkType(f.Type, seen); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		_, rest, _ := strings.Cut(tag, ",")
+		kind, _, _ := strings.Cut(rest, ",")
+		switch kind = strings.TrimSpace(kind); {
+		case !f.IsExported():
+			return fmt.Errorf("%v.%s has a metric tag and is not exported", t, f.Name)
+		case numberOf(f.Type) == nil:
+			return fmt.Errorf("%v.%s has a metric tag and is no number: %v", t, f.Name, f.Type)
+		case kind != "counter" && kind != "gauge":
+			return fmt.Errorf("%v.%s: kind %q: want counter or gauge", t, f.Name, kind)
+		case !expo.ValidName(c.series(tag).Name):
+			return fmt.Errorf("%v.%s: %q is no name of a series", t, f.Name, c.series(tag).Name)
+		}
+	}
+	return nil
+}
+
+func (c *statsCollector) String() string { return c.prefix }
+
+// walker goes through a Stats value. The labels of the structs around a field are a stack that grows and shrinks with
+// the walk.
 type walker struct {
-	c *statsCollector
-	// page is set to render: then text holds the labels. Otherwise names and values do, for metrics.
-	page          *page
-	families      []*family // by field.id
-	text          []byte
-	names, values []string
-	metrics       chan<- prometheus.Metric
+	c        *statsCollector
+	page     *expo.Page
+	families []*expo.Family // by valueField.id
+	labels   []byte
 }
 
 func (w *walker) walk(v reflect.Value) {
@@ -132,56 +190,34 @@ func (w *walker) walk(v reflect.Value) {
 }
 
 func (w *walker) fields(v reflect.Value, p *plan) {
-	text, labels := len(w.text), len(w.names)
-	for i := range p.labels {
-		name, value := p.labels[i].label, v.Field(p.labels[i].index).String()
-		if w.page != nil {
-			w.text = appendLabel(w.text, name, value)
-		} else {
-			w.names, w.values = append(w.names, name), append(w.values, value)
-		}
+	outer := len(w.labels)
+	for _, l := range p.labels {
+		w.labels = w.page.AppendLabel(w.labels, l.name, v.Field(l.index).String())
 	}
 	for i := range p.values {
 		f := &p.values[i]
-		n := f.number(v.Field(f.index))
-		if w.page != nil {
-			w.family(f).sampleBytes(w.text, n)
-		} else {
-			x := newSeries(f.name, f.help, f.kind, slices.Clone(w.names)...) // the metric keeps them, and is read later
-			w.metrics <- x.metric(n, w.values...)
-		}
+		w.family(f).SampleBytes(w.labels, f.number(v.Field(f.index)))
 	}
 	for _, i := range p.inner {
 		w.walk(v.Field(i))
 	}
-	w.text, w.names, w.values = w.text[:text], w.names[:labels], w.values[:labels]
+	w.labels = w.labels[:outer]
 }
 
 // family looks a field's family up once a walk.
-func (w *walker) family(f *field) *family {
+func (w *walker) family(f *valueField) *expo.Family {
 	for len(w.families) <= f.id {
 		w.families = append(w.families, nil)
 	}
 	if w.families[f.id] == nil {
-		w.families[f.id] = w.page.family(&f.series)
+		w.families[f.id] = w.page.Family(&f.series)
 	}
 	return w.families[f.id]
 }
 
-// Describe sends nothing: the labels of nested slices are known only when there are elements, so the collector is
-// unchecked in the registry's sense.
-func (c *statsCollector) Describe(chan<- *prometheus.Desc) {}
-
-func (c *statsCollector) Collect(ch chan<- prometheus.Metric) {
-	w := walker{c: c, metrics: ch}
+func (c *statsCollector) Collect(s *Scrape) {
+	w := walker{c: c, page: s.page}
 	w.walk(c.read())
-}
-
-func (c *statsCollector) render(p *page, constant string) {
-	clear(p.byField)
-	w := walker{c: c, page: p, text: append(p.labels[:0], constant...), families: p.byField[:0]}
-	w.walk(c.read())
-	p.labels, p.byField = w.text, w.families
 }
 
 var durationType = reflect.TypeFor[time.Duration]()

@@ -1,33 +1,37 @@
-// Package metrics shows what every tier of a service does: requests, errors and durations of HTTP, the state of the
-// databases and of the machine, users and revenue, logs that can be followed from request to request, health endpoints,
-// and one live page with all of it. Without it nobody knows what is going on until a user calls.
+// Package metrics shows what every tier of a service does: requests, errors and durations of HTTP, the state of
+// databases, caches and queues, and health endpoints, as series for Prometheus. Without it nobody knows what is going
+// on until a user calls.
 //
 //	package main
 //
 //	import (
+//		"log"
 //		"net/http"
 //
 //		"github.com/tierkit/tierkit/metrics"
 //	)
 //
 //	func main() {
-//		m := metrics.New(metrics.Options{Namespace: "shop"})
-//		web := m.HTTP(metrics.HTTPOptions{Server: "web"})
+//		m, err := metrics.New(metrics.Options{Namespace: "shop"})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//		web, err := m.HTTP(metrics.HTTPOptions{Server: "web"})
+//		if err != nil {
+//			log.Fatal(err)
+//		}
 //		mux := http.NewServeMux()
 //		mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) { w.Write([]byte("ok")) })
-//		admin := http.NewServeMux()
-//		admin.Handle("GET /metrics", m.Handler())
-//		admin.Handle("/", m.Dashboard(metrics.DashboardOptions{Title: "Shop"}))
-//		go http.ListenAndServe("127.0.0.1:9090", admin)
-//		http.ListenAndServe(":8080", web.Wrap(mux))
+//		go http.ListenAndServe("127.0.0.1:9090", m.Handler()) // what Prometheus scrapes
+//		log.Fatal(http.ListenAndServe(":8080", web.Wrap(mux)))
 //	}
 //
-// What a scrape shows needs no more than that. Beyond it: [Metrics.SLO] (objectives and their burn rates),
-// [Metrics.Security] (one stream of security events), [NewLogHandler] and [Shipper] (logs of all servers in one place),
-// [Uniques] and [Retention] (users), [Metrics.Rules] and [Metrics.Grafana] (alerts and a dashboard for those who run
-// Prometheus and Grafana).
+// The packages below this one register themselves with a [Metrics], which knows none of them: dashboard (a live page),
+// host (the machine), slo (objectives, burn rates, alerts, rules for Prometheus, a dashboard for Grafana), security
+// (security events), audience (unique users, retention, revenue). Packages trace (ids of requests) and logs (search,
+// redaction, shipping) stand alone, and prombridge and otelbridge connect with Prometheus's own client and with
+// OpenTelemetry.
 //
-// Series are labelled by the route's pattern, never by what a client sends, so that no client can create any.
-// Prometheus is imported by this package alone: the others offer tagged Stats structs, which [Collect] turns into
-// series.
+// Other packages of this module offer tagged Stats structs, which [Collect] turns into series, and so need not import
+// this one. Series are labeled by the route's pattern, never by what a client sends, so that no client can create any.
 package metrics

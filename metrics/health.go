@@ -3,33 +3,49 @@ package metrics
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // HealthOptions configure Health. The zero value is ready.
 type HealthOptions struct {
 	// Timeout bounds one check. Zero means 1 s.
 	Timeout time.Duration
-	// Cache answers from the last result for this long, so that probes of many balancers cost one check. Zero means 1
-	// s.
+	// Cache answers from the last result for this long, so that probes of many balancers cost one check. Zero means
+	// 1 s.
 	Cache time.Duration
 }
 
 // Health answers the three questions of a platform: has it started, is it alive, may it get traffic. Its methods are
-// safe for concurrent use. It starts no goroutine that outlives a request.
+// safe for concurrent use. It starts no goroutine that outlives a request, unless a check hangs.
 type Health struct {
 	o        HealthOptions
 	started  atomic.Bool
 	draining atomic.Bool
 
-	mu     sync.Mutex // one run of the checks at a time
-	checks map[string]func(context.Context) error
-	at     time.Time
-	result map[string]string
+	mu     sync.Mutex // guards what follows; never held while a check runs
+	checks map[string]*healthCheck
+	run    *healthRun // at present
+	last   *healthRun
+}
+
+// healthCheck is one dependency. A check that hangs is not called again before it has returned.
+type healthCheck struct {
+	check func(context.Context) error
+	busy  atomic.Bool
+}
+
+// healthRun is one run of all checks, which all who ask at that time share.
+type healthRun struct {
+	done   chan struct{}
+	at     time.Time         // of its end
+	failed map[string]string // by name; set before done is closed
 }
 
 // NewHealth returns a Health that is not started yet.
@@ -40,21 +56,25 @@ func NewHealth(o HealthOptions) *Health {
 	if o.Cache <= 0 {
 		o.Cache = time.Second
 	}
-	return &Health{o: o, checks: map[string]func(context.Context) error{}}
+	return &Health{o: o, checks: map[string]*healthCheck{}}
 }
 
-// Check adds a dependency that readiness needs: a ping of a database. It must return when its context ends.
+// Check adds a dependency that readiness needs, such as a ping of a database, or replaces the one of that name. The
+// check runs in a goroutine of its own; one that ignores the end of its context, or panics, has failed.
 func (h *Health) Check(name string, check func(context.Context) error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.checks[name] = check
+	h.checks[name] = &healthCheck{check: check}
 }
 
 // Started turns start-up and readiness on.
 func (h *Health) Started() { h.started.Store(true) }
 
-// Drain turns readiness off for good, the first step of a shutdown; liveness stays.
+// Drain turns readiness off, the first step of a shutdown; liveness stays.
 func (h *Health) Drain() { h.draining.Store(true) }
+
+// Undrain takes Drain back.
+func (h *Health) Undrain() { h.draining.Store(false) }
 
 // Live answers 200 as long as the process can answer: a failing dependency must not make the platform kill it.
 func (h *Health) Live() http.Handler {
@@ -107,46 +127,67 @@ func answer(w http.ResponseWriter, status int, state string, failed []string) {
 }
 
 // Failures runs the checks at the same time, or answers from the cache, and returns the failed ones with their errors.
+// All who call it at the same time share one run, which no caller's leaving ends: of ctx only the values are used.
 func (h *Health) Failures(ctx context.Context) map[string]string {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.result != nil && time.Since(h.at) < h.o.Cache {
-		return h.result
+	if h.last != nil && time.Since(h.last.at) < h.o.Cache {
+		defer h.mu.Unlock()
+		return maps.Clone(h.last.failed)
 	}
-	// One caller's leaving must not fail the check for the others who share its result.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), h.o.Timeout)
-	defer cancel()
-	type outcome struct {
-		name string
-		err  error
+	r := h.run
+	if r == nil {
+		r = &healthRun{done: make(chan struct{})}
+		h.run = r
+		go h.probe(context.WithoutCancel(ctx), r, maps.Clone(h.checks))
 	}
-	results := make(chan outcome, len(h.checks))
-	failed := map[string]string{}
-	for name, check := range h.checks {
-		failed[name] = "no answer in time"
-		go func() { results <- outcome{name, safely(ctx, check)} }()
-	}
-	for range h.checks {
-		select {
-		case o := <-results:
-			delete(failed, o.name)
-			if o.err != nil {
-				failed[o.name] = o.err.Error()
-			}
-			continue
-		case <-ctx.Done(): // a check that does not mind its context holds nobody up
-		}
-		break
-	}
-	h.at, h.result = time.Now(), failed
-	return failed
+	h.mu.Unlock()
+	<-r.done
+	return maps.Clone(r.failed)
 }
 
-func safely(ctx context.Context, check func(context.Context) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
-	return check(ctx)
+// probe runs the checks and ends the run.
+func (h *Health) probe(ctx context.Context, r *healthRun, checks map[string]*healthCheck) {
+	ctx, cancel := context.WithTimeout(ctx, h.o.Timeout)
+	defer cancel()
+	var mu sync.Mutex // guards failed
+	failed := map[string]string{}
+	var all sync.WaitGroup
+	for name, c := range checks {
+		all.Go(func() {
+			if err := c.probe(ctx); err != nil {
+				mu.Lock()
+				failed[name] = err.Error()
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	r.at, r.failed = time.Now(), failed
+	h.mu.Lock()
+	h.last, h.run = r, nil
+	h.mu.Unlock()
+	close(r.done)
+}
+
+var errNoAnswer = errors.New("no answer in time")
+
+// probe runs one check, at the longest until ctx ends.
+func (c *healthCheck) probe(ctx context.Context) error {
+	if !c.busy.CompareAndSwap(false, true) {
+		return errNoAnswer
+	}
+	left, err := usercode.Within(ctx, c.check)
+	select {
+	case <-left:
+		c.busy.Store(false)
+	default:
+		go func() {
+			<-left
+			c.busy.Store(false)
+		}()
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return errNoAnswer
+	}
+	return err
 }

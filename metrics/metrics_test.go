@@ -16,37 +16,34 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	_ "modernc.org/sqlite"
 
 	"github.com/tierkit/tierkit/internal/test/race"
+	"github.com/tierkit/tierkit/metrics/internal/ids"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func mustNew(t testing.TB, o Options) *Metrics {
+	m, err := New(o)
+	require.NoError(t, err)
+	return m
+}
+
+func mustHTTP(t testing.TB, m *Metrics, o HTTPOptions) *HTTP {
+	h, err := m.HTTP(o)
+	require.NoError(t, err)
+	return h
+}
 
 func scrape(t *testing.T, m *Metrics) string {
 	rec := httptest.NewRecorder()
 	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
 	require.Equal(t, 200, rec.Code)
 	return rec.Body.String()
-}
-
-func TestHistogramBucketsAreNative(t *testing.T) {
-	for range 100_000 {
-		d := time.Duration(rand.Uint64() >> (1 + rand.IntN(60)))
-		i := bucket(d)
-		if i > 0 && i < buckets-1 {
-			require.LessOrEqual(t, d.Seconds(), upper(i)*(1+1e-15), d)
-			require.Greater(t, d.Seconds(), upper(i-1)*(1-1e-15), d)
-		}
-	}
-	require.Equal(t, 0, bucket(0))
-	require.Equal(t, buckets-1, bucket(math.MaxInt64))
-	require.Equal(t, 1.0, upper(-firstIndex), "index 0 of schema 3 ends at 1")
-	require.Equal(t, -firstIndex, bucket(time.Second), "and includes it")
 }
 
 func TestHistogramQuantiles(t *testing.T) {
@@ -72,6 +69,37 @@ func TestHistogramQuantiles(t *testing.T) {
 	require.Equal(t, time.Hour, rest.Sum)
 }
 
+// Each quantile is within 4.5 % of the observation of its rank, also where all observations are at one edge of a
+// bucket.
+func TestQuantilesAreWithinTheirBound(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		var h Histogram
+		all := make([]time.Duration, 1+r.IntN(400))
+		spread, base := r.Float64()*10, 200+r.Float64()*1e8
+		for i := range all {
+			all[i] = min(time.Duration(base*math.Exp(spread*r.Float64())), time.Hour)
+			h.Observe(all[i])
+		}
+		slices.Sort(all)
+		s := h.Snapshot()
+		for _, q := range []float64{.001, .1, .5, .9, .99, .999, 1} {
+			want := all[int(math.Ceil(q*float64(len(all))))-1]
+			require.InEpsilon(t, float64(want), float64(s.Quantile(q)), 0.045, "q %v of %d", q, len(all))
+		}
+	}
+	for _, d := range []time.Duration{1001 * time.Millisecond, 1090 * time.Millisecond, time.Second} {
+		var h Histogram
+		for range 100 {
+			h.Observe(d)
+		}
+		h.Observe(time.Hour)
+		s := h.Snapshot()
+		require.InEpsilon(t, float64(d), float64(s.Quantile(.5)), 0.045)
+	}
+}
+
 func TestCollect(t *testing.T) {
 	type backend struct {
 		Name string `label:"backend"`
@@ -87,7 +115,9 @@ func TestCollect(t *testing.T) {
 	c := Collect("lb", func() stats {
 		return stats{7, 1500 * time.Millisecond, .5, []backend{{"a", true}, {"b", false}}, 9}
 	})
-	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
+	m := mustNew(t, Options{NoRuntime: true})
+	require.NoError(t, m.Register(c))
+	require.Equal(t, strings.TrimPrefix(`
 # HELP lb_backend_up Whether it is up
 # TYPE lb_backend_up gauge
 lb_backend_up{backend="a"} 1
@@ -101,7 +131,7 @@ lb_requests_total 7
 # HELP lb_wait_seconds_total Time waited
 # TYPE lb_wait_seconds_total counter
 lb_wait_seconds_total 1.5
-`)))
+`, "\n"), scrape(t, m))
 }
 
 func TestCollectDB(t *testing.T) {
@@ -109,14 +139,14 @@ func TestCollectDB(t *testing.T) {
 	require.NoError(t, err)
 	defer db.Close()
 	require.NoError(t, db.Ping())
-	m := New(Options{NoHost: true, NoRuntime: true})
+	m := mustNew(t, Options{NoRuntime: true})
 	require.NoError(t, m.Register(CollectDB("db", "main", db)))
 	require.Contains(t, scrape(t, m), `db_connections_open{db="main"} 1`)
 }
 
 func TestHTTPLabelsComeFromTheProgram(t *testing.T) {
-	m := New(Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
-	h := m.HTTP(HTTPOptions{Server: "web"})
+	m := mustNew(t, Options{NoRuntime: true, Namespace: "shop"})
+	h := mustHTTP(t, m, HTTPOptions{Server: "web"})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "item") })
 	mux.HandleFunc("GET /fail", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
@@ -135,19 +165,67 @@ func TestHTTPLabelsComeFromTheProgram(t *testing.T) {
 	get("GET", "/fail", "shop.example")
 	get("GET", "/panic", "shop.example")
 	out := scrape(t, m)
-	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /items/{id}",method="GET",class="2xx"} 1`)
+	require.Contains(t, out,
+		`shop_http_requests_total{server="web",route="GET /items/{id}",method="GET",class="2xx"} 1`)
 	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /fail",method="GET",class="5xx"} 1`)
 	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /panic",method="GET",class="5xx"} 1`)
-	require.Contains(t, out, `shop_http_requests_total{server="web",route="unmatched",method="other",class="4xx"} 10000`)
+	require.Contains(t, out,
+		`shop_http_requests_total{server="web",route="unmatched",method="other",class="4xx"} 10000`)
 	require.Less(t, strings.Count(out, "\n"), 220)
 	require.EqualValues(t, 10_003, h.Stats().Requests)
 	require.EqualValues(t, 2, h.Stats().Errors)
 	require.Zero(t, h.Stats().InFlight)
 }
 
+func TestPanicAfterTheHeaderIsAnError(t *testing.T) {
+	m := mustNew(t, Options{NoRuntime: true})
+	h := mustHTTP(t, m, HTTPOptions{})
+	srv := h.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		io.WriteString(w, "half of it")
+		panic("boom")
+	}))
+	require.Panics(t, func() { srv.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)) })
+	require.EqualValues(t, 1, h.Stats().Errors)
+	require.Contains(t, scrape(t, m), `class="5xx"} 1`)
+}
+
+type contextKey struct{}
+
+// A middleware between Wrap and the mux that replaces the request hides the pattern that the mux finds.
+func TestRouteBehindAMiddlewareThatReplacesTheRequest(t *testing.T) {
+	m := mustNew(t, Options{NoRuntime: true})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /items/{id}", func(http.ResponseWriter, *http.Request) {})
+	middleware := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, 1)))
+		})
+	}
+	routes := func(h http.Handler) string {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/items/7", nil))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/nothing", nil))
+		return scrape(t, m)
+	}
+	a := mustHTTP(t, m, HTTPOptions{Server: "a", Mux: mux})
+	text := routes(a.Wrap(middleware(mux)))
+	require.Contains(t, text, `requests_total{server="a",route="GET /items/{id}",method="GET",class="2xx"} 1`)
+	require.Contains(t, text, `requests_total{server="a",route="unmatched",method="GET",class="4xx"} 1`)
+
+	b := mustHTTP(t, m, HTTPOptions{Server: "b", Route: func(r *http.Request) string {
+		if strings.HasPrefix(r.URL.Path, "/items/") {
+			return "/items/:id" // as another router names it
+		}
+		panic("no route")
+	}})
+	text = routes(b.Wrap(middleware(mux)))
+	require.Contains(t, text, `requests_total{server="b",route="/items/:id",method="GET",class="2xx"} 1`)
+	require.Contains(t, text, `requests_total{server="b",route="unmatched",method="GET",class="4xx"} 1`)
+}
+
 func TestScrapeIsConsistentAndLintsClean(t *testing.T) {
-	m := New(Options{})
-	h := m.HTTP(HTTPOptions{})
+	m := mustNew(t, Options{})
+	h := mustHTTP(t, m, HTTPOptions{})
 	srv := h.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -177,7 +255,7 @@ func TestScrapeIsConsistentAndLintsClean(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	problems, err := testutil.GatherAndLint(m.Gatherer())
+	problems, err := testutil.GatherAndLint(gatherer(m))
 	require.NoError(t, err)
 	for _, p := range problems {
 		if !strings.HasPrefix(p.Metric, "go_") { // client_golang's own names
@@ -190,8 +268,8 @@ func TestHTTPDoesNotAllocate(t *testing.T) {
 	if race.Enabled {
 		return // counted in the build without the detector
 	}
-	m := New(Options{NoHost: true, NoRuntime: true})
-	srv := m.HTTP(HTTPOptions{}).Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	m := mustNew(t, Options{NoRuntime: true})
+	srv := mustHTTP(t, m, HTTPOptions{}).Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(204)
 	}))
 	w, r := &nullWriter{http.Header{}}, httptest.NewRequest("GET", "/", nil)
@@ -205,26 +283,28 @@ func (w *nullWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (w *nullWriter) WriteHeader(int)             {}
 
 func TestClient(t *testing.T) {
-	m := New(Options{NoHost: true, NoRuntime: true})
+	m := mustNew(t, Options{NoRuntime: true})
 	var header http.Header
-	c := http.Client{Transport: m.Client("payments", roundTripper(func(r *http.Request) (*http.Response, error) {
+	payments, err := m.Client("payments", roundTripper(func(r *http.Request) (*http.Response, error) {
 		header = r.Header
 		if r.URL.Path == "/down" {
 			return nil, errors.New("refused")
 		}
 		return &http.Response{StatusCode: 200, ContentLength: 70, Body: http.NoBody}, nil
-	}))}
+	}))
+	require.NoError(t, err)
+	c := http.Client{Transport: payments}
 	res, err := c.Get("http://x/")
 	require.NoError(t, err)
 	res.Body.Close()
 	require.Empty(t, header.Get("Traceparent"))
-	ids := &IDs{Trace: "4bf92f3577b34da6a3ce929d0e0e4736", Sampled: true}
-	r, _ := http.NewRequestWithContext(WithIDs(t.Context(), ids), "POST", "http://x/down", strings.NewReader("abc"))
+	id := &ids.IDs{Trace: "4bf92f3577b34da6a3ce929d0e0e4736", Sampled: true}
+	r, _ := http.NewRequestWithContext(ids.With(t.Context(), id), "POST", "http://x/down", strings.NewReader("abc"))
 	_, err = c.Do(r)
 	require.Error(t, err)
-	trace, _, sampled, ok := ParseTraceparent(header.Get("Traceparent"))
+	trace, _, sampled, ok := ids.Parse(header.Get("Traceparent"))
 	require.True(t, ok && sampled)
-	require.Equal(t, ids.Trace, trace)
+	require.Equal(t, id.Trace, trace)
 	require.Empty(t, r.Header, "the caller's request is not changed")
 	out := scrape(t, m)
 	require.Contains(t, out, `http_client_requests_total{client="payments",method="GET",class="2xx"} 1`)
@@ -237,79 +317,6 @@ func TestClient(t *testing.T) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-func TestUniques(t *testing.T) {
-	var sq float64
-	for run := range 20 {
-		var s Sketch
-		for i := range 100_000 {
-			s.Add(fmt.Sprintf("user-%d-%d", run, i))
-		}
-		e := float64(s.Estimate())/100_000 - 1
-		sq += e * e
-	}
-	require.Less(t, math.Sqrt(sq/20), 0.012)
-
-	// Two nodes that served the same users; a restart of one; a day change.
-	a, b := NewUniques(nil), NewUniques(nil)
-	sunday := time.Date(2026, 3, 1, 23, 59, 0, 0, time.UTC)
-	for i := range 10_000 {
-		u := fmt.Sprintf("user-%d", i)
-		a.Add(u, sunday)
-		b.Add(u, sunday)
-		if i < 1000 {
-			b.Add(u, sunday.Add(2*time.Minute)) // Monday
-		}
-	}
-	require.NoError(t, a.Import(b.Export()))
-	again := NewUniques(nil)
-	require.NoError(t, again.Import(a.Export()))
-	require.InEpsilon(t, 10_000, again.At(sunday).Day, 0.02)
-	monday := again.At(sunday.Add(2 * time.Minute))
-	require.InEpsilon(t, 1000, monday.Day, 0.02)
-	require.InEpsilon(t, 1000, monday.Week, 0.02, "a week begins on Monday")
-	require.InEpsilon(t, 10_000, monday.Month, 0.02)
-	require.ErrorIs(t, again.Import(map[string][]byte{"2026-03-01": []byte("nonsense")}), ErrSketch)
-	require.Error(t, again.Import(map[string][]byte{"yesterday": nil}))
-	for i := range 400 { // old days are forgotten
-		again.Add("x", sunday.AddDate(0, 0, i))
-	}
-	require.LessOrEqual(t, len(again.Export()), keepDays+1)
-}
-
-func FuzzSketch(f *testing.F) {
-	var s Sketch
-	s.Add("a")
-	b, _ := s.MarshalBinary()
-	f.Add(b)
-	f.Add([]byte("HLL1"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		var s Sketch
-		if s.UnmarshalBinary(b) == nil {
-			s.Estimate()
-			s.Add("x")
-		}
-	})
-}
-
-func TestBusiness(t *testing.T) {
-	m := New(Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
-	b, err := m.NewBusiness("sales")
-	require.NoError(t, err)
-	cents := b.Counter("revenue_cents_total", "Revenue in cents")
-	cents.Add(1999)
-	cents.Add(-5)
-	require.Same(t, cents, b.Counter("revenue_cents_total", ""))
-	require.Contains(t, scrape(t, m), "shop_sales_revenue_cents_total 1999")
-	require.Equal(t, map[string]int64{"revenue_cents_total": 1999}, b.Values())
-}
-
-func TestRegisterTwice(t *testing.T) {
-	m := New(Options{NoHost: true, NoRuntime: true})
-	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "x_total", Help: "x"})
-	require.NoError(t, m.Register(c))
-	require.Error(t, m.Register(prometheus.NewCounter(prometheus.CounterOpts{Name: "x_total", Help: "x"})))
-}
 
 func TestHealth(t *testing.T) {
 	h := NewHealth(HealthOptions{Timeout: 50 * time.Millisecond, Cache: time.Nanosecond})

@@ -1,3 +1,5 @@
+//go:build unix
+
 package replica_test
 
 import (

@@ -2,22 +2,22 @@ package shard
 
 // Stats are counters since New.
 type Stats struct {
-	Routed     uint64 `metric:"routed_total,counter,operations routed by key"`
-	Refused    uint64 `metric:"refused_total,counter,attempts refused by a fence or a stale map and repeated"`
-	CrossShard uint64 `metric:"cross_shard_total,counter,keys of another shard refused inside a transaction"`
-	Asked      uint64 `metric:"asked_total,counter,questions to a shard whether it owns a slot, outside of transactions"`
-	Unknown    uint64 `metric:"unknown_total,counter,operations that ended with ErrOutcomeUnknown"`
-	Scatters   uint64 `metric:"scatters_total,counter,queries sent to all shards"`
-	MapEpoch   uint64 `metric:"map_epoch,gauge,epoch of the map in use"`
-	Moving     int    `metric:"moving_slots,gauge,slots of the job in progress that are not handed over"`
+	Routed     uint64 `metric:"routed_total,counter,Operations routed by key"`
+	Refused    uint64 `metric:"refused_total,counter,Attempts refused by a fence or a stale map and repeated"`
+	CrossShard uint64 `metric:"cross_shard_total,counter,Keys of another shard refused inside a transaction"`
+	Asked      uint64 `metric:"asked_total,counter,Questions to a shard whether it owns a slot, outside of transactions"`
+	Unknown    uint64 `metric:"unknown_total,counter,Operations that ended with ErrOutcomeUnknown"`
+	Scatters   uint64 `metric:"scatters_total,counter,Queries sent to all shards"`
+	MapEpoch   uint64 `metric:"map_epoch,gauge,Epoch of the map in use"`
+	Moving     int    `metric:"moving_slots,gauge,Slots of the job in progress that are not handed over"`
 	Shards     []ShardStats
 }
 
 // ShardStats are the figures of one shard.
 type ShardStats struct {
 	Shard  string `label:"shard"`
-	Routed uint64 `metric:"shard_routed_total,counter,operations routed to the shard"`
-	Slots  int    `metric:"shard_slots,gauge,slots owned"`
+	Routed uint64 `metric:"shard_routed_total,counter,Operations routed to the shard"`
+	Slots  int    `metric:"shard_slots,gauge,Slots owned"`
 }
 
 // Stats returns the counters. Cheap, safe at any time.

@@ -25,7 +25,26 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/audience"
+	"github.com/tierkit/tierkit/metrics/host"
+	"github.com/tierkit/tierkit/metrics/prombridge"
 )
+
+func newMetrics(b *testing.B) *metrics.Metrics {
+	m, err := metrics.New(metrics.Options{NoRuntime: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return m
+}
+
+func newHTTP(b *testing.B, m *metrics.Metrics) *metrics.HTTP {
+	h, err := m.HTTP(metrics.HTTPOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return h
+}
 
 type nullWriter struct{ h http.Header }
 
@@ -48,7 +67,7 @@ func serve(b *testing.B, h http.Handler) {
 
 func BenchmarkHTTP(b *testing.B) {
 	b.Run("tierkit", func(b *testing.B) {
-		serve(b, metrics.New(metrics.Options{NoHost: true, NoRuntime: true}).HTTP(metrics.HTTPOptions{}).Wrap(hello))
+		serve(b, newHTTP(b, newMetrics(b)).Wrap(hello))
 	})
 	b.Run("promhttp-four", func(b *testing.B) {
 		reg := prometheus.NewRegistry()
@@ -106,7 +125,7 @@ func BenchmarkObserve(b *testing.B) {
 
 func BenchmarkCounter(b *testing.B) {
 	b.Run("tierkit", func(b *testing.B) {
-		var c metrics.Counter
+		var c audience.Counter
 		for b.Loop() {
 			c.Add(1)
 		}
@@ -131,7 +150,7 @@ func BenchmarkUniquesAdd(b *testing.B) {
 		users[i] = fmt.Sprintf("user-%d", i)
 	}
 	b.Run("tierkit", func(b *testing.B) {
-		var s metrics.Sketch
+		var s audience.Sketch
 		i := 0
 		for b.Loop() {
 			s.Add(users[i&(1<<12-1)])
@@ -149,7 +168,7 @@ func BenchmarkUniquesAdd(b *testing.B) {
 }
 
 func BenchmarkUniquesEstimate(b *testing.B) {
-	var s metrics.Sketch
+	var s audience.Sketch
 	o := hyperloglog.New14()
 	for i := range 200_000 {
 		u := fmt.Sprintf("user-%d", i)
@@ -202,7 +221,7 @@ func BenchmarkScrape(b *testing.B) {
 		set.NewCounter(fmt.Sprintf("shop_requests_total{server=%q,route=%q,class=%q}", c.Server, c.Route, c.Class)).Set(
 			c.N)
 	}
-	m := metrics.New(metrics.Options{NoHost: true, NoRuntime: true})
+	m := newMetrics(b)
 	if err := m.Register(metrics.Collect("shop", func() []counter { return counters })); err != nil {
 		b.Fatal(err)
 	}
@@ -215,8 +234,8 @@ func BenchmarkScrape(b *testing.B) {
 	b.Run("counters-gzip/tierkit", func(b *testing.B) { scrape(b, m.Handler(), "Accept-Encoding", "gzip") })
 	b.Run("counters-gzip/promhttp", func(b *testing.B) { scrape(b, prom, "Accept-Encoding", "gzip") })
 
-	m = metrics.New(metrics.Options{NoHost: true, NoRuntime: true})
-	web := m.HTTP(metrics.HTTPOptions{}).Wrap(hello)
+	m = newMetrics(b)
+	web := newHTTP(b, m).Wrap(hello)
 	for i := range 230 {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Pattern = fmt.Sprintf("GET /route/%d/{id}", i)
@@ -224,7 +243,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 	b.Run("histograms/tierkit", func(b *testing.B) { scrape(b, m.Handler()) })
 	b.Run("histograms/promhttp", func(b *testing.B) {
-		scrape(b, promhttp.HandlerFor(m.Gatherer(), promhttp.HandlerOpts{}))
+		scrape(b, promhttp.HandlerFor(prombridge.Gatherer(m), promhttp.HandlerOpts{}))
 	})
 }
 
@@ -233,7 +252,7 @@ func BenchmarkHost(b *testing.B) {
 	b.Run("tierkit", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			metrics.Host()
+			host.Read()
 		}
 	})
 	b.Run("gopsutil", func(b *testing.B) { // less: no disks' traffic, no pressure, no cgroup

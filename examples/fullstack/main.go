@@ -12,9 +12,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +31,9 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/proof"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/player"
+	"github.com/tierkit/tierkit/examples/fullstack/room"
+	"github.com/tierkit/tierkit/examples/fullstack/site"
+	"github.com/tierkit/tierkit/examples/fullstack/visitors"
 )
 
 //go:embed sample.log
@@ -37,7 +44,8 @@ type config struct {
 	data, replay, report string
 	rate                 float64
 	duration             time.Duration
-	chaos, verbose       bool
+	chaos, verbose, open bool
+	visitors             int
 	site, dns, admin     int
 	mutant               assemble.Mutant // a deliberate defect; set by tests only
 	drills               []string        // only these; set by tests only
@@ -78,6 +86,8 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	fs.Float64Var(&c.rate, "rate", 0, "requests per `second`; by default the whole file in 30 s")
 	fs.DurationVar(&c.duration, "duration", 0, "end the play after this time, repeating the file where it is too short")
 	fs.BoolVar(&c.chaos, "chaos", false, "break one of each redundant tier meanwhile, then a whole data center")
+	fs.IntVar(&c.visitors, "visitors", 30, "`number` of simulated visitors, without -replay; 0: none")
+	fs.BoolVar(&c.open, "open", false, "open the site in a browser")
 	fs.BoolVar(&c.verbose, "v", false, "print the log of the service")
 	fs.IntVar(&c.site, "site", 8080, "`port` of the site, on 127.1.0.1, 127.1.0.2, 127.2.0.1 and 127.2.0.2; 0: a free one")
 	fs.IntVar(&c.dns, "dns", 5300, "first `port` of the two name servers on 127.0.0.1; 0: free ones")
@@ -98,6 +108,8 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 		return c, errors.New("-rate, -duration, -chaos and -report need -replay")
 	case c.rate < 0 || c.rate > 100_000:
 		return c, errors.New("-rate must be between 0 and 100000")
+	case c.visitors < 0 || c.visitors > 1000:
+		return c, errors.New("-visitors must be between 0 and 1000")
 	case c.duration < 0:
 		return c, errors.New("-duration must not be negative")
 	}
@@ -172,8 +184,12 @@ func (c config) run(stdout, stderr io.Writer) int {
 // minChaos is the shortest play in which all drills have their time.
 const minChaos = 25 * time.Second
 
+// readLog returns the log to play; without -replay there is none.
 func (c config) readLog() (*accesslog.Log, error) {
-	if c.replay == "" || c.replay == "sample" {
+	switch c.replay {
+	case "":
+		return &accesslog.Log{}, nil
+	case "sample":
 		return accesslog.Read(bytes.NewReader(sample))
 	}
 	f, err := os.Open(c.replay)
@@ -198,24 +214,46 @@ func (c config) playTime(log *accesslog.Log) time.Duration {
 	return 30 * time.Second
 }
 
+// announce says in at most ten lines where to look.
 func (c config) announce(w io.Writer, s *assemble.Stack) {
 	a := s.Addresses()
-	fmt.Fprintf(w, "site       %s   (also on 127.1.0.2, 127.2.0.1 and 127.2.0.2; Host %s)\n", a.Site, assemble.Host)
-	fmt.Fprintf(w, "dns        %s   (dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24)\n", strings.Join(a.NameServers, " "),
-		a.NameServers[0][strings.LastIndexByte(a.NameServers[0], ':')+1:], assemble.Host)
-	fmt.Fprintf(w, "dashboard  %s\nmetrics    %s\n", a.Dashboard, a.Metrics)
+	_, port, _ := net.SplitHostPort(a.NameServers[0])
+	fmt.Fprintf(w, "%-32s the site: open this\n", a.Site)
+	fmt.Fprintf(w, "%-32s the control room; what is behind # allows its buttons\n", s.ControlRoom())
+	fmt.Fprintf(w, "%-32s metrics for Prometheus\n", a.Metrics)
+	fmt.Fprintf(w, "%-32s names: dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24\n", strings.Join(a.NameServers, " "), port,
+		assemble.Host)
 	fmt.Fprintln(w, "still single in this mode:")
 	for _, p := range s.SinglePoints() {
 		fmt.Fprintln(w, "  -", p)
 	}
 }
 
-// serve waits for an interrupt, then drains; a second one ends at once.
+// serve lets visitors in and waits for an interrupt, then drains; a second one ends at once.
 func (c config) serve(ctx context.Context, stop func(), s *assemble.Stack, stdout, stderr io.Writer) int {
-	fmt.Fprintln(stdout, "serving; interrupt to stop")
+	population, err := c.population(s)
+	if err != nil {
+		fmt.Fprintf(stderr, "fullstack: %v\n", err)
+		return 2
+	}
+	leaving, leave := context.WithCancel(ctx)
+	var gone sync.WaitGroup
+	gone.Go(func() { population.Run(leaving) })
+	defer leave()
+	operator := room.New(leaving, s, population)
+	s.Operate(operator)
+	if c.open {
+		if err := openBrowser(s.Addresses().Site); err != nil {
+			fmt.Fprintf(stderr, "fullstack: -open: %v\n", err)
+		}
+	}
+	fmt.Fprintf(stdout, "serving %d visitors; interrupt to stop\n", c.visitors)
 	<-ctx.Done()
 	stop() // the next signal has its usual effect: the end
 	fmt.Fprintln(stdout, "draining; interrupt again to end at once")
+	leave()
+	gone.Wait()
+	operator.Wait()
 	drain, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := s.Shutdown(drain); err != nil {
@@ -223,6 +261,43 @@ func (c config) serve(ctx context.Context, stop func(), s *assemble.Stack, stdou
 		return 1
 	}
 	return 0
+}
+
+// population makes the visitors: their addresses are those of real clients, half of them near each data center.
+func (c config) population(s *assemble.Stack) (*visitors.Population, error) {
+	log, err := accesslog.Read(bytes.NewReader(sample))
+	if err != nil {
+		return nil, err
+	}
+	places := map[string]*visitors.Place{
+		assemble.East: {Region: assemble.East, Noon: 0.05},
+		assemble.West: {Region: assemble.West, Noon: 0.80}, // five hours earlier
+	}
+	seen := map[netip.Addr]bool{}
+	for _, e := range log.Entries {
+		if p := places[s.Region(e.Client)]; p != nil && !seen[e.Client] {
+			seen[e.Client] = true
+			p.Addresses = append(p.Addresses, e.Client)
+		}
+	}
+	popular, err := site.Popular()
+	if err != nil {
+		return nil, err
+	}
+	return visitors.New(visitors.Options{Count: c.visitors, Network: s.Network(), Chapters: popular,
+		Places: []visitors.Place{*places[assemble.East], *places[assemble.West]}})
+}
+
+// openBrowser shows a page in the browser of whoever started the program.
+func openBrowser(url string) error {
+	name, args := "xdg-open", []string{url}
+	switch runtime.GOOS {
+	case "darwin":
+		name = "open"
+	case "windows":
+		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", url}
+	}
+	return exec.Command(name, args...).Start()
 }
 
 func (c config) play(ctx context.Context, s *assemble.Stack, log *accesslog.Log, dir string, stdout,
@@ -238,8 +313,7 @@ func (c config) play(ctx context.Context, s *assemble.Stack, log *accesslog.Log,
 	}
 	a := s.Addresses()
 	p := player.New(player.Config{Log: log, Catalog: log.Site(), Ledger: ledger, Rate: c.rate, Duration: c.duration,
-		Host: assemble.Host, NameServers: a.NameServers,
-		Dial: s.Dial, Center: s.Center, Region: s.Region, Direct: a.Direct, DirectCenter: assemble.East,
+		Network: s.Network(), Region: s.Region, Direct: a.Direct, DirectCenter: assemble.East,
 		Progress: progress(stderr)})
 
 	var failovers []drill.Failover

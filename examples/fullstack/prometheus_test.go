@@ -72,7 +72,7 @@ scrape_configs:
 		`fullstack_queue_published_total > 0`, `fullstack_shard_routed_total > 0`,
 		`fullstack_replica_node_reads_total > 0`, `fullstack_dns_queries_total > 0`,
 		`fullstack_autoscale_instances > 0`, `fullstack_host_memory_bytes > 0`,
-		`fullstack_users_daily > 0`, `fullstack_security_events_total{kind="failed_login"} >= 0`,
+		`fullstack_users_daily > 0`, `fullstack_security_events_total{kind="login-failed"} >= 0`,
 		`fullstack_slo_burn_rate >= 0`,
 		`fullstack_slo:bad_ratio:rate5m{slo="available"} >= 0`, // a recording rule has been evaluated
 	} {

@@ -13,6 +13,11 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/audience"
+	"github.com/tierkit/tierkit/metrics/host"
+	"github.com/tierkit/tierkit/metrics/logs"
+	"github.com/tierkit/tierkit/metrics/slo"
+	"github.com/tierkit/tierkit/metrics/trace"
 )
 
 // poolStats is what any tier offers: a struct with tags.
@@ -34,17 +39,26 @@ func main() {
 }
 
 func run(n int) error {
-	m := metrics.New(metrics.Options{Namespace: "shop"})
-	web := m.HTTP(metrics.HTTPOptions{Server: "web"})
-	if err := m.Register(metrics.Collect("shop_pool", func() poolStats { return poolStats{Workers: 4} })); err != nil {
-		return err
-	}
-	slo, err := m.SLO(metrics.SLO{Name: "available", Objective: 0.999, Read: web.Availability()})
+	m, err := metrics.New(metrics.Options{Namespace: "shop"})
 	if err != nil {
 		return err
 	}
-	users := metrics.NewUniques(nil)
-	logs := metrics.NewLogHandler(slog.NewTextHandler(io.Discard, nil), metrics.LogOptions{})
+	web, err := m.HTTP(metrics.HTTPOptions{Server: "web"})
+	if err != nil {
+		return err
+	}
+	if _, err := host.New(m); err != nil {
+		return err
+	}
+	if err := m.Register(metrics.Collect("shop_pool", func() poolStats { return poolStats{Workers: 4} })); err != nil {
+		return err
+	}
+	available, err := slo.New(m, slo.Options{Name: "available", Objective: 0.999, Read: web.Availability()})
+	if err != nil {
+		return err
+	}
+	users := audience.NewUniques(nil)
+	log := logs.NewHandler(slog.NewTextHandler(io.Discard, nil), logs.HandlerOptions{})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /items/{id}", func(w http.ResponseWriter, r *http.Request) {
 		users.Add(r.Header.Get("User"), time.Now())
@@ -53,7 +67,7 @@ func run(n int) error {
 	mux.HandleFunc("GET /broken", func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusInternalServerError)
 	})
-	srv := httptest.NewServer(metrics.AccessLog(slog.New(logs), web.Wrap(mux)))
+	srv := httptest.NewServer(trace.AccessLog(slog.New(log), web.Wrap(mux)))
 	defer srv.Close()
 
 	for i := range n {
@@ -81,16 +95,15 @@ func run(n int) error {
 	fmt.Printf("%d requests, %d errors, p50 %v, p99 %v\n", s.Requests, s.Errors,
 		s.Took.Quantile(.5).Round(time.Microsecond), s.Took.Quantile(.99).Round(time.Microsecond))
 	fmt.Printf("%d unique users today\n", users.At(time.Now()).Day)
-	for _, g := range logs.Errors() {
+	for _, g := range log.Errors() {
 		fmt.Printf("error group %q: %d times\n", g.Message, g.Count)
 	}
-	st := slo.Status()
+	st := available.Status()
 	fmt.Printf("SLO %s: %.2f %% good, the error budget burns %.0f times too fast, alert: %s\n", st.Name, 100*st.Good,
 		st.Burn1h, st.Alert)
-	fmt.Printf("%d rules for Prometheus\n", strings.Count(string(m.Rules()), "expr:"))
-	rec := httptest.NewRecorder()
-	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
-	for line := range strings.Lines(rec.Body.String()) {
+	fmt.Printf("%d rules for Prometheus\n", strings.Count(string(slo.Rules(m)), "expr:"))
+	page, _ := m.Scrape("")
+	for line := range strings.Lines(string(page)) {
 		if strings.HasPrefix(line, "shop_http_requests_total") || strings.HasPrefix(line, "shop_pool") {
 			fmt.Print(line)
 		}

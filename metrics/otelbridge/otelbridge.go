@@ -18,15 +18,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/prombridge"
 )
 
 // Producer gives a reader all series of m, with the names they have for Prometheus. Histograms of durations become
 // exponential ones. It is safe for concurrent use.
 func Producer(m *metrics.Metrics) sdkmetric.Producer {
-	return prometheus.NewMetricProducer(prometheus.WithGatherer(m.Gatherer()))
+	return prometheus.NewMetricProducer(prometheus.WithGatherer(prombridge.Gatherer(m)))
 }
 
-// Attrs returns the trace and span id of the context's span, to be used as metrics.LogOptions.Attrs. It is safe for
+// Attrs returns the trace and span id of the context's span, to be used as logs.HandlerOptions.Attrs. It is safe for
 // concurrent use.
 func Attrs(ctx context.Context) []slog.Attr {
 	s := trace.SpanContextFromContext(ctx)

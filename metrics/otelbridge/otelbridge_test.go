@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/logs"
 	"github.com/tierkit/tierkit/metrics/otelbridge"
 )
 
@@ -26,8 +27,11 @@ func span(flags trace.TraceFlags) trace.SpanContext {
 }
 
 func TestSeriesReachAReader(t *testing.T) {
-	m := metrics.New(metrics.Options{NoHost: true, NoRuntime: true, Namespace: "shop"})
-	h := otelbridge.Header(m.HTTP(metrics.HTTPOptions{Server: "web"}).Wrap(
+	m, err := metrics.New(metrics.Options{NoRuntime: true, Namespace: "shop"})
+	require.NoError(t, err)
+	web, err := m.HTTP(metrics.HTTPOptions{Server: "web"})
+	require.NoError(t, err)
+	h := otelbridge.Header(web.Wrap(
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "hello")
 		})))
@@ -65,10 +69,10 @@ func TestSeriesReachAReader(t *testing.T) {
 
 func TestRecordsNameTheSpan(t *testing.T) {
 	var out strings.Builder
-	h := metrics.NewLogHandler(slog.NewTextHandler(&out, nil), metrics.LogOptions{Attrs: otelbridge.Attrs})
+	h := logs.NewHandler(slog.NewTextHandler(&out, nil), logs.HandlerOptions{Attrs: otelbridge.Attrs})
 	slog.New(h).InfoContext(trace.ContextWithSpanContext(t.Context(), span(0)), "hello")
 	slog.New(h).Info("without")
 	require.Contains(t, out.String(), "msg=hello trace_id=01020300000000000000000000000000 span_id=0405000000000000\n")
 	require.Contains(t, out.String(), "msg=without\n")
-	require.Len(t, h.Store().Search(metrics.LogQuery{ID: "01020300000000000000000000000000"}), 1)
+	require.Len(t, h.Store().Search(logs.Query{ID: "01020300000000000000000000000000"}), 1)
 }

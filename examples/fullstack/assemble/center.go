@@ -180,6 +180,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	handler := c.s.tiers["edge"].Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == edgeHealth {
+			e.probes.Add(1)
 			w.WriteHeader(http.StatusOK)
 			return
 		}

@@ -9,24 +9,29 @@ import (
 
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/audience"
+	"github.com/tierkit/tierkit/metrics/dashboard"
+	"github.com/tierkit/tierkit/metrics/logs"
+	"github.com/tierkit/tierkit/metrics/security"
+	"github.com/tierkit/tierkit/metrics/slo"
 )
 
 // observed is what watches the stack from outside of its tiers: one collector for the logs of all servers, the security
 // events, the users of the day, and what the service promises.
 type observed struct {
 	collector *node
-	store     *metrics.LogStore
+	store     *logs.Store
 	token     string
-	security  *metrics.Security
-	users     *metrics.Uniques
-	shipper   *metrics.Shipper // of the stack's own records
+	security  *security.Stream
+	users     *audience.Uniques
+	shipper   *logs.Shipper // of the stack's own records
 }
 
 // startObserving comes before everything that logs.
 func (s *Stack) startObserving() (err error) {
-	o := &observed{collector: newNode("collector", "admin", ""), token: rand.Text(), users: metrics.NewUniques(nil)}
+	o := &observed{collector: newNode("collector", "admin", ""), token: rand.Text(), users: audience.NewUniques(nil)}
 	s.observed = o
-	o.store = metrics.NewLogStore(metrics.LogStoreOptions{Records: 20_000, Token: o.token})
+	o.store = logs.NewStore(logs.StoreOptions{Records: 20_000, Token: o.token})
 	if err := o.collector.serve("127.0.0.1:0", o.store); err != nil {
 		return err
 	}
@@ -34,40 +39,41 @@ func (s *Stack) startObserving() (err error) {
 		return err
 	}
 	s.log = slog.New(s.logs)
-	o.security = s.metrics.Security(metrics.SecurityOptions{Log: s.log})
+	if o.security, err = security.New(s.metrics, security.Options{Logger: s.log}); err != nil {
+		return err
+	}
 	edge := s.tiers["edge"]
-	for _, slo := range []metrics.SLO{
+	for _, promise := range []slo.Options{
 		{Name: "available", Objective: 0.995, Read: edge.Availability()},
 		{Name: "fast", Objective: 0.95, Read: edge.Latency(250 * time.Millisecond)},
 	} {
-		_, err = s.metrics.SLO(slo)
-		if err != nil {
+		if _, err = slo.New(s.metrics, promise); err != nil {
 			return err
 		}
 	}
-	return s.metrics.Register(metrics.Collect("fullstack", func() metrics.UniqueStats {
+	return s.metrics.Register(metrics.Collect("fullstack", func() audience.UniqueStats {
 		return o.users.At(time.Now())
 	}))
 }
 
 // logHandler writes for one server: what it logs goes to the collector, with the share of the uneventful records given.
-func (s *Stack) logHandler(server string, sample float64) (*metrics.LogHandler, *metrics.Shipper, error) {
-	ship, err := metrics.NewShipper(metrics.ShipperOptions{URL: "http://" + s.collector.addr + "/", Token: s.token})
+func (s *Stack) logHandler(server string, sample float64) (*logs.Handler, *logs.Shipper, error) {
+	ship, err := logs.NewShipper(logs.ShipperOptions{URL: "http://" + s.collector.addr + "/", Token: s.token})
 	if err != nil {
 		return nil, nil, err
 	}
-	return metrics.NewLogHandler(s.o.Log, metrics.LogOptions{Server: server, Ship: ship, Sample: sample, Keep: 50}),
+	return logs.NewHandler(s.o.Log, logs.HandlerOptions{Server: server, Ship: ship, Sample: sample, Keep: 50}),
 		ship, nil
 }
 
 // closeShipper gives the last records a moment to arrive.
-func closeShipper(ship *metrics.Shipper) error {
+func closeShipper(ship *logs.Shipper) error {
 	if ship == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	err := ship.Close(ctx)
+	err := ship.Shutdown(ctx)
 	if errors.Is(err, context.DeadlineExceeded) { // the collector is not what the books are about
 		return nil
 	}
@@ -81,7 +87,7 @@ func (o *observed) release() error {
 }
 
 // tiles are the figures of the business.
-func (s *Stack) tiles() []metrics.Tile {
+func (s *Stack) tiles() []dashboard.Figure {
 	views, photos := 0.0, 0.0
 	for _, c := range s.centers {
 		for _, p := range c.pools {
@@ -92,10 +98,10 @@ func (s *Stack) tiles() []metrics.Tile {
 			}
 		}
 	}
-	return []metrics.Tile{
+	return []dashboard.Figure{
 		{Name: "Users today", Value: float64(s.users.At(time.Now()).Day)},
 		{Name: "Views counted", Value: views},
 		{Name: "Photos resized", Value: photos},
-		{Name: "Logins failed", Value: float64(s.security.Counts()[metrics.FailedLogin])},
+		{Name: "Logins failed", Value: float64(s.security.Counts()[security.LoginFailed])},
 	}
 }

@@ -6,6 +6,7 @@ package assemble
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -18,9 +19,12 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 	"github.com/tierkit/tierkit/examples/fullstack/standin/redis"
 	"github.com/tierkit/tierkit/geodns"
 	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/dashboard"
+	"github.com/tierkit/tierkit/metrics/logs"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session/token"
@@ -79,23 +83,25 @@ type Options struct {
 type Stack struct {
 	o       Options
 	log     *slog.Logger
-	logs    *metrics.LogHandler
+	logs    *logs.Handler
 	metrics *metrics.Metrics
 	*observed
 	tiers map[string]*metrics.HTTP // edge, lb, web
 
-	redis   *redis.Servers
-	queue   *queue.Queue
-	data    *data
-	tokens  *token.Authority
-	fresh   *replica.Tokens
-	centers []*center
-	names   []*nameServer
-	locator geodns.Locator
-	nearest *geodns.Router // by distance alone, for the player
-	port    int
-	admin   *admin
-	purger  *edgePurger
+	redis    *redis.Servers
+	queue    *queue.Queue
+	data     *data
+	tokens   *token.Authority
+	fresh    *replica.Tokens
+	centers  []*center
+	names    []*nameServer
+	locator  geodns.Locator
+	nearest  *geodns.Router // by distance alone, for the player
+	port     int
+	admin    atomic.Pointer[admin]
+	secret   string // that actions in the control room need
+	operator atomic.Pointer[Operator]
+	purger   *edgePurger
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -105,7 +111,7 @@ type Stack struct {
 	midJob chan *center // see counting
 
 	mu     sync.Mutex // guards events and peak
-	events []metrics.Event
+	events []dashboard.Event
 	peak   Scaling
 	closed sync.Once
 	ended  error
@@ -122,7 +128,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Log == nil {
 		o.Log = slog.NewTextHandler(io.Discard, nil)
 	}
-	s := &Stack{o: o, log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	s := &Stack{o: o, secret: rand.Text(), log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -132,9 +138,13 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 
 // start goes from the stores to the front door. What it has started when it fails, Close ends.
 func (s *Stack) start(ctx context.Context) (err error) {
-	s.metrics = metrics.New(metrics.Options{Namespace: "fullstack"})
+	if s.metrics, err = metrics.New(metrics.Options{Namespace: "fullstack"}); err != nil {
+		return err
+	}
 	for _, t := range []string{"edge", "lb", "web"} {
-		s.tiers[t] = s.metrics.HTTP(metrics.HTTPOptions{Server: t})
+		if s.tiers[t], err = s.metrics.HTTP(metrics.HTTPOptions{Server: t}); err != nil {
+			return err
+		}
 	}
 	if err = s.startObserving(); err != nil {
 		return err
@@ -161,7 +171,9 @@ func (s *Stack) start(ctx context.Context) (err error) {
 	if err = s.startNames(); err != nil {
 		return err
 	}
-	if s.admin, err = startAdmin(s); err != nil {
+	a, err := startAdmin(s)
+	s.admin.Store(a)
+	if err != nil {
 		return err
 	}
 	s.wg.Go(s.watch)
@@ -169,21 +181,55 @@ func (s *Stack) start(ctx context.Context) (err error) {
 }
 
 // Event adds to the timeline.
-func (s *Stack) Event(kind, text string) {
-	s.log.Debug("event", "kind", kind, "text", text)
+func (s *Stack) Event(kind, text string) { s.add(dashboard.Event{Kind: kind, Text: text}) }
+
+func (s *Stack) add(e dashboard.Event) {
+	s.log.Debug("event", "kind", e.Kind, "text", e.Text)
+	e.At = time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.events = append(s.events, metrics.Event{At: time.Now(), Kind: kind, Text: text})
+	s.events = append(s.events, e)
 	if len(s.events) > 1000 {
-		s.events = append([]metrics.Event(nil), s.events[len(s.events)-500:]...)
+		s.events = append([]dashboard.Event(nil), s.events[len(s.events)-500:]...)
 	}
 }
 
+// Incident is something that was broken on purpose, and what came of it.
+type Incident struct {
+	s        *Stack
+	id, text string
+	target   string
+}
+
+// Begin notes an injected failure in the timeline.
+func (s *Stack) Begin(target, text string) *Incident {
+	in := &Incident{s, rand.Text(), text, target}
+	in.note("failure", dashboard.PhaseInjected, text, nil)
+	return in
+}
+
+// Noticed, Mended and Restored note what became of it, each at most once.
+func (in *Incident) Noticed() { in.note("info", dashboard.PhaseNoticed, "noticed: "+in.text, nil) }
+
+// Mended says that clients are served as before, with or without what is broken.
+func (in *Incident) Mended(felt *dashboard.Felt) {
+	in.note("recovery", dashboard.PhaseMended, "mended: "+in.text, felt)
+}
+
+// Restored says that what was broken is back.
+func (in *Incident) Restored(felt *dashboard.Felt) {
+	in.note("recovery", dashboard.PhaseRestored, "restored: "+in.text, felt)
+}
+
+func (in *Incident) note(kind, phase, text string, felt *dashboard.Felt) {
+	in.s.add(dashboard.Event{Kind: kind, Text: text, ID: in.id, Phase: phase, Target: in.target, Felt: felt})
+}
+
 // Events returns the timeline.
-func (s *Stack) Events() []metrics.Event {
+func (s *Stack) Events() []dashboard.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return append([]metrics.Event(nil), s.events...)
+	return append([]dashboard.Event(nil), s.events...)
 }
 
 // Shutdown drains from the outside in: names and edges stop taking requests, then balancers, web servers and workers,
@@ -211,8 +257,8 @@ func (s *Stack) Close() error {
 		for _, c := range s.centers {
 			errs = append(errs, c.close())
 		}
-		if s.admin != nil {
-			s.admin.close()
+		if a := s.admin.Load(); a != nil {
+			a.close()
 		}
 		if s.queue != nil {
 			errs = append(errs, s.queue.Close())
@@ -241,13 +287,29 @@ type Addresses struct {
 
 // Addresses returns the addresses.
 func (s *Stack) Addresses() Addresses {
-	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: "http://" + s.admin.addr +
-		"/",
-		Metrics: "http://" + s.admin.addr + "/metrics", Direct: s.centers[0].lbs[0].addr}
+	a := Addresses{Site: fmt.Sprintf("http://%s/", s.centers[0].edges[0].addr), Dashboard: s.room(),
+		Metrics: s.room() + "metrics", Direct: s.centers[0].lbs[0].addr}
 	for _, n := range s.names {
 		a.NameServers = append(a.NameServers, n.srv.Addr().String())
 	}
 	return a
+}
+
+// room is the address of the control room, once it is open.
+func (s *Stack) room() string {
+	if a := s.admin.Load(); a != nil {
+		return "http://" + a.addr + "/"
+	}
+	return ""
+}
+
+// ControlRoom is the address of the control room with the secret that its buttons need.
+func (s *Stack) ControlRoom() string { return s.room() + "#secret=" + s.secret }
+
+// Network is how clients reach the stack.
+func (s *Stack) Network() *client.Network {
+	return client.NewNetwork(client.Options{Host: Host, NameServers: s.Addresses().NameServers, Dial: s.Dial,
+		Center: s.Center})
 }
 
 // Dial returns where an address of the site listens: the address itself, at the site's port.

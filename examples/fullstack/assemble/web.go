@@ -16,7 +16,8 @@ import (
 	"github.com/tierkit/tierkit/cache/rediscache"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/internal/backoff"
-	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/logs"
+	"github.com/tierkit/tierkit/metrics/trace"
 	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/redisstore"
@@ -28,7 +29,7 @@ const minWebs = 2
 // web is one web server: its own first cache tier over the shared second one, sessions and tokens in shared stores.
 type web struct {
 	*node
-	ship   *metrics.Shipper
+	ship   *logs.Shipper
 	l1     *cache.Cache[string, site.Entry]
 	remote *rediscache.Remote
 	tiered *cache.Tiered[string, site.Entry]
@@ -43,11 +44,11 @@ func (c *center) newWeb(name string) (w *web, err error) {
 			w.release()
 		}
 	}()
-	var logs *metrics.LogHandler
-	if logs, w.ship, err = c.s.logHandler(name, 0.2); err != nil {
+	var records *logs.Handler
+	if records, w.ship, err = c.s.logHandler(name, 0.2); err != nil {
 		return nil, err
 	}
-	log := slog.New(logs)
+	log := slog.New(records)
 	if w.l1, err = cache.New(cache.Options[string, site.Entry]{MaxEntries: 20_000, TTL: 30 * time.Second, Jitter: 0.1,
 		StaleIfError: time.Minute}); err != nil {
 		return nil, err
@@ -78,14 +79,18 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.site = site.New(site.Config{
+	w.site, err = site.New(site.Config{
 		Catalog: c.s.o.Catalog, Shards: c.s.data.clusters[c.name], Sessions: sessions, Tokens: c.s.tokens,
 		Refresh: refresher,
 		Cache:   w.tiered, Queue: c.s.queue, Edges: c.s.purger, Log: log, Users: c.s.users,
 		KeepCacheOnDelete: c.s.o.Mutant == ServeAfterDelete,
 		Fresh:             c.s.fresh.Middleware(replica.CookieOptions{Insecure: true}), Observe: c.s.tiers["web"].Wrap,
+		Room: c.s.room,
 	})
-	app := metrics.AccessLog(log, w.site.Handler())
+	if err != nil {
+		return nil, err
+	}
+	app := trace.AccessLog(log, w.site.Handler())
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
 			rw.WriteHeader(http.StatusOK)
@@ -99,6 +104,9 @@ func (c *center) newWeb(name string) (w *web, err error) {
 
 func (w *web) release() {
 	w.close()
+	if w.site != nil {
+		w.site.Close()
+	}
 	_ = closeShipper(w.ship)
 	if w.tiered != nil {
 		w.tiered.Close()

@@ -11,6 +11,7 @@ import (
 	_ "image/png"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/replica"
@@ -20,13 +21,12 @@ import (
 const (
 	maxUpload = 2 << 20
 	maxSide   = 4096
-	thumbSide = 128
+	thumbSide = 480
 )
 
 func primary(ctx context.Context) context.Context { return replica.Primary(ctx) }
 
-// upload stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once both
-// the row and the job are durable.
+// upload takes a photo as the body of the request.
 func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error {
 	id, err := key(r)
 	if err != nil {
@@ -36,25 +36,48 @@ func (s *Site) upload(w http.ResponseWriter, r *http.Request, user string) error
 	if err != nil {
 		return statusError{http.StatusRequestEntityTooLarge, "a photo has at most 2 MiB"}
 	}
+	if err := s.storePhoto(r.Context(), id, user, data); err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/-/photos/"+id+"/v1")
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// readFile returns the file of a form's field.
+func readFile(r *http.Request, field string) ([]byte, error) {
+	f, _, err := r.FormFile(field)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxUpload+1))
+}
+
+// storePhoto stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once both
+// the row and the job are durable.
+func (s *Site) storePhoto(ctx context.Context, id, user string, data []byte) error {
+	if len(data) > maxUpload {
+		return statusError{http.StatusRequestEntityTooLarge, "a photo has at most 2 MiB"}
+	}
 	cfg, _, err := image.DecodeConfig(bytes.NewReader(data)) // the size first: a small file may unpack to gigabytes
 	if err != nil || cfg.Width < 1 || cfg.Height < 1 || cfg.Width > maxSide || cfg.Height > maxSide {
-		return statusError{http.StatusUnsupportedMediaType, "want a JPEG or PNG of at most 4096 x 4096"}
+		return statusError{http.StatusUnsupportedMediaType, "want a JPEG or PNG of at most 4096 x 4096 pixels"}
 	}
-	err = s.write(r.Context(), shard.String(id), id, "photo", func(ctx context.Context, tx *shard.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO photos (slot, id, owner, original, thumb) VALUES (?, ?, ?, ?, NULL)`,
-			int(tx.Slot()), id, user, data)
+	err = s.write(ctx, shard.String(id), id, "photo", func(ctx context.Context, tx *shard.Tx) error {
+		_, err := tx.ExecContext(ctx, `
+			INSERT INTO photos (slot, id, owner, original, thumb, created)
+			VALUES (?, ?, ?, ?, NULL, ?)`, int(tx.Slot()), id, user, data, time.Now().UnixMilli())
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if _, err := queue.Send(r.Context(), s.Queue,
-		queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id, Header: traced(r.Context())}, id); err != nil {
+	if _, err := queue.Send(ctx, s.Queue,
+		queue.Message{Topic: TopicPhotos, Kind: "resize", ID: id, Header: traced(ctx)}, id); err != nil {
 		return err
 	}
 	s.published.Add(1)
-	w.Header().Set("Location", "/-/photos/"+id+"/v1")
-	w.WriteHeader(http.StatusCreated)
 	return nil
 }
 

@@ -27,28 +27,42 @@ func hashPassword(password string, salt []byte) []byte {
 
 func credentials(r *http.Request) (name, password string, err error) {
 	name, password = r.FormValue("name"), r.FormValue("password")
-	if name == "" || len(name) > 32 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" ||
-		len(password) < 8 || len(password) > 128 {
+	if !validName(name) || len(password) < 8 || len(password) > 128 {
 		return "", "", bad("name must be 1 to 32 characters of [a-z0-9-], password 8 to 128 characters")
 	}
 	return name, password, nil
 }
 
+func validName(name string) bool {
+	return name != "" && len(name) <= 32 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
 func (s *Site) register(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.signUp(w, r); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+// signUp makes an account and returns its name.
+func (s *Site) signUp(w http.ResponseWriter, r *http.Request) (name string, err error) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	id, err := key(r)
 	if err != nil {
-		return err
+		return "", err
 	}
 	name, password, err := credentials(r)
 	if err != nil {
-		return err
+		return "", err
 	}
 	salt := make([]byte, 16)
 	rand.Read(salt)
 	taken := false
 	err = s.write(r.Context(), shard.String(name), id, "register", func(ctx context.Context, tx *shard.Tx) error {
-		res, err := tx.ExecContext(ctx, `INSERT INTO users (slot, name, salt, hash) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO NOTHING`,
+		res, err := tx.ExecContext(ctx, `
+			INSERT INTO users (slot, name, salt, hash) VALUES (?, ?, ?, ?)
+			ON CONFLICT (name) DO NOTHING`,
 			int(tx.Slot()), name, salt, hashPassword(password, salt))
 		if err != nil {
 			return err
@@ -59,11 +73,7 @@ func (s *Site) register(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusCreated)
-	return nil
+	return name, err
 }
 
 var errLogin = statusError{http.StatusUnauthorized, "wrong name or password"}
@@ -89,6 +99,15 @@ func (s *Site) check(ctx context.Context, name, password string) error {
 }
 
 func (s *Site) login(w http.ResponseWriter, r *http.Request) error {
+	if err := s.signIn(w, r); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// signIn checks the password and starts the session, which every server knows from then on.
+func (s *Site) signIn(w http.ResponseWriter, r *http.Request) error {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	name, password, err := credentials(r)
 	if err == nil {
@@ -97,14 +116,10 @@ func (s *Site) login(w http.ResponseWriter, r *http.Request) error {
 	if errors.Is(err, errLogin) {
 		s.Sessions.LoginFailed(r.Context(), name)
 	}
-	if err == nil {
-		err = s.Sessions.From(r.Context()).Login(r.Context(), name, func(u *User) error { u.Name = name; return nil })
-	}
 	if err != nil {
 		return err
 	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return s.Sessions.From(r.Context()).Login(r.Context(), name, func(u *User) error { u.Name = name; return nil })
 }
 
 func (s *Site) logout(w http.ResponseWriter, r *http.Request) error {

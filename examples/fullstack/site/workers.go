@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/tierkit/tierkit/metrics"
+	"github.com/tierkit/tierkit/metrics/trace"
 	"github.com/tierkit/tierkit/queue"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -25,14 +25,14 @@ type Worker struct {
 // traced is the header of a message: the worker's log records will carry the ids of the request.
 func traced(ctx context.Context) map[string]string {
 	h := map[string]string{}
-	metrics.InjectTrace(ctx, func(k, v string) { h[k] = v })
+	trace.Inject(ctx, func(k, v string) { h[k] = v })
 	return h
 }
 
 // continued puts the ids of the request that caused a job into its context; a batch goes under those of its first.
 func continued(next queue.HandlerFunc) queue.HandlerFunc {
 	return func(ctx context.Context, ds []*queue.Delivery) error {
-		return next(metrics.ExtractTrace(ctx, func(k string) string { return ds[0].Header[k] }), ds)
+		return next(trace.Extract(ctx, func(k string) string { return ds[0].Header[k] }), ds)
 	}
 }
 

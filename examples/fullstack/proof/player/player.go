@@ -2,19 +2,15 @@ package player
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 )
 
 // Config says what is played against what.
@@ -26,20 +22,12 @@ type Config struct {
 	// is too short); 0 plays it once.
 	Rate     float64
 	Duration time.Duration
-	// Host is the site's name, NameServers the addresses that answer for it.
-	Host        string
-	NameServers []string
-	// Dial tells where an address of the site listens, Center which data center it belongs to, Region which center is
-	// the nearest to a client ("" for an unknown place).
-	Dial   func(netip.Addr) string
-	Center func(netip.Addr) string
+	// Network leads to the site.
+	Network *client.Network
+	// Region tells which center is the nearest to a client ("" for an unknown place).
 	Region func(netip.Addr) string
 	// Direct is a balancer of the first center, asked without DNS and edge by a sample of the requests, for comparison.
 	Direct, DirectCenter string
-	// Near and Far are the round trips to a client's own center and to any other. Zero means 5 and 90 ms.
-	Near, Far time.Duration
-	// Timeout bounds one attempt, WriteDeadline a write with its repetitions. Zero means 20 and 30 s.
-	Timeout, WriteDeadline time.Duration
 	// Progress is called now and then with the requests sent so far.
 	Progress func(sent, total int)
 }
@@ -47,39 +35,20 @@ type Config struct {
 // Player plays.
 type Player struct {
 	c       Config
-	http    *http.Transport
-	clients map[netip.Addr]*client
-	writers []*client
+	clients map[netip.Addr]*reader
+	writers []*reader
 	result  *Result
 	total   int
 	wg      sync.WaitGroup
-	writing atomic.Int64 // writes in flight
 }
 
 // New prepares the clients of a log: every fifth of them, by first appearance, also writes, half of these as mobile
 // clients with tokens.
 func New(c Config) *Player {
-	if c.Near == 0 {
-		c.Near = 5 * time.Millisecond
-	}
-	if c.Far == 0 {
-		c.Far = 90 * time.Millisecond
-	}
-	if c.Timeout == 0 {
-		c.Timeout = 20 * time.Second
-	}
-	if c.WriteDeadline == 0 {
-		c.WriteDeadline = 30 * time.Second
-	}
 	if c.Rate == 0 {
 		c.Rate = float64(len(c.Log.Entries)) / 30
 	}
-	p := &Player{c: c, clients: map[netip.Addr]*client{}, result: newResult()}
-	p.http = &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
-		MaxIdleConnsPerHost: 256, MaxIdleConns: 1024, IdleConnTimeout: 30 * time.Second,
-		DisableCompression: true, ResponseHeaderTimeout: c.Timeout,
-	}
+	p := &Player{c: c, clients: map[netip.Addr]*reader{}, result: newResult(c.Network)}
 	p.total = len(c.Log.Entries)
 	if c.Duration > 0 {
 		p.total = int(c.Rate * c.Duration.Seconds())
@@ -88,13 +57,12 @@ func New(c Config) *Player {
 		if p.clients[e.Client] != nil {
 			continue
 		}
-		cl := &client{addr: e.Client, region: c.Region(e.Client), cookies: map[string]string{},
-			etags: map[string]string{}}
-		if cl.region == "" {
+		cl := &reader{Client: c.Network.Client(e.Client, c.Region(e.Client))}
+		if cl.Region == "" {
 			p.result.unlocated++
 		}
 		if n := len(p.clients); n%5 == 0 {
-			cl.writer = &writer{n: n / 5, mobile: n%10 == 0, name: "u" + newID()[:12]}
+			cl.writer = &writer{n: n / 5, mobile: n%10 == 0, name: "u" + client.NewID()[:12]}
 			p.writers = append(p.writers, cl)
 		}
 		p.clients[e.Client] = cl
@@ -106,7 +74,7 @@ func New(c Config) *Player {
 // Run plays the log open loop: a request leaves when it is due, however slow the answers to others are. It returns when
 // all answers are in and every writer has ended its script, or when ctx ends.
 func (p *Player) Run(ctx context.Context) (*Result, error) {
-	defer p.http.CloseIdleConnections()
+	defer p.c.Network.Close()
 	p.resend(ctx)
 	start := time.Now()
 	p.result.start = start
@@ -143,7 +111,7 @@ func (p *Player) Run(ctx context.Context) (*Result, error) {
 }
 
 // Writing reports whether at least one write is in flight.
-func (p *Player) Writing() bool { return p.writing.Load() > 0 }
+func (p *Player) Writing() bool { return p.c.Network.Writing() > 0 }
 
 func (p *Player) progress(sent int) {
 	if p.c.Progress != nil {
@@ -151,31 +119,36 @@ func (p *Player) progress(sent int) {
 	}
 }
 
-func (c *client) start() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// reader is one address of the log.
+type reader struct {
+	*client.Client
+	writer  *writer // nil: only reads
+	started bool    // its writer's script runs; used by Run alone
+}
+
+func (c *reader) start() bool {
 	first := !c.started
 	c.started = true
 	return first
 }
 
 // play is one line of the log, and the view that the page posts when it is shown.
-func (p *Player) play(ctx context.Context, c *client, e accesslog.Entry, burst bool) {
-	a := p.fromLog(c, e)
-	var r reply
+func (p *Player) play(ctx context.Context, c *reader, e accesslog.Entry, burst bool) {
+	a := fromLog(p.c.Catalog, c, e)
+	var r client.Response
 	var err error
-	if a.key != "" {
-		r, err = p.put(ctx, c, a)
+	if a.Key != "" {
+		r, err = c.Put(ctx, a)
 	} else {
-		r, err = p.get(ctx, c, a)
+		r, err = c.Get(ctx, a)
 	}
 	if ctx.Err() != nil {
 		return
 	}
 	o := p.c.Catalog[accesslog.Clean(e.Path)]
-	p.result.count(c, a, r, err, err == nil && expected(o, a, r.status))
-	if err == nil && o.Kind == accesslog.Page && a.method == "GET" &&
-		(r.status == http.StatusOK || r.status == http.StatusNotModified) {
+	p.result.count(c, a, r, err, err == nil && expected(o, a, r.Status))
+	if err == nil && o.Kind == accesslog.Page && a.Method == "GET" &&
+		(r.Status == http.StatusOK || r.Status == http.StatusNotModified) {
 		n := 1
 		if burst { // something is popular: ten readers look over this client's shoulder
 			n = 10
@@ -190,15 +163,15 @@ type view struct {
 }
 
 // view posts views with ids of their own until they are acknowledged.
-func (p *Player) view(ctx context.Context, c *client, path string, n int) {
+func (p *Player) view(ctx context.Context, c *reader, path string, n int) {
 	vs := make([]view, n)
 	for i := range vs {
-		vs[i] = view{newID(), path}
+		vs[i] = view{client.NewID(), path}
 	}
 	p.post(ctx, c, vs)
 }
 
-func (p *Player) post(ctx context.Context, c *client, vs []view) {
+func (p *Player) post(ctx context.Context, c *reader, vs []view) {
 	intents, acks := make([]line, len(vs)), make([]line, len(vs))
 	for i, v := range vs {
 		intents[i] = line{Kind: KindView, ID: v.ID, Path: v.Path}
@@ -206,13 +179,13 @@ func (p *Player) post(ctx context.Context, c *client, vs []view) {
 	}
 	p.c.Ledger.add(intents...)
 	body, _ := json.Marshal(vs)
-	a := ask{method: "POST", path: "/-/beacon", body: body, key: vs[0].ID, kind: "view",
-		header: http.Header{"Content-Type": {"application/json"}}}
-	r, err := p.put(ctx, c, a)
+	a := client.Request{Method: "POST", Path: "/-/beacon", Body: body, Key: vs[0].ID, Kind: "view",
+		Header: http.Header{"Content-Type": {"application/json"}}}
+	r, err := c.Put(ctx, a)
 	if ctx.Err() != nil {
 		return
 	}
-	ok := err == nil && r.status == http.StatusNoContent
+	ok := err == nil && r.Status == http.StatusNoContent
 	p.result.count(c, a, r, err, ok)
 	if ok {
 		p.c.Ledger.add(acks...)
@@ -222,7 +195,7 @@ func (p *Player) post(ctx context.Context, c *client, vs []view) {
 // resend repeats the views of an earlier run whose outcome nobody knows.
 func (p *Player) resend(ctx context.Context) {
 	vs := p.c.Ledger.unknownViews()
-	var any *client
+	var any *reader
 	for _, any = range p.clients {
 		break
 	}
@@ -235,34 +208,19 @@ func (p *Player) resend(ctx context.Context) {
 
 // direct asks a balancer of the first center without DNS and edge, as all clients would without them. It measures what
 // the edge and the nearest center are worth, and is not part of the books.
-func (p *Player) direct(ctx context.Context, c *client, e accesslog.Entry) {
+func (p *Player) direct(ctx context.Context, c *reader, e accesslog.Entry) {
 	if e.Method != "GET" || p.c.Direct == "" {
 		return
 	}
 	start := time.Now()
-	rtt := p.c.Far
-	if p.c.DirectCenter == c.region {
-		rtt = p.c.Near
+	rtt := p.c.Network.Far
+	if p.c.DirectCenter == c.Region {
+		rtt = p.c.Network.Near
 	}
 	time.Sleep(rtt)
-	if r, err := p.exchange(ctx, &client{addr: c.addr, cookies: map[string]string{}, etags: map[string]string{}},
-		p.c.Direct, ask{method: "GET", path: e.Path}); err == nil && r.status < 500 {
-		p.result.directs(c.region).Observe(time.Since(start))
+	if r, err := p.c.Network.Client(c.Addr, c.Region).Exchange(ctx, p.c.Direct, client.Request{Method: "GET", Path: e.Path}); err == nil && r.Status < 500 {
+		p.result.directs(c.Region).Observe(time.Since(start))
 	}
-}
-
-// newID is what a client makes up for its writes: 96 random bits.
-func newID() string {
-	var b [12]byte
-	rand.Read(b[:])
-	return hex.EncodeToString(b[:])
-}
-
-func byteRange(from, to int64) string {
-	if to < 0 {
-		return fmt.Sprintf("bytes=%d-", from)
-	}
-	return fmt.Sprintf("bytes=%d-%d", from, to)
 }
 
 var errUnexpected = errors.New("unexpected answer")

@@ -11,18 +11,19 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 	"github.com/tierkit/tierkit/metrics"
 )
 
 // Result is what the clients saw.
 type Result struct {
+	network              *client.Network
 	start                time.Time
 	took                 time.Duration
 	clients, writers     int
 	unlocated            int
 	lag, resized, writes metrics.Histogram
 	requests             atomic.Int64
-	repeats, dnsRetries  atomic.Int64
 	staleReads           atomic.Int64
 	bytes                atomic.Int64
 
@@ -51,8 +52,8 @@ type Late struct {
 	Kind string
 }
 
-func newResult() *Result {
-	return &Result{kinds: map[string]int{}, status: map[int]int{}, centers: map[string]int{},
+func newResult(n *client.Network) *Result {
+	return &Result{network: n, kinds: map[string]int{}, status: map[int]int{}, centers: map[string]int{},
 		region: map[string]*metrics.Histogram{}, direct: map[string]*metrics.Histogram{}}
 }
 
@@ -77,34 +78,34 @@ func histogram(mu *sync.Mutex, m map[string]*metrics.Histogram, name string) *me
 }
 
 // count notes one finished request.
-func (r *Result) count(c *client, a ask, rep reply, err error, ok bool) {
+func (r *Result) count(c *reader, a client.Request, rep client.Response, err error, ok bool) {
 	r.requests.Add(1)
-	r.bytes.Add(rep.size)
+	r.bytes.Add(rep.Size)
 	switch {
 	case err != nil:
 		r.fail(c, a, time.Now(), err)
-	case !ok && rep.status >= 500:
-		r.fail(c, a, time.Now(), fmt.Errorf("status %d from %s: %.80q", rep.status, rep.center, rep.body))
+	case !ok && rep.Status >= 500:
+		r.fail(c, a, time.Now(), fmt.Errorf("status %d from %s: %.80q", rep.Status, rep.Center, rep.Body))
 	case !ok:
-		r.fail(c, a, time.Now(), fmt.Errorf("%w: status %d", errUnexpected, rep.status))
+		r.fail(c, a, time.Now(), fmt.Errorf("%w: status %d", errUnexpected, rep.Status))
 	}
-	if a.key != "" {
-		r.writes.Observe(rep.took)
+	if a.Key != "" {
+		r.writes.Observe(rep.Took)
 	}
-	histogram(&r.mu, r.region, regionName(c.region)).Observe(rep.took)
+	histogram(&r.mu, r.region, regionName(c.Region)).Observe(rep.Took)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.kinds[a.kind]++
-	r.status[rep.status]++
-	if rep.center != "" {
-		r.centers[rep.center]++
+	r.kinds[a.Kind]++
+	r.status[rep.Status]++
+	if rep.Center != "" {
+		r.centers[rep.Center]++
 	}
-	if a.key != "" && rep.took > time.Second {
-		r.late = append(r.late, Late{rep.first, rep.took, a.kind})
+	if a.Key != "" && rep.Took > time.Second {
+		r.late = append(r.late, Late{rep.First, rep.Took, a.Kind})
 	}
 }
 
-func (r *Result) fail(c *client, a ask, at time.Time, err error) {
+func (r *Result) fail(c *reader, a client.Request, at time.Time, err error) {
 	cause := "transport"
 	var ne net.Error
 	switch {
@@ -119,7 +120,7 @@ func (r *Result) fail(c *client, a ask, at time.Time, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.errors = append(r.errors, Failure{At: at, Cause: cause, Kind: a.kind, What: a.method + " " + a.path + ": " +
+	r.errors = append(r.errors, Failure{At: at, Cause: cause, Kind: a.Kind, What: a.Method + " " + a.Path + ": " +
 		err.Error()})
 }
 
@@ -148,7 +149,7 @@ type Summary struct {
 func (r *Result) Summary() Summary {
 	s := Summary{Start: r.start, Took: r.took, Requests: r.requests.Load(), Clients: r.clients, Writers: r.writers,
 		Unlocated: r.unlocated,
-		Repeats:   r.repeats.Load(), DNSRetries: r.dnsRetries.Load(), StaleReads: r.staleReads.Load(),
+		Repeats:   r.network.Repeats(), DNSRetries: r.network.DNSRetries(), StaleReads: r.staleReads.Load(),
 		Bytes:   r.bytes.Load(),
 		SendLag: r.lag.Snapshot(), Writes: r.writes.Snapshot(), Resized: r.resized.Snapshot(),
 		Regions: map[string]metrics.HistogramSnapshot{}, Direct: map[string]metrics.HistogramSnapshot{}}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
+	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 	"github.com/tierkit/tierkit/internal/backoff"
 )
 
@@ -33,7 +34,7 @@ const password = "correct horse"
 
 // script is what a writer does, one step after the other with a little thought in between. A step that fails has been
 // counted as an error; the steps that need it are left out.
-func (p *Player) script(ctx context.Context, c *client) {
+func (p *Player) script(ctx context.Context, c *reader) {
 	w := c.writer
 	think := func() bool { return backoff.Sleep(ctx, 50*time.Millisecond+rand.N(400*time.Millisecond)) == nil }
 	if !think() || !p.register(ctx, c) || !think() || !p.login(ctx, c) {
@@ -64,8 +65,8 @@ func (p *Player) script(ctx context.Context, c *client) {
 		p.refresh(ctx, c)
 	}
 	if w.n%20 == 1 && !w.mobile && think() {
-		if r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/logout", key: newID(), kind: "logout"}); ok &&
-			r.status == http.StatusNoContent {
+		if r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/logout", Key: client.NewID(), Kind: "logout"}); ok &&
+			r.Status == http.StatusNoContent {
 			w.loggedOut = true
 		}
 	}
@@ -83,29 +84,29 @@ func (p *Player) favourite(n int) string {
 }
 
 // step sends one request of the script and counts it. Statuses other than those below 400 are errors.
-func (p *Player) step(ctx context.Context, c *client, a ask) (reply, bool) {
-	if a.header == nil {
-		a.header = http.Header{}
+func (p *Player) step(ctx context.Context, c *reader, a client.Request) (client.Response, bool) {
+	if a.Header == nil {
+		a.Header = http.Header{}
 	}
 	if c.writer.tokens.Access != "" {
-		a.header.Set("Authorization", "Bearer "+c.writer.tokens.Access)
+		a.Header.Set("Authorization", "Bearer "+c.writer.tokens.Access)
 	}
-	r, err := p.put(ctx, c, a)
+	r, err := c.Put(ctx, a)
 	if ctx.Err() != nil {
 		return r, false
 	}
-	ok := err == nil && r.status < 400
+	ok := err == nil && r.Status < 400
 	p.result.count(c, a, r, err, ok)
 	return r, ok
 }
 
 // write is a step that goes into the ledger.
-func (p *Player) write(ctx context.Context, c *client, kind, method, path string, body []byte, want int) (id string,
+func (p *Player) write(ctx context.Context, c *reader, kind, method, path string, body []byte, want int) (id string,
 	ok bool) {
-	id = newID()
+	id = client.NewID()
 	p.c.Ledger.Intend(KindWrite, id, kind)
-	r, ok := p.step(ctx, c, ask{method: method, path: path, body: body, key: id, kind: kind})
-	if !ok || r.status != want {
+	r, ok := p.step(ctx, c, client.Request{Method: method, Path: path, Body: body, Key: id, Kind: kind})
+	if !ok || r.Status != want {
 		return id, false
 	}
 	p.c.Ledger.Ack(KindWrite, id, kind)
@@ -122,69 +123,69 @@ func form(kv ...string) []byte {
 
 var formType = http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 
-func (p *Player) register(ctx context.Context, c *client) bool {
-	id := newID()
+func (p *Player) register(ctx context.Context, c *reader) bool {
+	id := client.NewID()
 	p.c.Ledger.Intend(KindWrite, id, "register")
-	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/register",
-		body: form("name", c.writer.name, "password", password), key: id, kind: "register", header: formType.Clone()})
-	if ok && r.status == http.StatusCreated {
+	r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/register",
+		Body: form("name", c.writer.name, "password", password), Key: id, Kind: "register", Header: formType.Clone()})
+	if ok && r.Status == http.StatusCreated {
 		p.c.Ledger.Ack(KindWrite, id, "register")
 	}
 	return ok
 }
 
-func (p *Player) login(ctx context.Context, c *client) bool {
+func (p *Player) login(ctx context.Context, c *reader) bool {
 	w := c.writer
 	path := "/-/login"
 	if w.mobile {
 		path = "/-/api/token"
 	}
-	r, ok := p.step(ctx, c, ask{method: "POST", path: path, body: form("name", w.name, "password", password),
-		key: newID(), kind: "login", header: formType.Clone()})
+	r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: path, Body: form("name", w.name, "password", password),
+		Key: client.NewID(), Kind: "login", Header: formType.Clone()})
 	if ok && w.mobile {
-		ok = json.Unmarshal(r.body, &w.tokens) == nil && w.tokens.Access != ""
+		ok = json.Unmarshal(r.Body, &w.tokens) == nil && w.tokens.Access != ""
 	}
 	w.loggedIn = ok
 	return ok
 }
 
-func (p *Player) refresh(ctx context.Context, c *client) {
+func (p *Player) refresh(ctx context.Context, c *reader) {
 	w := c.writer
-	r, ok := p.step(ctx, c, ask{method: "POST", path: "/-/api/refresh", body: form("refresh", w.tokens.Refresh),
-		key: newID(), kind: "refresh", header: formType.Clone()})
+	r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/api/refresh", Body: form("refresh", w.tokens.Refresh),
+		Key: client.NewID(), Kind: "refresh", Header: formType.Clone()})
 	if ok {
-		_ = json.Unmarshal(r.body, &w.tokens)
+		_ = json.Unmarshal(r.Body, &w.tokens)
 	}
 }
 
 // read gets a URL and counts whether it had the wanted status.
-func (p *Player) read(ctx context.Context, c *client, path string, want int) bool {
-	a := ask{method: "GET", path: path, kind: "read"}
-	r, err := p.get(ctx, c, a)
+func (p *Player) read(ctx context.Context, c *reader, path string, want int) bool {
+	a := client.Request{Method: "GET", Path: path, Kind: "read"}
+	r, err := c.Get(ctx, a)
 	if ctx.Err() != nil {
 		return false
 	}
-	ok := err == nil && r.status == want
+	ok := err == nil && r.Status == want
 	p.result.count(c, a, r, err, ok)
 	return ok
 }
 
 // unpublish deletes a post and looks whether anybody still shows it: after the acknowledgement no server may.
-func (p *Player) unpublish(ctx context.Context, c *client, post string) {
+func (p *Player) unpublish(ctx context.Context, c *reader, post string) {
 	if _, ok := p.write(ctx, c, "delete", "DELETE", "/-/posts/"+post, nil, http.StatusNoContent); !ok {
 		return
 	}
 	p.c.Ledger.Ack(KindDelete, post, "")
 	for range 3 {
-		a := ask{method: "GET", path: "/-/posts/" + post, kind: "read"}
-		r, err := p.get(ctx, c, a)
+		a := client.Request{Method: "GET", Path: "/-/posts/" + post, Kind: "read"}
+		r, err := c.Get(ctx, a)
 		if ctx.Err() != nil {
 			return
 		}
-		if err == nil && r.status == http.StatusOK {
+		if err == nil && r.Status == http.StatusOK {
 			p.result.staleReads.Add(1)
 		}
-		p.result.count(c, a, r, err, err == nil && r.status == http.StatusNotFound)
+		p.result.count(c, a, r, err, err == nil && r.Status == http.StatusNotFound)
 		if backoff.Sleep(ctx, 100*time.Millisecond) != nil {
 			return
 		}
@@ -192,29 +193,29 @@ func (p *Player) unpublish(ctx context.Context, c *client, post string) {
 }
 
 // upload sends a picture that nobody else has and waits until a worker has resized it.
-func (p *Player) upload(ctx context.Context, c *client) {
+func (p *Player) upload(ctx context.Context, c *reader) {
 	id, ok := p.write(ctx, c, "photo", "POST", "/-/photos", picture(c.writer.name), http.StatusCreated)
 	if !ok {
 		return
 	}
 	p.c.Ledger.Ack(KindPhoto, id, "")
 	start := time.Now()
-	for time.Since(start) < p.c.WriteDeadline {
+	for time.Since(start) < p.c.Network.WriteDeadline {
 		if backoff.Sleep(ctx, 200*time.Millisecond) != nil {
 			return
 		}
-		r, err := p.get(ctx, c, ask{method: "GET", path: "/-/photos/" + id + "/v1", kind: "photo"})
-		if err == nil && r.status == http.StatusOK {
-			_, format, e := image.DecodeConfig(bytes.NewReader(r.body))
+		r, err := c.Get(ctx, client.Request{Method: "GET", Path: "/-/photos/" + id + "/v1", Kind: "photo"})
+		if err == nil && r.Status == http.StatusOK {
+			_, format, e := image.DecodeConfig(bytes.NewReader(r.Body))
 			if e != nil || format != "jpeg" {
-				p.result.fail(c, ask{path: "/-/photos/" + id + "/v1", kind: "photo"}, time.Now(),
+				p.result.fail(c, client.Request{Path: "/-/photos/" + id + "/v1", Kind: "photo"}, time.Now(),
 					fmt.Errorf("%w: the photo does not decode", errUnexpected))
 			}
 			p.result.resized.Observe(time.Since(start))
 			return
 		}
 	}
-	p.result.fail(c, ask{path: "/-/photos/" + id + "/v1", kind: "photo"}, start, errors.New("photo was never resized"))
+	p.result.fail(c, client.Request{Path: "/-/photos/" + id + "/v1", Kind: "photo"}, start, errors.New("photo was never resized"))
 }
 
 // picture is a JPEG that depends on a name.
@@ -242,13 +243,13 @@ func (p *Player) Sessions(ctx context.Context) (acknowledged, lost int) {
 			continue
 		}
 		acknowledged++
-		a := ask{method: "GET", path: "/-/me", kind: "session", header: http.Header{}, key: newID()}
+		a := client.Request{Method: "GET", Path: "/-/me", Kind: "session", Header: http.Header{}, Key: client.NewID()}
 		if w.mobile {
-			a.header.Set("Authorization", "Bearer "+w.tokens.Access)
+			a.Header.Set("Authorization", "Bearer "+w.tokens.Access)
 		}
-		r, err := p.put(ctx, c, a)
+		r, err := c.Put(ctx, a)
 		var me struct{ Name string }
-		known := err == nil && r.status == http.StatusOK && json.Unmarshal(r.body, &me) == nil && me.Name == w.name
+		known := err == nil && r.Status == http.StatusOK && json.Unmarshal(r.Body, &me) == nil && me.Name == w.name
 		if known == w.loggedOut {
 			lost++
 		}
