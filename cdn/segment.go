@@ -20,7 +20,8 @@ import (
 
 // A segment is a file of records, each
 //
-//	magic u32 | kind u8 | 0 u24 | metaLen u32 | bodyLen u64 | sum of all this and the meta u64 | sum of the body u64 | meta (JSON) | body
+//	magic u32 | kind u8 | 0 u24 | metaLen u32 | bodyLen u64 |
+//	sum of all this and the meta u64 | sum of the body u64 | meta (JSON) | body
 //
 // all little endian, the sums xxHash64. A record counts when its head sums up; a body when it does too.
 type segment struct {

@@ -17,8 +17,8 @@ import (
 //
 //	idle     the choice alone, no requests in flight
 //	busy     the choice alone, 400 requests in flight on backends whose weights differ
-//	tracked  the choice, the request counted on the backend and off it again, in flight as in busy: what an index costs to
-//	         keep is in it
+//	tracked  the choice, the request counted on the backend and off it again, in flight as in busy: what an
+//	         index costs to keep is in it
 //	lease    Pick and Done, with clock, budget, latency and outlier detection
 //
 // limit/counter is one atomic addition to a number that all processors share.

@@ -8,8 +8,10 @@ import (
 // A segment file is a header and then frames; a frame is one group commit: a header and then records. Numbers are
 // little endian.
 //
-//	segment header (64 bytes): magic "tierkitq", version u32, 0 u32, segment id u64, epoch u64, size u64, 0..., CRC32C u32
-//	frame header   (48 bytes): magic u32, length u32, epoch u64, base u64, durable u64, count u32, 0 u32, 0 u32, CRC32C u32
+//	segment header (64 bytes): magic "tierkitq", version u32, 0 u32, segment id u64, epoch u64, size u64, 0...,
+//	                           CRC32C u32
+//	frame header   (48 bytes): magic u32, length u32, epoch u64, base u64, durable u64, count u32, 0 u32, 0 u32,
+//	                           CRC32C u32
 //	record          (9 bytes): length u32, CRC32C u32, kind u8, then the payload
 //
 // The epoch is random for each life of a segment file and goes into every checksum, so that neither the bytes of a

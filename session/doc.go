@@ -32,16 +32,16 @@
 // The login has to be somewhere: in one server's memory, with the balancer sending each visitor back to it; in a store
 // that all servers ask; or in a signed token that the client brings along.
 //
-//	                             sticky: lb.Sticky, NewMemory   central: redisstore, sqlstore      token: session/token
-//	a server is lost             its visitors are logged out    nobody notices                     nobody notices
-//	the store is lost            -                              Options.OnFailure decides          access goes on, refreshing waits
-//	logout, revocation           at once                        at once                            at expiry, or within seconds by Revocations
-//	data                         any size                       any size                           a few hundred bytes, seen by the client
-//	parallel changes             none lost                      none lost                          there is nothing to change
-//	load                         uneven: visitors stick         even                               even
-//	a new server takes load      only of new visitors           at once                            at once
-//	processor time per request   0.9 µs                         17 µs and one round trip (Redis)   0.34 µs (compact), 0.6 µs (JWT)
-//	the same elsewhere           scs, memory: 15 µs             scs, Redis: 60 µs, two round trips golang-jwt: 5.1 µs
+//	                         sticky: lb.Sticky     central: redisstore, sqlstore  token: session/token
+//	a server is lost         visitors logged out   nobody notices                 nobody notices
+//	the store is lost        -                     Options.OnFailure              access goes on
+//	logout, revocation       at once               at once                        at expiry, or by Revocations
+//	data                     any size              any size                       small, seen by the client
+//	parallel changes         none lost             none lost                      there is nothing to change
+//	load                     uneven                even                           even
+//	a new server takes load  only of new visitors  at once                        at once
+//	time per request         0.9 µs                17 µs, one trip (Redis)        0.34 µs, JWT 0.6 µs
+//	the same elsewhere       scs, memory: 15 µs    scs: 60 µs, two trips          golang-jwt: 5.1 µs
 //
 // Measured with "go test -bench . ./session" in benchmarks/, idle timeouts on. Browsers: take the central store, and
 // stickiness on top of it if at all, as an optimisation that may fail. APIs and mobile apps: tokens, with a

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/stored"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // forgetful is a store that does what it is told, and sometimes does not answer.
@@ -28,21 +31,22 @@ func (f *forgetful) CompareAndSwap(ctx context.Context, old uint64, next *State)
 // The store's answers are lost once for each step of a job: it goes on all the same.
 func TestLostAnswersOfTheStore(t *testing.T) {
 	t.Parallel() // most of it is waiting for leases
-	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	w := newWorld(t, testdb.SQLite(t), 2, 64, 40)
 	store := &forgetful{MapStore: w.store}
 	w.store = store
 	w.c.store = store
-	w.c.opts.Lease = 2 * time.Second
+	w.c.opts.MapTTL = 2 * time.Second
 	seen := map[[2]any]bool{}
 	var handedOver, early atomic.Int64
-	silent := func(next *State) bool {
+	silent := func(st *State) bool {
+		next := &st.in
 		if next.Job == nil {
 			return false
 		}
 		k := [2]any{next.Job.Phase, next.Job.Done}
 		again := seen[k]
 		seen[k] = true
-		if next.Job.Phase == PhaseGone {
+		if next.Job.Phase == stored.Gone {
 			handedOver.Store(time.Now().UnixNano())
 		}
 		return !again && len(seen) > 1 // Move itself is told
@@ -51,7 +55,7 @@ func TestLostAnswersOfTheStore(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 8, step: func(name string) error {
-		if name == "before cleanup" && time.Since(time.Unix(0, handedOver.Load())) < w.c.opts.Lease {
+		if name == "before cleanup" && time.Since(time.Unix(0, handedOver.Load())) < w.c.opts.MapTTL {
 			early.Add(1)
 		}
 		return nil
@@ -64,7 +68,8 @@ func TestLostAnswersOfTheStore(t *testing.T) {
 
 // A shard that was emptied need not be given any more.
 func TestEmptiedShardIsForgotten(t *testing.T) {
-	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	t.Parallel()
+	w := newWorld(t, testdb.SQLite(t), 2, 64, 40)
 	ctx := t.Context()
 	p, err := w.c.Plan(ctx, Change{Weights: map[ID]float64{"s1": 1, "s2": 1}})
 	require.NoError(t, err)
@@ -72,7 +77,7 @@ func TestEmptiedShardIsForgotten(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, j.Wait(ctx))
 	w.check()
-	c, err := New(ctx, w.store, w.shards[1:], Options{Dialect: w.p.d, Tables: testTables, Refresh: -1})
+	c, err := New(ctx, w.store, w.shards[1:], Options{Dialect: Dialect{w.p.Database}, Tables: testTables, Refresh: -1})
 	require.NoError(t, err)
 	defer c.Close()
 	var v int64
@@ -83,7 +88,8 @@ func TestEmptiedShardIsForgotten(t *testing.T) {
 
 // A read-only transaction that takes longer than a lease looks again at every slot it asked for, not only at its own.
 func TestReadOnlyTxOfTwoSlots(t *testing.T) {
-	w := newWorld(t, postgresPlace(t), 2, 64, 40)
+	t.Parallel()
+	w := newWorld(t, testdb.Postgres(t), 2, 64, 40)
 	ctx := t.Context()
 	m := w.c.Map()
 	mine, other := -1, -1
@@ -114,34 +120,30 @@ func TestReadOnlyTxOfTwoSlots(t *testing.T) {
 
 // What prevents the mover from going on behind the fence does not keep the writers out for as long.
 func TestFenceGivesWay(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		ctx := t.Context()
 		stuck, wrote := make(chan struct{}), make(chan struct{})
 		n := 0
 		id, j := w.moveOne(t, MoveOptions{step: func(name string) error {
-			if name != "before drain" {
-				return nil
-			}
-			if n++; n == 1 {
-				return errors.New("the target cannot be reached")
-			}
-			return nil
-		}, Progress: func(pr Progress) {
-			if pr.Err != nil && n == 1 {
-				select {
-				case <-stuck:
-				default:
+			switch name {
+			case "before drain":
+				if n++; n == 1 {
+					return errors.New("the target cannot be reached")
+				}
+			case "before fence":
+				if n == 1 { // again
 					close(stuck)
 					<-wrote
 				}
 			}
+			return nil
 		}})
 		<-stuck
 		short, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		err := w.c.Tx(short, Int(int64(id)), nil, func(tx *Tx) error {
-			_, err := tx.ExecContext(short, p.d.bind(`update t set v = 7 where id = ?`), id)
+			_, err := tx.ExecContext(short, p.Bind(`update t set v = 7 where id = ?`), id)
 			return err
 		})
 		close(wrote)
@@ -154,7 +156,8 @@ func TestFenceGivesWay(t *testing.T) {
 
 // A job that is paused behind the fence leaves the slots writable.
 func TestPauseBehindTheFence(t *testing.T) {
-	w := newWorld(t, sqlitePlace(t), 2, 64, 40)
+	t.Parallel()
+	w := newWorld(t, testdb.SQLite(t), 2, 64, 40)
 	ctx := t.Context()
 	fenced := make(chan struct{})
 	var id int
@@ -172,7 +175,7 @@ func TestPauseBehindTheFence(t *testing.T) {
 	short, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	require.NoError(t, w.c.Tx(short, Int(int64(id)), nil, func(tx *Tx) error {
-		_, err := tx.ExecContext(short, w.p.d.bind(`update t set v = 7 where id = ?`), id)
+		_, err := tx.ExecContext(short, w.p.Bind(`update t set v = 7 where id = ?`), id)
 		return err
 	}))
 	w.keys[id].value = 7
@@ -184,7 +187,8 @@ func TestPauseBehindTheFence(t *testing.T) {
 
 // The error of a scatter names the shards that failed, not those that were told to stop because of it.
 func TestScatterNamesWhoFailed(t *testing.T) {
-	w := newWorld(t, sqlitePlace(t), 2, 64, 2000)
+	t.Parallel()
+	w := newWorld(t, testdb.SQLite(t), 2, 64, 2000)
 	boom := errors.New("boom")
 	failed := make(chan struct{})
 	_, err := Scatter(t.Context(), w.c, Query[int]{SQL: `select id, slot from t`, SlotOf: func(int) Slot { return 0 },
@@ -206,49 +210,4 @@ func TestScatterNamesWhoFailed(t *testing.T) {
 	require.ErrorIs(t, err, boom)
 	require.NotErrorIs(t, err, context.Canceled)
 	require.Len(t, e.Failed, 1)
-}
-
-// Several processes start at the same moment, and each makes the tables that are not there.
-func TestTablesMadeByTwoProcesses(t *testing.T) {
-	w := newWorld(t, postgresPlace(t), 2, 64, 0)
-	ctx := t.Context()
-	db := w.shards[0].DB
-	for name, make := range map[string]func() error{
-		"tk_node": func() error {
-			ids, err := LeaseIDs(ctx, db, Postgres(), LeaseOptions{})
-			if err == nil {
-				err = ids.Close()
-			}
-			return err
-		},
-		"tk_migration": func() error {
-			return w.c.Migrate(ctx, []Migration{{ID: "m", SQL: []string{`create table m (id int)`}}})
-		},
-		"products": func() error {
-			_, err := UpsertInto(ctx, db, Postgres(), "products")
-			return err
-		},
-	} {
-		ddl := map[string]string{"tk_node": `(node integer primary key, holder text not null, until_ms bigint not null)`,
-			"tk_migration": `(id text primary key, sum text not null, at text not null)`,
-			"products":     `(row_key text primary key, version bigint not null, deleted int not null, data bytea not null)`}
-		tx, err := db.Begin() // the other process
-		require.NoError(t, err)
-		_, err = tx.Exec(`create table ` + name + ddl[name])
-		require.NoError(t, err)
-		done := goDo(make)
-		require.Eventually(t, func() bool {
-			var waiting bool
-			require.NoError(t, db.QueryRow(`select exists (select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'create table%')`).Scan(&waiting))
-			return waiting
-		}, 30*time.Second, 5*time.Millisecond, name)
-		require.NoError(t, tx.Commit())
-		require.NoError(t, <-done, name)
-	}
-}
-
-func goDo(f func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return done
 }

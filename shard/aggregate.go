@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
 )
 
 // AggregateQuery asks for count, sum, minimum and maximum of an expression over the rows of a managed table on all
@@ -11,9 +13,10 @@ import (
 type AggregateQuery struct {
 	// Table is one of Options.Tables. Required.
 	Table string
-	// Expr is a numeric SQL expression over its columns. Default "1", which counts rows.
+	// Expr is a numeric SQL expression over its columns. Empty means "1", which counts rows.
 	Expr string
-	// Where is an SQL condition, with the dialect's placeholders for Args. Default: all rows.
+	// Where is an SQL condition, with the dialect's placeholders for Args. Empty means all
+	// rows.
 	Where string
 	Args  []any
 }
@@ -32,6 +35,12 @@ func (a Aggregate) Avg() float64 {
 	return a.Sum / float64(a.Count)
 }
 
+const aggregateSlots = `
+select {slot}, count({expr}), coalesce(sum({expr}), 0), coalesce(min({expr}), 0), coalesce(max({expr}), 0)
+from {table}
+where {where}
+group by {slot}`
+
 // Aggregate computes per slot in the databases and adds up the slots by their owners, so it is right during a move too.
 func (c *Cluster) Aggregate(ctx context.Context, q AggregateQuery) (Aggregate, error) {
 	var t *Table
@@ -46,17 +55,17 @@ func (c *Cluster) Aggregate(ctx context.Context, q AggregateQuery) (Aggregate, e
 	if q.Expr == "" {
 		q.Expr = "1"
 	}
-	slot := c.opts.Dialect.quote(t.SlotColumn)
-	text := fmt.Sprintf("select %s, count(%s), coalesce(sum(%s), 0), coalesce(min(%s), 0), coalesce(max(%s), 0) from %s", slot, q.Expr, q.Expr, q.Expr, q.Expr, t.Name)
-	if q.Where != "" {
-		text += " where " + q.Where
+	if q.Where == "" {
+		q.Where = "1 = 1"
 	}
+	text := sqldb.Fill(aggregateSlots, "table", t.Name, "slot", c.db.Quote(t.SlotColumn), "expr", q.Expr,
+		"where", q.Where)
 	type part struct {
 		slot Slot
 		Aggregate
 	}
 	res, err := Scatter(ctx, c, Query[part]{
-		SQL: text + " group by " + slot, Args: q.Args, MaxRows: -1, SlotOf: func(p part) Slot { return p.slot },
+		SQL: text, Args: q.Args, MaxRows: -1, SlotOf: func(p part) Slot { return p.slot },
 		Scan: func(r *sql.Rows) (p part, err error) { return p, r.Scan(&p.slot, &p.Count, &p.Sum, &p.Min, &p.Max) },
 	})
 	if err != nil {

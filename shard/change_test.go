@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // Changes that are more than a new value: of the primary key, of the slot, of the schema.
 func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 60)
 		ctx := t.Context()
 		var here []int // even keys of s0
@@ -29,7 +31,7 @@ func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
 		}
 		src := w.shards[0].DB
 		exec := func(q string, args ...any) error {
-			_, err := src.Exec(p.d.bind(q), args...)
+			_, err := src.Exec(p.Bind(q), args...)
 			return err
 		}
 		plan, err := w.c.Plan(ctx, Change{Slots: []Slot{slot(0), slot(1), slot(2)}, To: "s2"})
@@ -45,12 +47,12 @@ func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
 			require.NoError(t, exec(`update t set slot = ? where id = ?`, int(slot(2)), here[3]),
 				"and from one to a slot that moves")
 			err := exec(`update t set slot = ? where id = ?`, int(foreign), here[2])
-			require.True(t, p.d.IsFenced(err), "to a slot that lives elsewhere: %v", err)
+			require.True(t, p.IsFenced(err), "to a slot that lives elsewhere: %v", err)
 			err = exec(`insert into t (id, slot, v) values (?, ?, 1)`, 5000, int(foreign))
-			require.True(t, p.d.IsFenced(err), "%v", err)
-			if p.d.Name() == "postgres" {
+			require.True(t, p.IsFenced(err), "%v", err)
+			if p.Name() == "postgres" {
 				require.ErrorContains(t, exec(`truncate t`), "cannot be truncated")
-				require.True(t, p.d.IsFenced(exec(`insert into t (id, slot, v) values (5001, 9999, 1)`)),
+				require.True(t, p.IsFenced(exec(`insert into t (id, slot, v) values (5001, 9999, 1)`)),
 					"no such slot")
 			}
 			return nil
@@ -58,7 +60,7 @@ func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, j.Wait(ctx))
 		at := func(db *sql.DB) (ids []int) {
-			rows, err := db.Query(p.d.bind(`select id from t where id in (?, ?, ?, ?, ?) order by id`), here[0],
+			rows, err := db.Query(p.Bind(`select id from t where id in (?, ?, ?, ?, ?) order by id`), here[0],
 				here[1], here[2], here[3], 1000+here[0])
 			require.NoError(t, err)
 			defer rows.Close()
@@ -76,7 +78,7 @@ func TestKeysAndSlotsChangeDuringAMove(t *testing.T) {
 
 // The schema changes after the last look at it and before the fence.
 func TestSchemaChangesBeforeTheFence(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		ctx := t.Context()
 		id, j := w.moveOne(t, MoveOptions{step: func(name string) error {
@@ -99,11 +101,11 @@ func TestSchemaChangesBeforeTheFence(t *testing.T) {
 // One big database is the oracle: whatever is asked of the cluster while slots move, wait for Complete, and go back
 // must be what it says.
 func TestScatterAgainstOneDatabase(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 0)
 		ctx := t.Context()
-		big := p.open("oracle")
-		for _, q := range p.ddl {
+		big := p.Open("oracle")
+		for _, q := range p.DDL {
 			_, err := big.Exec(q)
 			require.NoError(t, err)
 		}
@@ -116,12 +118,12 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 				put := func(db interface {
 					Exec(string, ...any) (sql.Result, error)
 				}, s Slot) error {
-					_, err := db.Exec(p.d.bind(`insert into t (id, slot, v) values (?, ?, ?)`), id, int(s), v)
+					_, err := db.Exec(p.Bind(`insert into t (id, slot, v) values (?, ?, ?)`), id, int(s), v)
 					if err == nil && id%3 == 2 {
-						_, err = db.Exec(p.d.bind(`update t set v = v + 1 where id = ?`), id)
+						_, err = db.Exec(p.Bind(`update t set v = v + 1 where id = ?`), id)
 					}
 					if err == nil && id%5 == 4 {
-						_, err = db.Exec(p.d.bind(`delete from t where id = ?`), id)
+						_, err = db.Exec(p.Bind(`delete from t where id = ?`), id)
 					}
 					return err
 				}
@@ -163,7 +165,8 @@ func TestScatterAgainstOneDatabase(t *testing.T) {
 			require.NoError(t, err)
 			var n int64
 			var sum, lo, hi float64
-			require.NoError(t, big.QueryRow(`select count(v), coalesce(sum(v), 0), coalesce(min(v), 0), coalesce(max(v), 0) from t where v > 7`).Scan(&n, &sum, &lo, &hi))
+			require.NoError(t, big.QueryRow(`select count(v), coalesce(sum(v), 0), coalesce(min(v), 0),
+				coalesce(max(v), 0) from t where v > 7`).Scan(&n, &sum, &lo, &hi))
 			require.Equal(t, Aggregate{Count: n, Sum: sum, Min: lo, Max: hi}, got, when)
 		}
 		add(100)

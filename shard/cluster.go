@@ -5,25 +5,35 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
+	"github.com/tierkit/tierkit/shard/internal/stored"
 )
 
 // Cluster routes keys to shards. Safe for concurrent use.
 type Cluster struct {
 	opts  Options
+	db    sqldb.Dialect // nil: none
 	store MapStore
 	view  atomic.Pointer[view]
 	n     counters
 
-	stale  time.Duration // of the store's reads
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
+	stale time.Duration // of the store's reads
+	warn  *warn.Log
+	hooks usercode.Serial // calls Options.Hooks
+
+	refreshErrors, jobErrors, hookErrors warn.Tally
+	ctx                                  context.Context
+	cancel                               context.CancelFunc
+	wg                                   sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows and the order of views
 	shards  map[ID]*shardState
@@ -37,8 +47,8 @@ type Cluster struct {
 type view struct {
 	*Map
 	dbs       []*shardState
-	moving    map[Slot]bool             // announced by a job: these slots may be fenced at any time
-	pinning   *PinState                 // a key that is about to get a slot of its own
+	moving    map[stored.Slot]bool      // announced by a job: these slots may be fenced at any time
+	pinning   *stored.Pin               // a key that is about to get a slot of its own
 	confirmed atomic.Pointer[time.Time] // when the store last said that this is the map
 	flights   flights
 }
@@ -60,13 +70,17 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 	if store == nil {
 		return nil, errors.New("shard: store is nil")
 	}
-	if err := o.check(len(shards)); err != nil {
+	o, err := o.withDefaults(len(shards))
+	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{opts: o, store: store, shards: map[ID]*shardState{}, refreshing: make(chan struct{}, 1)}
+	c := &Cluster{opts: o, db: o.Dialect.db, warn: warn.New(o.Logger), store: store, shards: map[ID]*shardState{},
+		refreshing: make(chan struct{}, 1)}
+	c.hooks.Failed = c.hookFailed
 	if s, ok := store.(Stale); ok {
-		if c.stale = s.Staleness(); c.opts.Lease <= c.stale {
-			return nil, fmt.Errorf("shard: Options.Lease %v is not longer than the %v that the map store's reads may be old", c.opts.Lease, c.stale)
+		if c.stale = s.Staleness(); c.opts.MapTTL <= c.stale {
+			return nil, fmt.Errorf("shard: Options.MapTTL %v is not longer than the map store's Staleness %v",
+				c.opts.MapTTL, c.stale)
 		}
 	}
 	for _, s := range shards {
@@ -75,14 +89,14 @@ func New(ctx context.Context, store MapStore, shards []Shard, o Options) (*Clust
 		}
 	}
 	asked := time.Now().Add(-c.stale)
-	st, err := openMap(ctx, store, shards, c.opts)
+	st, err := c.openMap(ctx, shards)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
-	if o.Dialect != nil {
+	if c.db != nil {
 		for _, s := range c.view.Load().dbs {
 			if err := c.prepareShard(ctx, s); err != nil {
 				return nil, err
@@ -125,7 +139,7 @@ func (c *Cluster) AddShard(s Shard) error {
 
 // install makes a newer state the view. Older ones are ignored. asked is a time before the store said that it was the
 // map.
-func (c *Cluster) install(st *State, asked time.Time) error {
+func (c *Cluster) install(st *stored.State, asked time.Time) error {
 	m, err := newMap(st)
 	if err != nil {
 		return err
@@ -139,8 +153,8 @@ func (c *Cluster) install(st *State, asked time.Time) error {
 		}
 		return nil
 	}
-	v := &view{Map: m, moving: st.announced()}
-	if st.Job != nil && st.Job.Phase == PhasePin {
+	v := &view{Map: m, moving: st.Announced()}
+	if st.Job != nil && st.Job.Phase == stored.Pinning {
 		v.pinning = st.Job.Pin
 	}
 	v.confirm(asked)
@@ -158,7 +172,7 @@ func (c *Cluster) install(st *State, asked time.Time) error {
 	}
 	c.mu.Unlock()
 	if h := c.opts.Hooks; h != nil && h.MapChanged != nil && old != nil {
-		h.MapChanged(old.Map, m)
+		c.call(&c.hooks, func() { h.MapChanged(old.Map, m) })
 	}
 	return nil
 }
@@ -184,7 +198,7 @@ func (c *Cluster) Refresh(ctx context.Context) error {
 			return nil
 		}
 	}
-	st, err := c.store.Load(ctx)
+	st, err := c.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +212,7 @@ func (c *Cluster) refreshLoop() {
 		select {
 		case <-t.C:
 			ctx, cancel := context.WithTimeout(c.ctx, max(c.opts.Refresh, time.Second))
-			_ = c.Refresh(ctx) // the old map goes on working; the fences see to that
+			c.refreshed("refresh", c.Refresh(ctx))
 			cancel()
 		case <-c.ctx.Done():
 			return
@@ -206,13 +220,35 @@ func (c *Cluster) refreshLoop() {
 	}
 }
 
+// refreshed reports the outcome of reading or watching the map. The old map goes on working: fences refuse what is
+// outdated, and after MapTTL operations ask their shard.
+func (c *Cluster) refreshed(what string, err error) {
+	if c.ctx.Err() != nil { // closed
+		return
+	}
+	if err == nil {
+		c.warn.Clear(what, "shard: the map can be read again")
+		return
+	}
+	c.refreshErrors.Add(err)
+	c.warn.Warn(what, "shard: the map cannot be read; operations go on with the old one", "what", what,
+		"epoch", c.view.Load().Epoch(), "err", err)
+}
+
+// watchPolicy spaces the calls of a watcher that fails.
+var watchPolicy = backoff.Policy{Base: 10 * time.Millisecond, Max: time.Second}
+
 func (c *Cluster) watch(w Watcher) {
 	for n := 0; c.ctx.Err() == nil; n++ {
-		_ = w.Watch(c.ctx, func() {
+		err := w.Watch(c.ctx, func() {
 			n = 0
-			_ = c.Refresh(c.ctx)
+			c.refreshed("refresh", c.Refresh(c.ctx))
 		})
-		if backoff.Sleep(c.ctx, runPolicy.Delay(n)) != nil {
+		if err == nil {
+			err = errors.New("the watch ended")
+		}
+		c.refreshed("watch", err)
+		if backoff.Sleep(c.ctx, watchPolicy.Delay(n)) != nil {
 			return
 		}
 	}
@@ -233,6 +269,32 @@ func (c *Cluster) Map() *Map { return c.view.Load().Map }
 
 // Slot of the key, to be stored in the slot column of its rows. Inside Do and Tx use the slot they give.
 func (c *Cluster) Slot(k Key) Slot { return c.view.Load().SlotOf(k) }
+
+// Shards returns all shards that the cluster knows, those without slots included, by ID.
+func (c *Cluster) Shards() []Shard {
+	var out []Shard
+	for _, sh := range c.known() {
+		out = append(out, sh.Shard)
+	}
+	return out
+}
+
+// known are all shards, those without slots included, by ID.
+func (c *Cluster) known() []*shardState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []*shardState
+	for _, id := range slices.Sorted(maps.Keys(c.shards)) {
+		out = append(out, c.shards[id])
+	}
+	return out
+}
+
+// Tables returns Options.Tables with their defaults filled in.
+func (c *Cluster) Tables() []Table { return slices.Clone(c.opts.Tables) }
+
+// Dialect returns Options.Dialect.
+func (c *Cluster) Dialect() Dialect { return c.opts.Dialect }
 
 // DB returns the database of a shard, or nil.
 func (c *Cluster) DB(id ID) *sql.DB {

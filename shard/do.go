@@ -29,8 +29,6 @@ func (c *Cluster) route(v *view, k Key) (*shardState, Slot, error) {
 	return sh, s, nil
 }
 
-var retryPolicy = backoff.Policy{Base: 2 * time.Millisecond, Max: 50 * time.Millisecond}
-
 // retry runs attempt until it succeeds, fails for another reason than a fence, or the time is up.
 func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *shardState, s Slot) error) error {
 	var deadline time.Time
@@ -44,7 +42,7 @@ func (c *Cluster) retry(ctx context.Context, k Key, attempt func(v *view, sh *sh
 		}
 		c.n.refused.Add(1)
 		if h := c.opts.Hooks; h != nil && h.Refused != nil {
-			h.Refused(s, sh.ID, n)
+			c.call(&c.hooks, func() { h.Refused(s, sh.ID, n) })
 		}
 		now := time.Now()
 		if deadline.IsZero() {
@@ -85,7 +83,7 @@ func (c *Cluster) refused(err error) bool {
 	if errors.Is(err, errNotOwned) || errors.Is(err, errAgain) {
 		return true
 	}
-	return c.opts.Dialect != nil && c.opts.Dialect.IsFenced(err)
+	return c.opts.Dialect.IsFenced(err)
 }
 
 var (
@@ -99,19 +97,19 @@ var (
 //
 // A move loses no write of f, nor does it make f read what is old: of a slot that is about to move Do first asks the
 // shard whether it owns it still, and the rows of a slot that was handed over stay where they were, guarded, until each
-// Do that may have begun before has ended or is too old. A Do that outlives Options.Lease (f took that long, the
+// Do that may have begun before has ended or is too old. A Do that outlives Options.MapTTL (f took that long, the
 // process was stopped, the store could not be reached) asks the shard when f returned nil; if the rows may have been
 // away meanwhile it returns ErrOutcomeUnknown. Statements of one f are not a unit: use Tx for that.
 func (c *Cluster) Do(ctx context.Context, k Key, f func(ctx context.Context, db *sql.DB, s Slot) error) error {
 	return c.retry(ctx, k, func(v *view, sh *shardState, s Slot) error {
 		visits := []visit{{s, k}}
-		stay, err := c.arrive(ctx, v, sh, visits)
+		lease, err := c.arrive(ctx, v, sh, visits)
 		if err != nil {
 			return err
 		}
 		if err := f(ctx, sh.DB, s); err != nil {
 			return err
 		}
-		return stay.end(ctx, c, v, sh, visits)
+		return lease.end(ctx, c, v, sh, visits)
 	})
 }

@@ -3,7 +3,6 @@ package shard_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,7 +25,8 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 		if err != nil {
 			panic(err)
 		}
-		if _, err := db.Exec(`create table users (id text primary key, slot integer not null); create index by_slot on users (slot, id)`); err != nil {
+		if _, err := db.Exec(`create table users (id text primary key, slot integer not null);
+			create index by_slot on users (slot, id)`); err != nil {
 			panic(err)
 		}
 		out = append(out, shard.Shard{ID: shard.ID(fmt.Sprintf("db%d", i)), DB: db})
@@ -39,7 +39,7 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 	}
 }
 
-var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, Lease: 100 * time.Millisecond,
+var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, MapTTL: 100 * time.Millisecond,
 	Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
 
 func addUsers(ctx context.Context, c *shard.Cluster, names ...string) {
@@ -127,15 +127,6 @@ func ExampleCluster_Move() {
 	// 341 <nil> 341
 }
 
-func ExampleIDs() {
-	ids, _ := shard.NewIDs(shard.IDOptions{})
-	id, _ := ids.Next(77)
-	next, _ := ids.Next(77)
-	fmt.Println(shard.SlotOfID(id), next > id)
-	// Output:
-	// 77 true
-}
-
 // A move that can be taken back until somebody is sure.
 func ExampleJob_Rollback() {
 	ctx := context.Background()
@@ -164,76 +155,13 @@ func ExampleJob_Rollback() {
 	// 5 users
 }
 
-// Which slots should go where, now that a shard has too many rows?
-func ExampleCluster_Suggest() {
-	ctx := context.Background()
-	shards, done := exampleShards(2)
-	defer done()
-	c, _ := shard.New(ctx, shard.MemoryStore(), shards[:1], exampleOptions)
-	defer c.Close()
-	for i := range 100 {
-		addUsers(ctx, c, fmt.Sprint("user", i))
-	}
-	_, err := c.Suggest(ctx, shard.Limits{Rows: 90})
-	fmt.Println(errors.Is(err, shard.ErrNoRoom))
-	c.AddShard(shards[1])
-	plan, err := c.Suggest(ctx, shard.Limits{Rows: 90})
-	fmt.Println(plan.Rows, "rows to", plan.Moves[0].To, err)
-	// Output:
-	// true
-	// 28 rows to db1 <nil>
-}
-
-// One schema for all shards, and a look whether it is one.
-func ExampleCluster_Migrate() {
-	ctx := context.Background()
-	shards, done := exampleShards(2)
-	defer done()
-	c, _ := shard.New(ctx, shard.MemoryStore(), shards, exampleOptions)
-	defer c.Close()
-	err := c.Migrate(ctx, []shard.Migration{
-		{ID: "2026-01 mail", SQL: []string{`alter table users add column mail text`}},
-	})
-	fmt.Println(err)
-	shards[1].DB.Exec(`alter table users add column oops text`)
-	drift, _ := c.Drift(ctx)
-	for _, d := range drift {
-		fmt.Println("table", d.Table, "differs:", len(d.Variants), "variants")
-	}
-	// Output:
-	// <nil>
-	// table users differs: 2 variants
-}
-
-// Tables that exist already get their slots while the service runs.
-func ExampleCluster_FillSlots() {
-	ctx := context.Background()
-	shards, done := exampleShards(1)
-	defer done()
-	for i := range 10 {
-		shards[0].DB.Exec(`create table if not exists orders (id integer primary key)`)
-		shards[0].DB.Exec(`insert into orders values (?)`, i)
-	}
-	o := exampleOptions
-	o.Tables = []shard.Table{{Name: "orders", Key: []string{"id"}}}
-	c, err := shard.New(ctx, shard.MemoryStore(), shards, o)
-	if err != nil {
-		panic(err)
-	}
-	defer c.Close()
-	rep, err := c.FillSlots(ctx, shard.FillOptions{})
-	fmt.Println(rep.Rows, rep.Misplaced, err)
-	// Output:
-	// 10 0 <nil>
-}
-
 // Products by category.
 func ExampleCluster_Assign() {
 	ctx := context.Background()
 	shards, done := exampleShards(2)
 	defer done()
 	o := exampleOptions
-	o.Directory = true
+	o.Placement = shard.Directory()
 	c, _ := shard.New(ctx, shard.MemoryStore(), shards, o)
 	defer c.Close()
 	c.Assign(ctx, shard.String("books"), "db1")
@@ -251,7 +179,7 @@ func ExampleMap_RangeSlots() {
 	shards, done := exampleShards(2)
 	defer done()
 	o := exampleOptions
-	o.RangeWidth = 30 // days
+	o.Placement = shard.Range(30) // days
 	c, _ := shard.New(ctx, shard.MemoryStore(), shards, o)
 	defer c.Close()
 	fmt.Println(c.Map().RangeSlots(600, 659))
@@ -264,19 +192,4 @@ func ExampleParts() {
 	fmt.Println(shard.Parts(shard.String("likes:star"), 3))
 	// Output:
 	// [likes:star#0 likes:star#1 likes:star#2]
-}
-
-func ExampleLeaseIDs() {
-	ctx := context.Background()
-	shards, done := exampleShards(1)
-	defer done()
-	ids, err := shard.LeaseIDs(ctx, shards[0].DB, shard.SQLite(), shard.LeaseOptions{})
-	if err != nil {
-		panic(err)
-	}
-	defer ids.Close()
-	id, _ := ids.Next(12)
-	fmt.Println(ids.Node(), shard.SlotOfID(id))
-	// Output:
-	// 0 12
 }

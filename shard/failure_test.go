@@ -20,12 +20,28 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/testserver"
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // phases are the steps at which servers and movers are killed.
 var phases = []string{"before capture", "mid copy", "before catchup", "before settle", "before verify", "before fence",
 	"before drain", "before commit", "before gone", "before owned", "before grace", "before cleanup"}
+
+// somePhases are three of phases in their order, or all of them in an exhaustive run.
+func somePhases(t *testing.T) []string {
+	n := exhaustive.N(t, 3, len(phases))
+	at := rand.Perm(len(phases))[:n]
+	slices.Sort(at)
+	var out []string
+	for _, i := range at {
+		out = append(out, phases[i])
+	}
+	t.Logf("kills at %v", out)
+	return out
+}
 
 // homing connects to the server that is the primary now.
 type homing struct{ dsn atomic.Pointer[string] }
@@ -41,7 +57,10 @@ func (h *homing) Connect(ctx context.Context) (driver.Conn, error) {
 func (h *homing) Driver() driver.Driver { return nil }
 
 // twoServers is a place whose last database is on a server of its own, so that the others' can die alone.
-func twoServers(t *testing.T, standbys int) (p *place, first *testserver.PostgresCluster, homes *[]*homing) {
+func twoServers(t *testing.T, standbys int) (p *testdb.Kind, first *testserver.PostgresCluster, homes *[]*homing) {
+	if testing.Short() {
+		t.Skip("needs servers")
+	}
 	o := testserver.PostgresOptions{Standbys: standbys}
 	if standbys > 0 {
 		o.Synchronous = "ANY 1 (s0, s1)"
@@ -49,8 +68,7 @@ func twoServers(t *testing.T, standbys int) (p *place, first *testserver.Postgre
 	first = testserver.Postgres(t, o)
 	second := testserver.Postgres(t, testserver.PostgresOptions{})
 	homes = new([]*homing)
-	p = postgresPlace(t)
-	p.open = func(name string) *sql.DB {
+	p = testdb.OwnPostgres(func(name string) *sql.DB {
 		node := first.Primary()
 		if name == "s2" {
 			node = second.Primary()
@@ -68,12 +86,14 @@ func twoServers(t *testing.T, standbys int) (p *place, first *testserver.Postgre
 		db.SetMaxIdleConns(16)
 		t.Cleanup(func() { _ = db.Close() })
 		return db
-	}
+	})
 	return p, first, homes
 }
 
 // The source's server is killed with SIGKILL at each phase of a move and comes back.
 func TestSourceServerKilled(t *testing.T) {
+	t.Parallel()
+	phases := somePhases(t)
 	p, first, _ := twoServers(t, 0)
 	w := newWorld(t, p, 2, 64, 100)
 	w.lossy = true
@@ -99,6 +119,7 @@ func TestSourceServerKilled(t *testing.T) {
 // The source's primary is killed and its synchronous standby promoted, while the fence is up and around the commit of
 // the map.
 func TestSourceFailover(t *testing.T) {
+	t.Parallel()
 	p, first, homes := twoServers(t, 1)
 	w := newWorld(t, p, 2, 64, 100)
 	w.lossy = true
@@ -106,6 +127,10 @@ func TestSourceFailover(t *testing.T) {
 	w.traffic(3, 1)
 	primary, standby := first.Nodes[0], first.Nodes[1]
 	at := []string{"before catchup", "before settle", "before drain", "before commit", "before gone"}
+	if n := exhaustive.N(t, 1, len(at)); n < len(at) {
+		i := rand.IntN(len(at))
+		at = at[i : i+n]
+	}
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(name string) error {
 		i := slices.Index(at, name)
 		if i < 0 {
@@ -136,34 +161,28 @@ func TestSourceFailover(t *testing.T) {
 
 // The mover is a process of its own and is killed with SIGKILL, at each phase and at any time; the next one goes on.
 func TestMoverProcessKilled(t *testing.T) {
-	s := testserver.Postgres(t, testserver.PostgresOptions{})
-	p := postgresPlace(t)
+	t.Parallel()
+	phases := somePhases(t)
+	p := testdb.Postgres(t)
 	var dsns []string
-	p.open = func(name string) *sql.DB {
-		_, err := s.Primary().DB().Exec("create database " + name)
-		require.NoError(t, err)
-		dsns = append(dsns, fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(), name))
-		db, err := sql.Open("pgx", dsns[len(dsns)-1])
-		require.NoError(t, err)
-		db.SetMaxIdleConns(8)
-		t.Cleanup(func() { _ = db.Close() })
-		return db
+	for i := range 3 {
+		dsns = append(dsns, p.DSN(fmt.Sprint("s", i)))
 	}
 	w := newWorld(t, p, 2, 64, 100)
 	ctx := t.Context()
 	// The map moves from memory to a database, where the mover's process finds it.
 	st, err := w.store.Load(ctx)
 	require.NoError(t, err)
-	store := SQLStore(w.shards[0].DB, p.d)
+	store := SQLStore(w.shards[0].DB, Postgres())
 	require.NoError(t, store.CompareAndSwap(ctx, 0, st))
 	w.store = store
 	w.c = w.process(0)
 	w.traffic(3, 1)
 	j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 32, Chunk: 10, step: func(string) error {
-		return errCrash
+		return mover.ErrCrash
 	}})
 	require.NoError(t, err)
-	require.ErrorIs(t, j.Wait(ctx), errCrash)
+	require.ErrorIs(t, j.Wait(ctx), mover.ErrCrash)
 
 	mover := func(stopAt string) (lines *bufio.Scanner, kill func()) {
 		cmd := exec.Command(os.Args[0])
@@ -189,7 +208,7 @@ func TestMoverProcessKilled(t *testing.T) {
 		}
 		kill()
 	}
-	for range 4 {
+	for range exhaustive.N(t, 1, 4) {
 		_, kill := mover("")
 		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond)
 		kill()
@@ -229,7 +248,7 @@ func runAsMover() bool {
 		err = func() error {
 			ctx := context.Background()
 			c, err := New(ctx, SQLStore(shards[0].DB, Postgres()), shards,
-				Options{Dialect: Postgres(), Tables: testTables, Lease: leaseForTests, Refresh: 50 * time.Millisecond})
+				Options{Dialect: Postgres(), Tables: testTables, MapTTL: leaseForTests, Refresh: 50 * time.Millisecond})
 			if err != nil {
 				return err
 			}
@@ -257,7 +276,8 @@ func runAsMover() bool {
 // A transaction that stays open holds its slot; the fence tries and gives way, and the slot's other writers get on
 // meanwhile.
 func TestLongTransactionDoesNotStallOthers(t *testing.T) {
-	p := postgresPlace(t)
+	t.Parallel()
+	p := testdb.Postgres(t)
 	w := newWorld(t, p, 2, 4, 60)
 	ctx := t.Context()
 	id, other := -1, -1

@@ -142,10 +142,14 @@ type HotKey struct {
 	Count uint64
 }
 
-// HotKeys returns the n most used keys over all shards, of about the last ten minutes.
+// HotKeys returns the n most used keys over all shards, of about the last ten minutes, by what this process routed. It
+// returns nil if Options.HotKeys switched the count off.
 func (c *Cluster) HotKeys(n int) []HotKey {
 	v := c.view.Load()
-	var out []HotKey
+	if c.opts.HotKeys < 0 {
+		return nil
+	}
+	out := []HotKey{}
 	for _, sh := range v.dbs {
 		if sh.hot == nil {
 			continue

@@ -3,53 +3,48 @@ package shard
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/stored"
 )
 
 // MoveOptions configure a job.
 type MoveOptions struct {
-	// Group is how many slots of one source and target are handed over together. 0: 1024.
+	// Group is how many slots of one source and target are handed over together. Zero means 1024.
 	Group int
-	// Chunk is the number of rows copied in one transaction. 0: 500.
+	// Chunk is the number of rows copied in one transaction. Zero means 500.
 	Chunk int
-	// RowsPerSecond throttles the copy and the cleanup. 0: no throttle.
+	// RowsPerSecond throttles the copy and the cleanup. Zero means no throttle.
 	RowsPerSecond int
-	// LockTimeout bounds how long a fence may make writers wait before it gives way and tries again. 0: 200 ms.
+	// LockTimeout bounds how long a fence may make writers wait before it lets them in and tries again. Zero means
+	// 200 ms.
 	LockTimeout time.Duration
 	// Reversible keeps the sources of handed-over slots up to date, so that the whole job can be rolled back: after the
-	// last hand-over it stays in PhaseHold until Job.Complete or Job.Rollback decides. What that costs is the capture
-	// of changed keys on the targets.
+	// last hand-over it stays in phase "hold" until Job.Complete or Job.Rollback. What that costs is the capture of
+	// changed keys on the targets.
 	Reversible bool
-	// Progress is called after every step.
+	// Progress is called after steps, one call at a time, on a goroutine of its own: it does not hold up the job, and
+	// may call any method of the Job and the Cluster. The last calls may come after Wait has returned. Calls are left
+	// out while it is 1024 behind.
 	Progress func(Progress)
 
-	// step is called around every step; an error ends the job there as a crash would. For tests.
+	// step is called around every step. An error ends the job there as a crash would. For tests.
 	step func(name string) error
+	// noJitter makes a simulation deterministic. For tests.
+	noJitter bool
 }
 
-// Phase of a group of slots in a job. The order is the order of the constants.
+// Phase is where a job stands. A group of slots passes through "prepare", "capture", "copy", "catchup", "verify",
+// "fence" (the source refuses writes), "drain", "commit" (ends with the change of the map, the point of no return),
+// "gone" (the source refuses reads of Tx too) and "owned" (the target accepts writes). After the last group the job is
+// in "hold" if it is reversible, then in "grace" (until no process acts on an old map), "cleanup" and "done". A pin
+// begins with "pin".
 type Phase string
-
-const (
-	PhasePin     Phase = "pin"     // of Cluster.Pin: the key's rows get a slot of their own, where they are
-	PhasePrepare Phase = "prepare" // target refuses clients, knows the mover
-	PhaseCapture Phase = "capture" // source notes changed keys
-	PhaseCopy    Phase = "copy"
-	PhaseCatchup Phase = "catchup"
-	PhaseVerify  Phase = "verify"
-	PhaseFence   Phase = "fence" // source refuses writes
-	PhaseDrain   Phase = "drain"
-	PhaseCommit  Phase = "commit" // map changed: the point of no return
-	PhaseGone    Phase = "gone"   // source refuses reads of Tx too
-	PhaseOwned   Phase = "owned"  // target accepts writes
-	PhaseHold    Phase = "hold"   // of a reversible job, after the last hand-over: until Complete or Rollback
-	PhaseGrace   Phase = "grace"  // of the job, after the last hand-over: until nobody acts on an old map any more
-	PhaseCleanup Phase = "cleanup"
-	PhaseDone    Phase = "done"
-)
 
 // Progress of a job.
 type Progress struct {
@@ -68,70 +63,11 @@ type Progress struct {
 	WritePauses []time.Duration
 }
 
-// JobState is the stored form of a Job; every process that has the store can resume it.
-type JobState struct {
-	ID    uint64     `json:"id"`
-	Token uint64     `json:"token"` // of the mover that works on it
-	Moves []SlotMove `json:"moves"` // all, by source and target
-	Done  int        `json:"done"`  // moves handed over
-	Size  int        `json:"size"`  // moves of the current group
-	// Announced is how many of the moves processes must reckon with: those of the current group and the next.
-	Announced int `json:"announced"`
-	Cleaned   int `json:"cleaned"` // moves whose rows the source has no more
-	// Reversible: the targets capture. Reverse: the job is the way back of one that was; the rows are there already.
-	Reversible bool `json:"reversible,omitempty"`
-	Reverse    bool `json:"reverse,omitempty"`
-	// Phase of the current group: prepare, copy, fence or gone; then of the job: hold, grace or cleanup; the others are
-	// parts of these. Repeating a phase from its start does no harm.
-	Phase Phase `json:"phase"`
-	Rows  int64 `json:"rows,omitempty"`
-	// Pin is the key that a pin job gives a slot.
-	Pin *PinState `json:"pin,omitempty"`
+func progressOf(p mover.Progress) Progress {
+	return Progress{Phase: Phase(p.Phase), Group: p.Group, Groups: p.Groups, SlotsMoved: p.SlotsMoved, Slots: p.Slots,
+		RowsCopied: p.RowsCopied, RowsTotal: p.RowsTotal, Elapsed: p.Elapsed, ETA: p.ETA, Err: p.Err,
+		WritePauses: p.WritePauses}
 }
-
-// PinState is a pin that is not in the map yet.
-type PinState struct {
-	Key  string   `json:"key"` // as in State.Pins
-	By   []string `json:"by"`
-	From ID       `json:"from"`
-	Old  Slot     `json:"old"`
-	Slot Slot     `json:"slot"`
-}
-
-// Job is a move in progress.
-type Job struct {
-	c      *Cluster
-	opts   MoveOptions
-	token  uint64
-	cancel context.CancelCauseFunc
-	ctx    context.Context
-	done   chan struct{}
-	hold   chan struct{} // closed when the job waits for Complete or Rollback
-	err    error         // set before done is closed
-
-	mu    sync.Mutex // guards prog
-	prog  Progress
-	began time.Time
-
-	// of the current group; only the mover's goroutine uses them
-	verified  map[Slot]bool
-	forgotten int // dirty entries since the last tidy
-	fencedAt  time.Time
-
-	// only the mover's goroutine uses them
-	heard   []announcement
-	phase   Phase     // as stored, as far as this mover knows
-	entered time.Time // that phase, or this mover's work in it
-	told    bool      // the store was asked to hand the group over, and may have
-}
-
-// announcement: at this time the map had announced so many of the job's moves.
-type announcement struct {
-	moves int
-	at    time.Time
-}
-
-var errPaused = errors.New("shard: job paused")
 
 func (o MoveOptions) withDefaults() (MoveOptions, error) {
 	for name, v := range map[string]int{"Group": o.Group, "Chunk": o.Chunk, "RowsPerSecond": o.RowsPerSecond} {
@@ -139,17 +75,72 @@ func (o MoveOptions) withDefaults() (MoveOptions, error) {
 			return o, fmt.Errorf("shard: MoveOptions.%s is negative", name)
 		}
 	}
-	if o.Group == 0 {
-		o.Group = 1024
-	}
-	if o.Chunk == 0 {
-		o.Chunk = 500
-	}
+	o.Group = cmp.Or(o.Group, 1024)
+	o.Chunk = cmp.Or(o.Chunk, 500)
 	if o.LockTimeout <= 0 {
-		o.LockTimeout = 200 * time.Millisecond
+		o.LockTimeout = defaultLockTimeout
 	}
 	return o, nil
 }
+
+// moverOptions are the options of a job as package mover has them.
+func (c *Cluster) moverOptions(o MoveOptions) mover.Options {
+	m := mover.Options{Dialect: c.db, Tables: c.opts.specs(), Group: o.Group, Chunk: o.Chunk,
+		RowsPerSecond: o.RowsPerSecond, LockTimeout: o.LockTimeout, Step: o.step, NoJitter: o.noJitter}
+	if f := o.Progress; f != nil {
+		calls := &usercode.Serial{Failed: c.hookFailed}
+		m.Progress = func(p mover.Progress) { c.call(calls, func() { f(progressOf(p)) }) }
+	}
+	if h := c.opts.Hooks; h != nil && h.Phase != nil {
+		m.Phase = func(p mover.Progress) { c.call(&c.hooks, func() { h.Phase(progressOf(p)) }) }
+	}
+	m.Failed = func(err error) {
+		c.jobErrors.Add(err)
+		c.warn.Warn("job", "shard: a step of the move failed", "err", err)
+	}
+	return m
+}
+
+// host is the cluster as a mover sees it.
+type host struct{ *Cluster }
+
+func (h host) Load(ctx context.Context) (*stored.State, error) { return h.load(ctx) }
+func (h host) CompareAndSwap(ctx context.Context, old uint64, next *stored.State) error {
+	return h.swap(ctx, old, next)
+}
+func (h host) Install(st *stored.State, asked time.Time) error { return h.install(st, asked) }
+func (h host) MapTTL() time.Duration                           { return h.opts.MapTTL }
+func (h host) Quiesce(ctx context.Context, patience time.Duration) error {
+	return h.quiesce(ctx, patience)
+}
+
+func (h host) Shard(id string) (*sql.DB, error) {
+	sh, err := h.shard(ID(id))
+	if err != nil {
+		return nil, err
+	}
+	return sh.DB, nil
+}
+
+func (h host) Prepare(ctx context.Context, id string) error {
+	sh, err := h.shard(ID(id))
+	if err != nil {
+		return err
+	}
+	return h.prepareShard(ctx, sh)
+}
+
+// Job is a move in progress. Its methods are safe for concurrent use.
+type Job struct {
+	c      *Cluster
+	opts   MoveOptions
+	mover  *mover.Job
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	err    error // set before done is closed
+}
+
+var errPaused = errors.New("shard: job paused")
 
 // Move begins a job. It returns when the job is stored; the work goes on in the background. ErrMoving when there is one
 // already, ErrConflict when the map is not the one that the plan was made from.
@@ -158,13 +149,13 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	if err != nil {
 		return nil, err
 	}
-	if c.opts.Dialect == nil || len(c.opts.Tables) == 0 {
-		return nil, fmt.Errorf("%w: Options.Dialect and Options.Tables are needed to move rows", ErrPreflight)
+	if err := c.movable(); err != nil {
+		return nil, err
 	}
 	if len(p.Moves) == 0 {
 		return nil, fmt.Errorf("%w: the plan is empty", ErrPreflight)
 	}
-	st, err := c.store.Load(ctx)
+	st, err := c.load(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -174,14 +165,27 @@ func (c *Cluster) Move(ctx context.Context, p Plan, o MoveOptions) (*Job, error)
 	if st.Epoch != p.Epoch {
 		return nil, fmt.Errorf("%w: the plan is for epoch %d, the map is at %d", ErrConflict, p.Epoch, st.Epoch)
 	}
-	next := st.clone()
-	next.Epoch++
+	js := &stored.Job{Moves: p.stored(), Phase: stored.Prepare, Rows: p.Rows, Reversible: o.Reversible}
+	js.NextGroup(o.Group)
+	return c.begin(ctx, st, js, o)
+}
+
+// movable reports what is missing to move rows.
+func (c *Cluster) movable() error {
+	if c.db == nil || len(c.opts.Tables) == 0 {
+		return fmt.Errorf("%w: Options.Dialect and Options.Tables are needed to move rows", ErrPreflight)
+	}
+	return nil
+}
+
+// begin stores a job and starts it.
+func (c *Cluster) begin(ctx context.Context, st *stored.State, js *stored.Job, o MoveOptions) (*Job, error) {
+	next := st.Next()
 	next.Token++
-	next.Job = &JobState{ID: next.Token, Token: next.Token, Moves: p.Moves, Phase: PhasePrepare, Rows: p.Rows,
-		Reversible: o.Reversible}
-	next.Job.nextGroup(o.Group)
+	js.ID, js.Token = next.Token, next.Token
+	next.Job = js
 	asked := time.Now()
-	if err := c.store.CompareAndSwap(ctx, st.Epoch, next); err != nil {
+	if err := c.swap(ctx, st.Epoch, next); err != nil {
 		return nil, err
 	}
 	return c.start(next, o, asked)
@@ -195,19 +199,18 @@ func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
 		return nil, err
 	}
 	for {
-		st, err := c.store.Load(ctx)
+		st, err := c.load(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if st.Job == nil {
 			return nil, nil
 		}
-		next := st.clone()
-		next.Epoch++
+		next := st.Next()
 		next.Token++
 		next.Job.Token = next.Token
 		asked := time.Now()
-		if err := c.store.CompareAndSwap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
+		if err := c.swap(ctx, st.Epoch, next); errors.Is(err, ErrConflict) {
 			continue
 		} else if err != nil {
 			return nil, err
@@ -216,58 +219,34 @@ func (c *Cluster) Resume(ctx context.Context, o MoveOptions) (*Job, error) {
 	}
 }
 
-func (c *Cluster) start(st *State, o MoveOptions, asked time.Time) (*Job, error) {
+func (c *Cluster) start(st *stored.State, o MoveOptions, asked time.Time) (*Job, error) {
 	if err := c.install(st, asked); err != nil {
 		return nil, err
 	}
-	j := c.mover(st, o)
-	j.done, j.hold = make(chan struct{}), make(chan struct{})
-	j.prog = Progress{Phase: st.Job.Phase, Slots: len(st.Job.Moves), SlotsMoved: st.Job.Done, RowsTotal: st.Job.Rows}
-	for i := 0; i < len(st.Job.Moves); i += groupSize(st.Job.Moves[i:], o.Group) {
-		j.prog.Groups++
-		if i < st.Job.Done {
-			j.prog.Group++
-		}
-	}
-	j.ctx, j.cancel = context.WithCancelCause(c.ctx)
+	j := &Job{c: c, opts: o, done: make(chan struct{}),
+		mover: mover.New(host{c}, st, c.moverOptions(o), ErrUnknownShard,
+			ErrNoMap)}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	j.cancel = cancel
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
+		cancel(nil)
 		return nil, ErrClosed
 	}
 	c.wg.Go(func() {
-		j.err = j.run()
-		j.cancel(nil)
+		j.err = j.mover.Run(ctx)
+		if j.err != nil && ctx.Err() == nil && !errors.Is(j.err, ErrMoverLost) {
+			c.jobErrors.Add(j.err)
+			c.warn.Warn("job ended", "shard: the move has ended; it stays stored and can be resumed", "err", j.err)
+		}
+		cancel(nil)
 		close(j.done)
 	})
 	return j, nil
 }
 
-// mover that goes on with the stored job. What its predecessor had announced counts from now on only: it does not know
-// since when.
-func (c *Cluster) mover(st *State, o MoveOptions) *Job {
-	now := time.Now()
-	return &Job{c: c, opts: o, token: st.Token, began: now, entered: now,
-		heard: []announcement{{st.Job.Announced, now}}}
-}
-
-// nextGroup is called when the moves before Done are handed over.
-func (j *JobState) nextGroup(max int) {
-	j.Size = groupSize(j.Moves[j.Done:], max)
-	next := j.Done + j.Size
-	j.Announced = next + groupSize(j.Moves[next:], max)
-}
-
-// groupSize is the number of moves at the head that share source and target, at most max.
-func groupSize(moves []SlotMove, max int) int {
-	n := 0
-	for n < len(moves) && n < max && moves[n].From == moves[0].From && moves[n].To == moves[0].To {
-		n++
-	}
-	return n
-}
-
-// Wait until the job is done or failed. A failed job stays stored and can be resumed.
+// Wait returns when the job is done, with nil, or when it failed. A failed job stays stored and can be resumed.
 func (j *Job) Wait(ctx context.Context) error {
 	select {
 	case <-j.done:
@@ -280,7 +259,7 @@ func (j *Job) Wait(ctx context.Context) error {
 // WaitHold waits until all slots of a reversible job are handed over. It returns an error when the job ended instead.
 func (j *Job) WaitHold(ctx context.Context) error {
 	select {
-	case <-j.hold:
+	case <-j.mover.Holding():
 		return nil
 	case <-j.done:
 		return cmp.Or(j.err, errors.New("shard: the job is done; there is nothing to hold"))
@@ -290,35 +269,45 @@ func (j *Job) WaitHold(ctx context.Context) error {
 }
 
 // Status of the job.
-func (j *Job) Status() Progress {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	p := j.prog
-	p.WritePauses = append([]time.Duration(nil), p.WritePauses...)
-	p.Elapsed = time.Since(j.began)
-	if p.RowsTotal > 0 && p.RowsCopied > 0 && p.RowsCopied < p.RowsTotal {
-		p.ETA = time.Duration(float64(p.Elapsed) / float64(p.RowsCopied) * float64(p.RowsTotal-p.RowsCopied))
-	}
-	return p
-}
+func (j *Job) Status() Progress { return progressOf(j.mover.Progress()) }
 
-// Pause stops the job; Resume of the cluster goes on where it was.
+// Pause stops the job. Cluster.Resume goes on from there.
 func (j *Job) Pause() error {
 	j.cancel(errPaused)
 	<-j.done
 	return nil
 }
 
-func (j *Job) note(change func(*Progress)) {
-	j.mu.Lock()
-	before := j.prog.Phase
-	change(&j.prog)
-	entered := j.prog.Phase != before
-	j.mu.Unlock()
-	if h := j.c.opts.Hooks; entered && h != nil && h.Phase != nil {
-		h.Phase(j.Status())
+// Complete ends the hold of a reversible job: the way back is given up and the sources' rows are deleted, after the
+// longest MapTTL of all processes. It returns the job that does so. ErrNotHeld when the job is not that far; it then
+// has to be resumed.
+func (j *Job) Complete(ctx context.Context) (*Job, error) {
+	_ = j.Pause()
+	if err := mover.Complete(ctx, host{j.c}, j.c.moverOptions(j.opts)); err != nil {
+		return nil, err
 	}
-	if j.opts.Progress != nil {
-		j.opts.Progress(j.Status())
+	return j.c.Resume(ctx, j.opts)
+}
+
+// Rollback takes a reversible job back, in whatever phase before Complete it is: a group that is not handed over is
+// undone as by Abort, and those that are return to their sources with all that was written meanwhile, by the steps of a
+// move without the copy: catch up, verify, fence, drain, compare-and-swap. No acknowledged write is lost. It returns
+// the job that does so, which can be resumed like any other but not aborted; nil when nothing had been handed over.
+func (j *Job) Rollback(ctx context.Context) (*Job, error) {
+	_ = j.Pause()
+	resume, err := mover.Rollback(ctx, host{j.c}, j.c.moverOptions(j.opts))
+	if err != nil || !resume {
+		return nil, err
 	}
+	return j.c.Resume(ctx, j.opts)
+}
+
+// Abort undoes the current group, which is possible until its commit, and ends the job. Groups already handed over
+// stay, and their old rows are deleted, which takes the longest MapTTL at least. After the commit of the last group it
+// returns an error: resume the job, or roll it back if it is reversible.
+func (j *Job) Abort(ctx context.Context) error {
+	_ = j.Pause()
+	o := j.opts
+	o.RowsPerSecond, o.Chunk = 0, max(o.Chunk, 500) // it is to be over soon
+	return mover.Abort(ctx, host{j.c}, j.c.moverOptions(o))
 }

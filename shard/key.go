@@ -3,6 +3,7 @@ package shard
 import (
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 
 	"github.com/tierkit/tierkit/internal/placement"
@@ -108,3 +109,28 @@ func (k Key) parts() []string {
 	}
 	return out
 }
+
+// Parts are the n keys that a key is split into when one database cannot bear its writes: key#0 to key#n-1, each with a
+// slot, and so mostly a shard, of its own. Write to Part, which takes one of them; read them all with DoMany and add
+// up. For a counter of a celebrity's likes that is n times the writes. For reads write a copy under each part, and read
+// Part. n below 2: the key itself.
+func Parts(k Key, n int) []Key {
+	if n < 2 {
+		return []Key{k}
+	}
+	out := make([]Key, n)
+	for i := range out {
+		out[i] = part(k, i)
+	}
+	return out
+}
+
+// Part is one of the key's parts, at random.
+func Part(k Key, n int) Key {
+	if n < 2 {
+		return k
+	}
+	return part(k, rand.IntN(n))
+}
+
+func part(k Key, i int) Key { return String(k.String() + "#" + strconv.Itoa(i)) }

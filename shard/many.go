@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // DoMany groups the keys by owning shard and runs f once per shard, in parallel. f gets the positions of its keys in
@@ -37,12 +38,12 @@ func (c *Cluster) DoMany(ctx context.Context, keys []Key,
 		todo = todo[:0:0]
 		for sh, idx := range groups {
 			wg.Go(func() {
-				stay, err := c.arrive(ctx, v, sh, visits[sh])
+				lease, err := c.arrive(ctx, v, sh, visits[sh])
 				if err == nil {
-					err = f(ctx, sh.DB, idx)
+					err = usercode.Run(func() error { return f(ctx, sh.DB, idx) })
 				}
 				if err == nil {
-					err = stay.end(ctx, c, v, sh, visits[sh])
+					err = lease.end(ctx, c, v, sh, visits[sh])
 				}
 				if err == nil {
 					return

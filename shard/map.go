@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/shard/internal/stored"
 )
 
 // Map says which shard owns which slot at one epoch. Immutable; lookups take no lock and allocate nothing.
@@ -16,14 +17,14 @@ type Map struct {
 	mod   uint64   // slots when the map is not simply hashed, else 0
 	width int64    // of a range; 0: id % n
 	ids   []ID
-	st    *State
+	st    *stored.State
 	index map[ID]int
 }
 
 // exception marks slots that need a second look, so that all others never pay for pins.
 const exception = 1 << 15
 
-func newMap(st *State) (*Map, error) {
+func newMap(st *stored.State) (*Map, error) {
 	if st.HashVersion != placement.HashVersion {
 		return nil, fmt.Errorf("%w: it has %d, this build %d", ErrHashVersion, st.HashVersion, placement.HashVersion)
 	}
@@ -33,13 +34,14 @@ func newMap(st *State) (*Map, error) {
 	if len(st.Shards) == 0 || len(st.Shards) >= exception {
 		return nil, fmt.Errorf("shard: a map of %d shards", len(st.Shards))
 	}
-	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), ids: st.Shards,
-		st: st, index: map[ID]int{}}
+	m := &Map{owner: slices.Clone(st.Owners), shift: uint8(64 - bits.TrailingZeros(uint(st.Slots))), st: st,
+		index: map[ID]int{}}
 	if st.Modulo > 0 || st.RangeWidth > 0 {
 		m.mod, m.width = uint64(st.Slots), st.RangeWidth
 	}
 	for i, id := range st.Shards {
-		m.index[id] = i
+		m.ids = append(m.ids, ID(id))
+		m.index[ID(id)] = i
 	}
 	for s, o := range m.owner {
 		if int(o) >= len(st.Shards) {
@@ -126,7 +128,7 @@ func (m *Map) SlotOf(k Key) Slot {
 
 func (m *Map) pinned(k Key, s Slot) Slot {
 	if p, ok := m.st.Pins[k.pin()]; ok {
-		return p
+		return Slot(p)
 	}
 	if m.st.Directory {
 		return -1
@@ -147,7 +149,7 @@ func (m *Map) ownerIndex(s Slot) (int, bool) {
 	if uint(s) < uint(len(m.owner)) {
 		return int(m.owner[s] &^ exception), true
 	}
-	o, ok := m.st.PinOwners[s]
+	o, ok := m.st.PinOwners[stored.Slot(s)]
 	return int(o), ok
 }
 
@@ -163,8 +165,8 @@ func (m *Map) Counts() map[ID]int {
 	return c
 }
 
-// owned lists the slots of a shard, pinned ones included.
-func (m *Map) owned(id ID) (out []Slot) {
+// Owned lists the slots of a shard, pinned ones included.
+func (m *Map) Owned(id ID) (out []Slot) {
 	i, ok := m.index[id]
 	if !ok {
 		return nil
@@ -176,8 +178,29 @@ func (m *Map) owned(id ID) (out []Slot) {
 	}
 	for s, o := range m.st.PinOwners {
 		if int(o) == i {
-			out = append(out, s)
+			out = append(out, Slot(s))
 		}
+	}
+	return out
+}
+
+// Moving reports whether a job was in progress when the map was stored.
+func (m *Map) Moving() bool { return m.st.Job != nil }
+
+// Pinned reports whether the key has a slot of its own, by Pin or Assign, and Pins how many keys have.
+func (m *Map) Pinned(k Key) bool {
+	_, ok := m.st.Pins[k.pin()]
+	return ok
+}
+
+// Pins returns the number of keys that have a slot of their own.
+func (m *Map) Pins() int { return len(m.st.Pins) }
+
+// storedSlots are the slots as package stored has them.
+func storedSlots(slots []Slot) []stored.Slot {
+	out := make([]stored.Slot, len(slots))
+	for i, s := range slots {
+		out[i] = stored.Slot(s)
 	}
 	return out
 }

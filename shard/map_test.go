@@ -6,15 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/shard/internal/stored"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // unconnected databases: routing opens no connection.
@@ -68,14 +68,15 @@ func TestAddingShard101Moves162Slots(t *testing.T) {
 }
 
 func TestStateRoundTrip(t *testing.T) {
-	st, err := firstState(fakeShards(t, 3), Options{Slots: 64})
+	st, err := firstState(fakeShards(t, 3), &Options{Slots: 64})
 	require.NoError(t, err)
-	st.Pins, st.PinOwners = map[string]Slot{"scelebrity": 64}, map[Slot]uint16{64: 2}
-	b, err := json.Marshal(st)
+	require.NoError(t, st.SetPin("scelebrity", 64, "s002"))
+	b, err := json.Marshal(&State{*st})
 	require.NoError(t, err)
-	var back State
-	require.NoError(t, json.Unmarshal(b, &back))
-	require.Equal(t, *st, back)
+	var read State
+	require.NoError(t, json.Unmarshal(b, &read))
+	require.Equal(t, *st, read.in)
+	back := read.in
 	m, err := newMap(&back)
 	require.NoError(t, err)
 	require.EqualValues(t, 64, m.Slot("celebrity"))
@@ -87,29 +88,29 @@ func TestStateRoundTrip(t *testing.T) {
 }
 
 func TestModulo(t *testing.T) {
-	c := router(t, 3, Options{Modulo: 3})
+	c := router(t, 3, Options{Placement: Modulo(3)})
 	for id := range int64(1000) {
 		require.EqualValues(t, fmt.Sprintf("s%03d", id%3), c.Map().Owner(c.Slot(Int(id))))
 	}
 }
 
 func TestStores(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		ctx := t.Context()
-		db := p.open("meta")
-		for _, s := range []MapStore{MemoryStore(), SQLStore(db, p.d)} {
+		db := p.Open("meta")
+		for _, s := range []MapStore{MemoryStore(), SQLStore(db, Dialect{p.Database})} {
 			_, err := s.Load(ctx)
 			require.ErrorIs(t, err, ErrNoMap)
-			st := &State{Epoch: 1, Slots: 2, Shards: []ID{"a"}, Owners: Owners{0, 0}}
+			st := &State{stored.State{Epoch: 1, Slots: 2, Shards: []string{"a"}, Owners: stored.Owners{0, 0}}}
 			require.NoError(t, s.CompareAndSwap(ctx, 0, st))
 			require.ErrorIs(t, s.CompareAndSwap(ctx, 0, st), ErrConflict)
 			var won sync.Map
 			var wg sync.WaitGroup
 			for i := range 8 {
 				wg.Go(func() {
-					next := st.clone()
-					next.Epoch, next.Token = 2, uint64(i)
-					if s.CompareAndSwap(ctx, 1, next) == nil {
+					next := st.in.Next()
+					next.Token = uint64(i)
+					if s.CompareAndSwap(ctx, 1, &State{*next}) == nil {
 						won.Store(i, true)
 					}
 				})
@@ -120,14 +121,14 @@ func TestStores(t *testing.T) {
 			require.Equal(t, 1, n)
 			got, err := s.Load(ctx)
 			require.NoError(t, err)
-			require.EqualValues(t, 2, got.Epoch)
+			require.EqualValues(t, 2, got.Epoch())
 		}
 	})
 }
 
 func TestOptionErrors(t *testing.T) {
 	sh := fakeShards(t, 2)
-	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Modulo": {Modulo: 5},
+	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Placement": {Placement: Modulo(5)},
 		"Tables[0]":               {Tables: []Table{{}}, Dialect: SQLite()},
 		"without Options.Dialect": {Tables: []Table{{Name: "t", Key: []string{"id"}}}}} {
 		_, err := New(t.Context(), MemoryStore(), sh, o)
@@ -147,7 +148,7 @@ func TestOptionErrors(t *testing.T) {
 }
 
 func TestCrossShard(t *testing.T) {
-	w := newWorld(t, sqlitePlace(t), 2, 64, 4)
+	w := newWorld(t, testdb.SQLite(t), 2, 64, 4)
 	m := w.c.Map()
 	same, other := int64(-1), int64(-1)
 	for i := int64(1); same < 0 || other < 0; i++ {
@@ -165,60 +166,6 @@ func TestCrossShard(t *testing.T) {
 	})
 	require.ErrorIs(t, err, ErrCrossShard)
 	require.EqualValues(t, 1, w.c.Stats().CrossShard)
-}
-
-func TestIDs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(26 * 366 * 24 * time.Hour) // bubbles begin in 2000, ids in 2024
-		g, err := NewIDs(IDOptions{})
-		require.NoError(t, err)
-		seen := map[int64]bool{}
-		last := int64(0)
-		for i := range 3000 {
-			s := Slot(i % 5)
-			id, err := g.Next(s)
-			require.NoError(t, err)
-			require.False(t, seen[id])
-			seen[id] = true
-			require.Equal(t, s, SlotOfID(id))
-			require.WithinDuration(t, time.Now(), TimeOfID(id), 2*time.Millisecond)
-			if i%5 == 0 {
-				require.Greater(t, id, last)
-				last = id
-			}
-		}
-		// A restart with the clock set back: nothing is repeated.
-		floor := g.Mark().Add(50 * time.Millisecond)
-		again, err := NewIDs(IDOptions{Floor: floor})
-		require.NoError(t, err)
-		id, err := again.Next(0)
-		require.NoError(t, err)
-		require.True(t, TimeOfID(id).After(floor))
-		far, err := NewIDs(IDOptions{Floor: time.Now().Add(time.Hour)})
-		require.NoError(t, err)
-		_, err = far.Next(0)
-		require.ErrorIs(t, err, ErrClock)
-		// Two nodes never make the same id.
-		a, err := NewIDs(IDOptions{Node: 0, NodeBits: 1})
-		require.NoError(t, err)
-		b, err := NewIDs(IDOptions{Node: 1, NodeBits: 1})
-		require.NoError(t, err)
-		both := map[int64]bool{}
-		for range 500 {
-			x, err := a.Next(3)
-			require.NoError(t, err)
-			y, err := b.Next(3)
-			require.NoError(t, err)
-			require.False(t, both[x] || both[y])
-			both[x], both[y] = true, true
-		}
-		_, err = NewIDs(IDOptions{NodeBits: 5})
-		require.ErrorContains(t, err, "NodeBits")
-		_, err = NewIDs(IDOptions{Node: 1})
-		require.ErrorContains(t, err, "Node")
-		_, err = g.Next(1 << 14)
-		require.ErrorContains(t, err, "slot")
-	})
 }
 
 func TestHotKeys(t *testing.T) {
@@ -242,16 +189,10 @@ func TestHotKeys(t *testing.T) {
 	require.Len(t, st.Shards, 2)
 }
 
-func TestDialectText(t *testing.T) {
-	require.Equal(t, "a $1 b $2", Postgres().bind("a ? b ?"))
-	require.Len(t, splitSchema(pgSchema), 18)
-	require.True(t, strings.HasPrefix(Postgres().slotList([]Slot{1, 2}), "{1,2"))
-}
-
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{10, 100, 1000} {
 		shards := fakeShards(b, n)
-		st, err := firstState(shards, Options{Slots: 16384})
+		st, err := firstState(shards, &Options{Slots: 16384})
 		require.NoError(b, err)
 		m, err := newMap(st)
 		require.NoError(b, err)
@@ -323,9 +264,8 @@ func BenchmarkInstall(b *testing.B) {
 	c := router(b, 1000, Options{})
 	b.ReportAllocs()
 	for b.Loop() {
-		next := c.view.Load().st.clone()
-		next.Epoch++
-		if err := next.setOwner(Slot(next.Epoch%16384), "s007"); err != nil {
+		next := c.view.Load().st.Next()
+		if err := next.SetOwner(stored.Slot(next.Epoch%16384), "s007"); err != nil {
 			b.Fatal(err)
 		}
 		if err := c.install(next, time.Now()); err != nil {

@@ -5,36 +5,21 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
-
-func eachPlace(t *testing.T, f func(t *testing.T, p *place)) {
-	onPlace(t, "sqlite", sqlitePlace, f)
-	onPlace(t, "postgres", postgresPlace, f)
-}
-
-// onPlace: the databases of one test at the same time, as much of it is waiting for leases.
-func onPlace(t *testing.T, name string, open func(testing.TB) *place, f func(t *testing.T, p *place)) {
-	t.Run(name, func(t *testing.T) {
-		t.Parallel()
-		f(t, open(t))
-	})
-}
-
-// everyPlace is for what depends on the database.
-func everyPlace(t *testing.T, f func(t *testing.T, p *place)) {
-	eachPlace(t, f)
-	onPlace(t, "mariadb", mariadbPlace, f)
-}
 
 // Two shards become three while they are written to: nothing acknowledged is lost, nothing deleted comes back, no read
 // is stale.
 func TestReshardUnderTraffic(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(4, 2)
@@ -42,8 +27,11 @@ func TestReshardUnderTraffic(t *testing.T) {
 		plan := w.plan(ctx)
 		require.Len(t, plan.Moves, 21, "the minimum")
 		require.Positive(t, plan.Rows)
+		var mu sync.Mutex // guards phases
 		var phases []Phase
 		j, err := w.c.Move(ctx, plan, MoveOptions{Group: 8, Chunk: 20, Progress: func(pr Progress) {
+			mu.Lock()
+			defer mu.Unlock()
 			if len(phases) == 0 || phases[len(phases)-1] != pr.Phase {
 				phases = append(phases, pr.Phase)
 			}
@@ -59,8 +47,13 @@ func TestReshardUnderTraffic(t *testing.T) {
 		t.Logf("%d writes; write pauses %v; %d refused", w.writes.Load(), st.WritePauses, w.c.Stats().Refused)
 		w.check()
 		require.Len(t, st.WritePauses, st.Groups)
-		for _, want := range []Phase{PhasePrepare, PhaseCapture, PhaseCopy, PhaseCatchup, PhaseVerify, PhaseFence,
-			PhaseDrain, PhaseCommit, PhaseGone, PhaseOwned, PhaseCleanup, PhaseDone} {
+		require.Eventually(t, func() bool { // the last calls may come after Wait
+			mu.Lock()
+			defer mu.Unlock()
+			return phases[len(phases)-1] == "done"
+		}, 30*time.Second, time.Millisecond)
+		for _, want := range []Phase{"prepare", "capture", "copy", "catchup", "verify", "fence", "drain",
+			"commit", "gone", "owned", "cleanup", "done"} {
 			require.Contains(t, phases, want)
 		}
 		counts := w.c.Map().Counts()
@@ -70,7 +63,7 @@ func TestReshardUnderTraffic(t *testing.T) {
 
 // The mover dies once before and after each of its steps, and is resumed by another one.
 func TestMoverCrashes(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -84,7 +77,7 @@ func TestMoverCrashes(t *testing.T) {
 			}
 			if crashed[name] == 0 {
 				crashed[name]++
-				return errCrash
+				return mover.ErrCrash
 			}
 			return nil
 		}
@@ -95,7 +88,7 @@ func TestMoverCrashes(t *testing.T) {
 			if err == nil {
 				break
 			}
-			require.ErrorIs(t, err, errCrash)
+			require.ErrorIs(t, err, mover.ErrCrash)
 			j, err = w.c.Resume(ctx, MoveOptions{Group: 32, Chunk: 15, step: step})
 			require.NoError(t, err)
 			if j == nil { // it died after its last save
@@ -111,14 +104,15 @@ func TestMoverCrashes(t *testing.T) {
 
 // A mover that freezes between reading a row and writing it wakes up when another one has finished its work.
 func TestZombieMover(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		at := []string{"mid copy", "mid drain", "before fence", "before gone"}
-		if p.d.Name() == "sqlite" {
+		if p.Name() == "sqlite" {
 			at = at[1:3] // the simulation has the other steps
 		}
 		for _, at := range at {
 			t.Run(at, func(t *testing.T) {
-				w := newWorld(t, renamed(p, slug(at)), 2, 64, 80)
+				t.Parallel()
+				w := newWorld(t, p.Fresh(t), 2, 64, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)
 				frozen, thaw := make(chan struct{}), make(chan struct{})
@@ -154,23 +148,8 @@ func TestZombieMover(t *testing.T) {
 	})
 }
 
-// renamed is the place with other names for its databases.
-func renamed(p *place, suffix string) *place {
-	return &place{d: p.d, ddl: p.ddl, open: func(name string) *sql.DB { return p.open(name + "_" + suffix) }}
-}
-
-func slug(s string) string {
-	b := []byte(s)
-	for i, c := range b {
-		if c == ' ' {
-			b[i] = '_'
-		}
-	}
-	return string(b)
-}
-
 func TestAbort(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -178,7 +157,7 @@ func TestAbort(t *testing.T) {
 		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Chunk: 15, step: func(name string) error {
 			if name == "before drain" {
 				close(paused)
-				return errCrash // with the fence up
+				return mover.ErrCrash // with the fence up
 			}
 			return nil
 		}})
@@ -197,13 +176,13 @@ func TestAbort(t *testing.T) {
 
 // A row that differs on the target, for whatever reason, stops the hand-over, and writers go on on the source.
 func TestVerificationStopsTheHandOver(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		var once atomic.Bool
 		j, err := w.c.Move(ctx, w.plan(ctx), MoveOptions{Group: 64, step: func(name string) error {
 			if name == "before catchup" && once.CompareAndSwap(false, true) {
-				tx, err := p.d.begin(ctx, w.shards[2].DB, 1<<40, time.Second) // somebody with the highest token
+				tx, err := p.Begin(ctx, w.shards[2].DB, 1<<40, time.Second) // somebody with the highest token
 				if err != nil {
 					return err
 				}
@@ -213,7 +192,7 @@ func TestVerificationStopsTheHandOver(t *testing.T) {
 				if _, err := tx.Exec(`update tk_mover set token = 0`); err != nil {
 					return err
 				}
-				return p.d.commit(ctx, tx)
+				return p.Commit(ctx, tx)
 			}
 			return nil
 		}})
@@ -228,7 +207,7 @@ func TestVerificationStopsTheHandOver(t *testing.T) {
 }
 
 func TestPreflight(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 20)
 		ctx := t.Context()
 		_, err := w.shards[2].DB.Exec(`alter table t add column extra int`)
@@ -258,7 +237,7 @@ func TestPreflight(t *testing.T) {
 
 // Scatter counts every key exactly once at every moment of a move.
 func TestScatterDuringMove(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 300) // 150 rows, no writers
 		ctx := t.Context()
 		type item struct {
@@ -314,7 +293,7 @@ func ids[T any](rows []T, f func(T) int64) (out []int64) {
 
 // Raw SQL that bypasses the router is refused where a slot does not live.
 func TestGuards(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 20)
 		require.NoError(t, w.c.Guard(t.Context()))
 		require.NoError(t, w.c.Guard(t.Context()))
@@ -328,14 +307,14 @@ func TestGuards(t *testing.T) {
 			}
 		}
 		db := w.shards[0].DB
-		ins := p.d.bind(`insert into t (id, slot, v) values (?, ?, 1)`)
+		ins := p.Bind(`insert into t (id, slot, v) values (?, ?, 1)`)
 		_, err := db.Exec(ins, 1000, int(mine))
 		require.NoError(t, err)
 		_, err = db.Exec(ins, 1001, int(other))
-		require.True(t, p.d.IsFenced(err), "%v", err)
-		_, err = db.Exec(p.d.bind(`update t set slot = ? where id = 1000`), int(other))
-		require.True(t, p.d.IsFenced(err), "%v", err)
-		if p.d.Name() == "postgres" {
+		require.True(t, p.IsFenced(err), "%v", err)
+		_, err = db.Exec(p.Bind(`update t set slot = ? where id = 1000`), int(other))
+		require.True(t, p.IsFenced(err), "%v", err)
+		if p.Name() == "postgres" {
 			_, err = db.Exec(`truncate t`)
 			require.ErrorContains(t, err, "cannot be truncated")
 		}

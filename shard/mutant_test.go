@@ -3,12 +3,16 @@ package shard
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
+	"github.com/tierkit/tierkit/shard/internal/sqldb/postgres"
+	"github.com/tierkit/tierkit/shard/internal/stored"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // The protocol's precautions, each taken away in turn: the scenario that it is there for must then end in a violation,
@@ -16,25 +20,25 @@ import (
 // goroutine.
 
 type mutant struct {
-	postgres
+	postgres.Database
 	kind string
 	mu   sync.Mutex
 	seq  int64
 }
 
-func (m *mutant) guards(ctx context.Context, tx *sql.Tx, tables []*tableInfo) error {
-	if err := m.postgres.guards(ctx, tx, tables); err != nil {
+func (m *mutant) Guards(ctx context.Context, tx *sql.Tx, tables []*sqldb.Table) error {
+	if err := m.Database.Guards(ctx, tx, tables); err != nil {
 		return err
 	}
 	return m.mutate(ctx, tx)
 }
 
-func (m *mutant) slow(ctx context.Context, tx *sql.Tx, tables []*tableInfo, slots []Slot) error {
+func (m *mutant) NoteLocked(ctx context.Context, tx *sql.Tx, tables []*sqldb.Table, slots []stored.Slot) error {
 	if m.kind == "quickrow" {
 		_, err := tx.ExecContext(ctx, `delete from tk_quick`)
 		return err
 	}
-	if err := m.postgres.slow(ctx, tx, tables, slots); err != nil {
+	if err := m.Database.NoteLocked(ctx, tx, tables, slots); err != nil {
 		return err
 	}
 	return m.mutate(ctx, tx)
@@ -48,55 +52,58 @@ func (m *mutant) mutate(ctx context.Context, tx *sql.Tx) error {
 	case "nolock":
 		what = `replace(pg_get_functiondef(p.oid), ' for share', '')`
 	case "quickrow":
-		what = `regexp_replace(pg_get_functiondef(p.oid), '\(case when (new|old)."slot" between 0 and \d+ then get_bit[^=]* = 1 else false end\)', 'exists (select 1 from tk_quick q where q.slot = \1.slot)')`
+		what = `regexp_replace(pg_get_functiondef(p.oid),
+			'\(case when (new|old)."slot" between 0 and \d+ then get_bit[^=]* = 1 else false end\)',
+			'exists (select 1 from tk_quick q where q.slot = \1.slot)')`
 	default:
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, `do $do$ declare f record; begin
-for f in select `+what+` def from pg_proc p where proname like 'tk\_%\_t' or proname like 'tk\_%\_u' loop execute f.def; end loop; end $do$`)
+for f in select `+what+` def from pg_proc p
+	where proname like 'tk\_%\_t' or proname like 'tk\_%\_u' loop execute f.def; end loop; end $do$`)
 	return err
 }
 
 // nosettle: nobody waits for those that wrote before the guards began to lock.
-func (m *mutant) writing(ctx context.Context, tx *sql.Tx, tables []*tableInfo) ([]string, error) {
+func (m *mutant) Writing(ctx context.Context, tx *sql.Tx, tables []*sqldb.Table) ([]string, error) {
 	if m.kind == "nosettle" {
 		return nil, nil
 	}
-	return m.postgres.writing(ctx, tx, tables)
+	return m.Database.Writing(ctx, tx, tables)
 }
 
 // cursor: changes are read by a cursor over a sequence.
-func (m *mutant) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) ([]dirtyKey, error) {
-	keys, err := m.postgres.dirty(ctx, tx, slots, n)
+func (m *mutant) Dirty(ctx context.Context, tx *sql.Tx, slots []stored.Slot, n int) ([]sqldb.DirtyKey, error) {
+	keys, err := m.Database.Dirty(ctx, tx, slots, n)
 	if m.kind != "cursor" {
 		return keys, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []dirtyKey
+	var out []sqldb.DirtyKey
 	for _, k := range keys {
-		if k.seq > m.seq {
+		if k.Seq > m.seq {
 			out = append(out, k)
-			m.seq = k.seq
+			m.seq = k.Seq
 		}
 	}
 	return out, err
 }
 
 // latesource: the target opens before the source closes.
-func (m *mutant) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	if m.kind == "latesource" && state == stateLeft {
+func (m *mutant) SetState(ctx context.Context, tx *sql.Tx, slots []stored.Slot, state sqldb.SlotState) error {
+	if m.kind == "latesource" && state == sqldb.Left {
 		return nil
 	}
-	return m.postgres.setState(ctx, tx, slots, state)
+	return m.Database.SetState(ctx, tx, slots, state)
 }
 
 // notoken: nobody checks who the mover is.
-func (m *mutant) begin(ctx context.Context, db *sql.DB, token uint64, d time.Duration) (*sql.Tx, error) {
+func (m *mutant) Begin(ctx context.Context, db *sql.DB, token uint64, d time.Duration) (*sql.Tx, error) {
 	if m.kind == "notoken" {
 		token = 1 << 40
 	}
-	return m.postgres.begin(ctx, db, token, d)
+	return m.Database.Begin(ctx, db, token, d)
 }
 
 // scene is a world with one slot on its way from s0 to s1.
@@ -108,12 +115,8 @@ type scene struct {
 	ids  []int
 }
 
-func newScene(t *testing.T, p *place, kind string, n *int) *scene {
-	*n++
-	d := &mutant{kind: kind}
-	w := newWorld(t, &place{d: d, ddl: p.ddl, open: func(name string) *sql.DB {
-		return p.open(fmt.Sprintf("m%d_%s", *n, name))
-	}}, 1, 4, 40)
+func newScene(t *testing.T, kind string) *scene {
+	w := newWorldWith(t, testdb.Postgres(t), Dialect{&mutant{Database: postgres.New(), kind: kind}}, [3]int{1, 4, 40})
 	s := &scene{world: w, kind: kind, slot: -1}
 	for id := range w.keys {
 		sl := w.c.Slot(Int(int64(id)))
@@ -163,8 +166,7 @@ func (s *scene) value(t *testing.T, id int) (v int64) {
 }
 
 func TestMutants(t *testing.T) {
-	p := postgresPlace(t)
-	n := 0
+	t.Parallel()
 	for _, c := range []struct {
 		kind string
 		// play returns true when an invariant was violated.
@@ -319,8 +321,9 @@ func TestMutants(t *testing.T) {
 		}},
 	} {
 		t.Run(c.kind, func(t *testing.T) {
-			require.True(t, c.play(t, newScene(t, p, c.kind, &n)), "the mutant was not caught")
-			require.False(t, c.play(t, newScene(t, p, "", &n)), "the real protocol failed")
+			t.Parallel()
+			require.True(t, c.play(t, newScene(t, c.kind)), "the mutant was not caught")
+			require.False(t, c.play(t, newScene(t, "")), "the real protocol failed")
 		})
 	}
 }

@@ -6,19 +6,26 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // A celebrity gets a slot and a shard of its own while it is written to and read, by processes that do not know of it
 // yet; the mover dies on the way.
 func TestPin(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 16, 100)
 		ctx := t.Context()
 		w.traffic(3, 1)
 		stop := make(chan struct{})
 		var star sync.WaitGroup
 		other := w.process(0)
-		for _, f := range []func(i int64){func(i int64) { w.write(other, 8, i, 0) }, func(int64) { w.read(other, 8) }, func(int64) { w.read(w.c, 8) }} {
+		for _, f := range []func(i int64){
+			func(i int64) { w.write(other, 8, i, 0) },
+			func(int64) { w.read(other, 8) },
+			func(int64) { w.read(w.c, 8) },
+		} {
 			star.Go(func() {
 				for i := int64(1); ; i++ {
 					select {
@@ -34,14 +41,14 @@ func TestPin(t *testing.T) {
 		step := func(name string) error {
 			if !crashed[name] && len(crashed) < 6 {
 				crashed[name] = true
-				return errCrash
+				return mover.ErrCrash
 			}
 			return nil
 		}
 		j, err := w.c.Pin(ctx, Int(8), "s2", MoveOptions{Chunk: 3, step: step})
 		require.NoError(t, err)
 		for err = j.Wait(ctx); err != nil; err = j.Wait(ctx) {
-			require.ErrorIs(t, err, errCrash)
+			require.ErrorIs(t, err, mover.ErrCrash)
 			j, err = w.c.Resume(ctx, MoveOptions{Chunk: 3, step: step})
 			require.NoError(t, err)
 			require.NotNil(t, j)

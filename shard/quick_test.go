@@ -13,13 +13,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
+	"github.com/tierkit/tierkit/shard/internal/sqldb/postgres"
 )
 
 // Whoever noted a key without a lock, in whatever kind of transaction, is waited for before the fence, and what it
 // wrote is moved.
 func TestWritersInFlightAreSettled(t *testing.T) {
-	p := postgresPlace(t)
-	n := 0
+	t.Parallel()
 	exec := func(t *testing.T, c *sql.Conn, qs ...string) {
 		for _, q := range qs {
 			_, err := c.ExecContext(context.Background(), q)
@@ -27,7 +30,8 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 		}
 	}
 	put := func(s *scene) string {
-		return fmt.Sprintf(`insert into t (id, slot, v) values (%d, %d, 91) on conflict (id) do update set v = excluded.v`, s.id, s.slot)
+		return fmt.Sprintf(`insert into t (id, slot, v) values (%d, %d, 91)
+			on conflict (id) do update set v = excluded.v`, s.id, s.slot)
 	}
 	for _, c := range []struct {
 		name  string
@@ -65,7 +69,8 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 		}, `commit`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newScene(t, p, "", &n)
+			t.Parallel()
+			s := newScene(t, "")
 			s.write(s.c, s.id, 1, 0)
 			conn, err := s.shards[0].DB.Conn(t.Context())
 			require.NoError(t, err)
@@ -79,8 +84,9 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 					}
 				case "before settle":
 					var writing []string
-					require.NoError(t, inTx(t.Context(), s.shards[0].DB, func(tx *sql.Tx) (err error) {
-						writing, err = Postgres().writing(t.Context(), tx, []*tableInfo{{Table: Table{Name: "t"}}})
+					require.NoError(t, sqldb.InTx(t.Context(), s.shards[0].DB, func(tx *sql.Tx) (err error) {
+						writing, err = postgres.New().Writing(t.Context(), tx,
+							[]*sqldb.Table{{TableSpec: sqldb.TableSpec{Name: "t"}}})
 						return err
 					}))
 					require.Len(t, writing, 1)
@@ -106,8 +112,8 @@ func TestWritersInFlightAreSettled(t *testing.T) {
 
 // While the mover waits for one transaction, the slot's other writers do not wait.
 func TestSettlingKeepsNobodyWaiting(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	var tx *sql.Tx
 	var once sync.Once
 	settling := make(chan struct{})
@@ -145,8 +151,8 @@ func TestSettlingKeepsNobodyWaiting(t *testing.T) {
 // The database itself refuses a fence while keys are noted without a lock, and Guard does not bring that back when it
 // was ended.
 func TestFenceNeedsSlow(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	var had, has int
 	src := s.shards[0].DB
 	j := s.move(t, func(name string) error {
@@ -160,7 +166,8 @@ func TestFenceNeedsSlow(t *testing.T) {
 			require.NoError(t, s.c.Guard(t.Context()))
 			require.NoError(t, src.QueryRow(`select count(*) from tk_quick`).Scan(&has))
 			var quick bool
-			require.NoError(t, src.QueryRow(`select bool_or(prosrc like '%= 1 else false%') from pg_proc where proname like 'tk\_update%'`).Scan(&quick))
+			require.NoError(t, src.QueryRow(`select bool_or(prosrc like '%= 1 else false%')
+				from pg_proc where proname like 'tk\_update%'`).Scan(&quick))
 			require.False(t, quick)
 		}
 		return nil
@@ -173,8 +180,8 @@ func TestFenceNeedsSlow(t *testing.T) {
 // A role that may write to the tables and knows nothing of the guards is let through or refused by them like any other,
 // at each step.
 func TestWriterOfAnotherRole(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	src := s.shards[0].DB
 	for _, q := range []string{`create role app`, `grant select, insert, update, delete on t, u to app`} {
 		_, err := src.Exec(q)
@@ -217,19 +224,19 @@ func TestWriterOfAnotherRole(t *testing.T) {
 
 // An abort waits for writers that note keys, and leaves nothing of them.
 func TestAbortForgetsWritersInFlight(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	var tx *sql.Tx
 	j := s.move(t, func(name string) error {
 		if name == "before catchup" {
 			tx = s.source(t, sql.LevelDefault)
 			_, err := tx.Exec(upsertT, s.id, int(s.slot), 77)
 			require.NoError(t, err)
-			return errCrash
+			return mover.ErrCrash
 		}
 		return nil
 	})
-	require.ErrorIs(t, j.Wait(t.Context()), errCrash)
+	require.ErrorIs(t, j.Wait(t.Context()), mover.ErrCrash)
 	time.AfterFunc(100*time.Millisecond, func() { _ = tx.Commit() })
 	require.NoError(t, j.Abort(t.Context()))
 	for _, table := range []string{"tk_dirty", "tk_quick"} {
@@ -242,22 +249,22 @@ func TestAbortForgetsWritersInFlight(t *testing.T) {
 
 // Exactly the entries that were read are forgotten, also when VACUUM FULL has put others in their places.
 func TestForgetIsExact(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	ctx, db := t.Context(), s.shards[0].DB
 	note := func(pk string) {
 		_, err := db.Exec(`insert into tk_dirty (tbl, slot, pk) values ('t', 1, $1::text::jsonb)`, pk)
 		require.NoError(t, err)
 	}
-	read := func() (keys []dirtyKey) {
-		require.NoError(t, inTx(ctx, db, func(tx *sql.Tx) (err error) {
-			keys, err = Postgres().dirty(ctx, tx, []Slot{1}, 100)
+	read := func() (keys []sqldb.DirtyKey) {
+		require.NoError(t, sqldb.InTx(ctx, db, func(tx *sql.Tx) (err error) {
+			keys, err = postgres.New().Dirty(ctx, tx, []sqldb.Slot{1}, 100)
 			return err
 		}))
 		return keys
 	}
-	forget := func(keys []dirtyKey) {
-		require.NoError(t, inTx(ctx, db, func(tx *sql.Tx) error { return Postgres().forget(ctx, tx, keys) }))
+	forget := func(keys []sqldb.DirtyKey) {
+		require.NoError(t, sqldb.InTx(ctx, db, func(tx *sql.Tx) error { return postgres.New().Forget(ctx, tx, keys) }))
 	}
 	for i := range 4 {
 		note(fmt.Sprintf(`[%d]`, i))
@@ -270,21 +277,21 @@ func TestForgetIsExact(t *testing.T) {
 	forget(first[:2])
 	rest := read()
 	require.Len(t, rest, 2)
-	require.Equal(t, []string{"[2]", "[3]"}, []string{rest[0].pk, rest[1].pk})
-	require.NoError(t, Postgres().tidy(ctx, db))
+	require.Equal(t, []string{"[2]", "[3]"}, []string{rest[0].PK, rest[1].PK})
+	require.NoError(t, postgres.New().Tidy(ctx, db))
 	note(`[2]`) // changed again after it was read
 	forget(rest)
 	last := read()
 	require.Len(t, last, 1)
-	require.Greater(t, last[0].seq, rest[1].seq)
+	require.Greater(t, last[0].Seq, rest[1].Seq)
 	forget(last)
 	require.Empty(t, read())
 }
 
 // Writers of a partition lock it and not its parent.
 func TestWritingNamesWritersOfPartitions(t *testing.T) {
-	n := 0
-	s := newScene(t, postgresPlace(t), "", &n)
+	t.Parallel()
+	s := newScene(t, "")
 	ctx, db := t.Context(), s.shards[0].DB
 	for _, q := range []string{`create table parted (id bigint, slot int) partition by range (id)`,
 		`create table parted_1 partition of parted for values from (0) to (10) partition by list (slot)`,
@@ -293,8 +300,8 @@ func TestWritingNamesWritersOfPartitions(t *testing.T) {
 		require.NoError(t, err)
 	}
 	writing := func() (ids []string) {
-		require.NoError(t, inTx(ctx, db, func(tx *sql.Tx) (err error) {
-			ids, err = Postgres().writing(ctx, tx, []*tableInfo{{Table: Table{Name: "parted"}}})
+		require.NoError(t, sqldb.InTx(ctx, db, func(tx *sql.Tx) (err error) {
+			ids, err = postgres.New().Writing(ctx, tx, []*sqldb.Table{{TableSpec: sqldb.TableSpec{Name: "parted"}}})
 			return err
 		}))
 		return ids

@@ -5,11 +5,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/mover"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // All slots were handed over and written to on the new owner; then the job is taken back while clients go on.
 func TestRollback(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		before := w.c.Map()
@@ -48,7 +51,7 @@ func TestRollback(t *testing.T) {
 }
 
 func TestComplete(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 120)
 		ctx := t.Context()
 		w.traffic(3, 1)
@@ -70,11 +73,12 @@ func TestComplete(t *testing.T) {
 // Taken back in the middle: some groups handed over, one on its way. The way back dies at each of its steps and is
 // resumed.
 func TestRollbackOnTheWayAndCrashes(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		// before the commit of a group, and after; the simulation has the other steps
 		for _, at := range []string{"before drain", "before gone"} {
-			t.Run(slug(at), func(t *testing.T) {
-				w := newWorld(t, renamed(p, slug(at)), 2, 32, 80)
+			t.Run(at, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t, p.Fresh(t), 2, 32, 80)
 				ctx := t.Context()
 				w.traffic(3, 1)
 				n := 0
@@ -84,17 +88,17 @@ func TestRollbackOnTheWayAndCrashes(t *testing.T) {
 							n++
 						}
 						if n == 2 && name == at {
-							return errCrash
+							return mover.ErrCrash
 						}
 						return nil
 					}})
 				require.NoError(t, err)
-				require.ErrorIs(t, j.Wait(ctx), errCrash)
+				require.ErrorIs(t, j.Wait(ctx), mover.ErrCrash)
 				crashed := map[string]bool{}
 				j.opts.step = func(name string) error {
 					if !crashed[name] && len(crashed) < 12 {
 						crashed[name] = true
-						return errCrash
+						return mover.ErrCrash
 					}
 					return nil
 				}
@@ -111,7 +115,7 @@ func TestRollbackOnTheWayAndCrashes(t *testing.T) {
 					if err := back.Wait(ctx); err == nil {
 						break
 					} else {
-						require.ErrorIs(t, err, errCrash)
+						require.ErrorIs(t, err, mover.ErrCrash)
 					}
 				}
 				w.quiet()

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // Query is a question to all shards.
@@ -102,8 +104,10 @@ func scatterOnce[T any](ctx context.Context, c *Cluster, v *view, q Query[T]) (R
 		}
 		asked++
 		wg.Go(func() {
-			var err error
-			parts[i], err = askShard(ctx, v, i, sh, q)
+			err := usercode.Run(func() (err error) {
+				parts[i], err = askShard(ctx, v, i, sh, q)
+				return err
+			})
 			if err != nil && !q.Partial {
 				if stopped.Swap(true) && asker.Err() == nil && errors.Is(err, context.Canceled) {
 					return // it did not fail, we stopped it

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
 )
 
 // pause is mostly none, sometimes a while, seldom longer than the lease.
@@ -67,7 +69,9 @@ func (m *simulation) set(ctx context.Context, c *Cluster, r *rand.Rand, id int, 
 	m.mu.Unlock()
 	err := c.Tx(ctx, Int(int64(id)), o, func(tx *Tx) error {
 		pause(r)
-		if err := stmt(ctx, tx, func(t *simTx) error { return t.put(m.mutant, int64(id), tx.Slot(), v) }); err != nil {
+		if err := stmt(ctx, tx, func(t *simTx) error {
+			return t.put(m.mutant, int64(id), sqldb.Slot(tx.Slot()), v)
+		}); err != nil {
 			return err
 		}
 		pause(r)

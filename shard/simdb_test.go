@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing/synctest"
 	"time"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
 )
 
 // A database for the simulation: read committed and repeatable read over committed versions, shared and exclusive locks
@@ -84,22 +86,22 @@ func (s *scheduler) run(done chan struct{}) {
 }
 
 type simVersion struct {
-	slotRow
+	sqldb.SlotRow
 	version int
 }
 
 // simData is what a transaction can see.
 type simData struct {
-	slots  map[Slot]simVersion
+	slots  map[sqldb.Slot]simVersion
 	rows   map[int64]simRow
-	dirty  map[int64]dirtyKey
+	dirty  map[int64]sqldb.DirtyKey
 	places map[string]string
-	quick  map[Slot]bool // slots whose keys are noted without a lock; it is in the guards' functions
+	quick  map[sqldb.Slot]bool // slots whose keys are noted without a lock; it is in the guards' functions
 	token  uint64
 }
 
 type simRow struct {
-	slot Slot
+	slot sqldb.Slot
 	v    int64
 }
 
@@ -120,17 +122,17 @@ type simDB struct {
 
 func newSimDB(id ID, s *scheduler) *simDB {
 	return &simDB{id: id, s: s, locks: map[string]map[*simTx]bool{},
-		data: &simData{slots: map[Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]dirtyKey{},
-			places: map[string]string{}, quick: map[Slot]bool{}}}
+		data: &simData{slots: map[sqldb.Slot]simVersion{}, rows: map[int64]simRow{}, dirty: map[int64]sqldb.DirtyKey{},
+			places: map[string]string{}, quick: map[sqldb.Slot]bool{}}}
 }
 
 // simTx keeps its changes apart until it commits.
 type simTx struct {
 	db      *simDB
 	who     string
-	repeat  bool          // REPEATABLE READ
-	snap    *simData      // of a repeatable read, from its first statement on
-	quick   map[Slot]bool // as the guards had it when the transaction locked the table
+	repeat  bool                // REPEATABLE READ
+	snap    *simData            // of a repeatable read, from its first statement on
+	quick   map[sqldb.Slot]bool // as the guards had it when the transaction locked the table
 	mover   bool
 	changes []func(*simData)
 	failed  error
@@ -285,12 +287,12 @@ func (t *simTx) table() error {
 }
 
 // guard is the row trigger.
-func (t *simTx) guard(mutant string, s Slot, id int64) error {
+func (t *simTx) guard(mutant string, s sqldb.Slot, id int64) error {
 	note := func() {
 		t.db.seq++
 		seq := t.db.seq
 		t.change(func(d *simData) {
-			d.dirty[seq] = dirtyKey{seq: seq, table: "t", slot: s, pk: strconv.FormatInt(id, 10)}
+			d.dirty[seq] = sqldb.DirtyKey{Seq: seq, Table: "t", Slot: s, PK: strconv.FormatInt(id, 10)}
 		})
 	}
 	if t.quick[s] || mutant == "quickrow" && t.view().quick[s] {
@@ -305,10 +307,10 @@ func (t *simTx) guard(mutant string, s Slot, id int64) error {
 			return errSimRetry
 		}
 	}
-	switch t.view().slots[s].state {
-	case stateCapture:
+	switch t.view().slots[s].State {
+	case sqldb.Capture:
 		note()
-	case stateOwned:
+	case sqldb.Owned:
 	default:
 		return errSimFenced
 	}
@@ -343,7 +345,7 @@ func (t *simTx) update(mutant string, id int64, f func(v int64) int64) (bool, er
 }
 
 // put is an upsert, or a delete when v is 0.
-func (t *simTx) put(mutant string, id int64, slot Slot, v int64) error {
+func (t *simTx) put(mutant string, id int64, slot sqldb.Slot, v int64) error {
 	if err := t.table(); err != nil {
 		return err
 	}

@@ -12,22 +12,25 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
 )
 
 // simDialect is the mover's side. Each process has its own.
 type simDialect struct {
-	Dialect // what the simulation does not use
-	proc    string
-	mutant  string
-	cursor  map[*simDB]int64 // of the mutant
+	sqldb.Dialect // what the simulation does not use
+	proc          string
+	mutant        string
+	cursor        map[*simDB]int64 // of the mutant
 }
 
-func (simDialect) Name() string                                        { return "sim" }
-func (simDialect) IsFenced(err error) bool                             { return errors.Is(err, errSimFenced) }
-func (simDialect) IsRetryable(err error) bool                          { return errors.Is(err, errSimRetry) }
-func (simDialect) guards(context.Context, *sql.Tx, []*tableInfo) error { return nil }
+func (simDialect) Name() string                                          { return "sim" }
+func (simDialect) IsFenced(err error) bool                               { return errors.Is(err, errSimFenced) }
+func (simDialect) IsRetryable(err error) bool                            { return errors.Is(err, errSimRetry) }
+func (simDialect) Guards(context.Context, *sql.Tx, []*sqldb.Table) error { return nil }
 
-func (d simDialect) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ []string, readOnly bool) (r slotRow,
+func (d simDialect) SlotState(ctx context.Context, tx *sql.Tx, s sqldb.Slot, _ []string,
+	readOnly bool) (r sqldb.SlotRow,
 	err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		if !readOnly {
@@ -38,26 +41,26 @@ func (d simDialect) slotState(ctx context.Context, tx *sql.Tx, s Slot, _ []strin
 				return errSimRetry
 			}
 		}
-		r = t.view().slots[s].slotRow
+		r = t.view().slots[s].SlotRow
 		if readOnly && d.mutant == "noask" {
-			r = slotRow{state: stateOwned}
+			r = sqldb.SlotRow{State: sqldb.Owned}
 		}
 		return nil
 	})
 	return r, err
 }
 
-func (d simDialect) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []Slot) error {
+func (d simDialect) Prepare(ctx context.Context, tx *sql.Tx, slots int, owned []sqldb.Slot) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		if len(t.view().slots) == 0 {
 			t.change(func(data *simData) {
-				for s := range Slot(slots) {
+				for s := range sqldb.Slot(slots) {
 					if _, ok := data.slots[s]; !ok {
-						state := stateGone
+						state := sqldb.Gone
 						if slices.Contains(owned, s) {
-							state = stateOwned
+							state = sqldb.Owned
 						}
-						data.slots[s] = simVersion{slotRow{state: state}, 1}
+						data.slots[s] = simVersion{sqldb.SlotRow{State: state}, 1}
 					}
 				}
 			})
@@ -66,7 +69,7 @@ func (d simDialect) prepare(ctx context.Context, tx *sql.Tx, slots int, owned []
 	})
 }
 
-func (d simDialect) begin(ctx context.Context, db *sql.DB, token uint64, timeout time.Duration) (*sql.Tx, error) {
+func (d simDialect) Begin(ctx context.Context, db *sql.DB, token uint64, timeout time.Duration) (*sql.Tx, error) {
 	tx, err := db.BeginTx(context.WithValue(ctx, actorKey{}, fmt.Sprint("mover-", d.proc, "-", token)), nil)
 	if err != nil {
 		return nil, err
@@ -92,20 +95,20 @@ func (d simDialect) begin(ctx context.Context, db *sql.DB, token uint64, timeout
 	return tx, nil
 }
 
-func (simDialect) abort(tx *sql.Tx)                                     { _ = tx.Rollback() }
-func (simDialect) install(context.Context, *sql.DB, []*tableInfo) error { return nil }
+func (simDialect) Abort(tx *sql.Tx)                                       { _ = tx.Rollback() }
+func (simDialect) Install(context.Context, *sql.DB, []*sqldb.Table) error { return nil }
 
-func (d simDialect) commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
+func (d simDialect) Commit(_ context.Context, tx *sql.Tx) error { return tx.Commit() }
 
-func (d simDialect) describe(context.Context, *sql.Tx, Table) (*tableInfo, error) {
-	return &tableInfo{Table: Table{Name: "t"}}, nil
+func (d simDialect) Describe(context.Context, *sql.Tx, sqldb.TableSpec) (*sqldb.Table, error) {
+	return &sqldb.Table{TableSpec: sqldb.TableSpec{Name: "t"}}, nil
 }
 
-func (d simDialect) lockTables(ctx context.Context, tx *sql.Tx, _ []*tableInfo) error {
+func (d simDialect) LockTables(ctx context.Context, tx *sql.Tx, _ []*sqldb.Table) error {
 	return stmt(ctx, tx, func(t *simTx) error { return t.lock("table", true, 100*time.Millisecond) })
 }
 
-func (d simDialect) hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+func (d simDialect) NoteUnlocked(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for _, s := range slots {
@@ -116,7 +119,7 @@ func (d simDialect) hasten(ctx context.Context, tx *sql.Tx, slots []Slot) error 
 	})
 }
 
-func (d simDialect) slow(ctx context.Context, tx *sql.Tx, _ []*tableInfo, slots []Slot) error {
+func (d simDialect) NoteLocked(ctx context.Context, tx *sql.Tx, _ []*sqldb.Table, slots []sqldb.Slot) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for _, s := range slots {
@@ -127,7 +130,7 @@ func (d simDialect) slow(ctx context.Context, tx *sql.Tx, _ []*tableInfo, slots 
 	})
 }
 
-func (d simDialect) writing(ctx context.Context, tx *sql.Tx, _ []*tableInfo) (ids []string, err error) {
+func (d simDialect) Writing(ctx context.Context, tx *sql.Tx, _ []*sqldb.Table) (ids []string, err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		for o := range t.db.locks["table"] {
 			if d.mutant != "nosettle" {
@@ -140,34 +143,35 @@ func (d simDialect) writing(ctx context.Context, tx *sql.Tx, _ []*tableInfo) (id
 	return ids, err
 }
 
-func (simDialect) tidy(context.Context, *sql.DB) error { return nil }
+func (simDialect) Tidy(context.Context, *sql.DB) error { return nil }
 
-func (d simDialect) setState(ctx context.Context, tx *sql.Tx, slots []Slot, state string) error {
-	if d.mutant == "latesource" && state == stateLeft {
+func (d simDialect) SetState(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot, state sqldb.SlotState) error {
+	if d.mutant == "latesource" && state == sqldb.Left {
 		return nil
 	}
-	return d.set(ctx, tx, slots, func(r *slotRow) { r.state = state })
+	return d.set(ctx, tx, slots, func(r *sqldb.SlotRow) { r.State = state })
 }
 
-func (d simDialect) own(ctx context.Context, tx *sql.Tx, slots []Slot, state string, since uint64) error {
-	return d.set(ctx, tx, slots, func(r *slotRow) { r.state, r.since = state, since })
+func (d simDialect) Own(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot, state sqldb.SlotState,
+	since uint64) error {
+	return d.set(ctx, tx, slots, func(r *sqldb.SlotRow) { r.State, r.Since = state, since })
 }
 
-func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []Slot, f func(*slotRow)) error {
+func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot, f func(*sqldb.SlotRow)) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		for _, s := range slots {
 			if err := t.lock(fmt.Sprint("slot", s), true, 100*time.Millisecond); err != nil {
 				return err
 			}
-			now := t.view().slots[s].slotRow
-			if f(&now); now.state != stateCapture && t.view().quick[s] {
-				t.db.violation("slot %d would be %s on %s while its keys are noted without a lock", s, now.state,
+			now := t.view().slots[s].SlotRow
+			if f(&now); now.State != sqldb.Capture && t.view().quick[s] {
+				t.db.violation("slot %d would be %s on %s while its keys are noted without a lock", s, now.State,
 					t.db.id)
 				return ErrMoverLost
 			}
 			t.change(func(data *simData) {
 				v := data.slots[s]
-				f(&v.slotRow)
+				f(&v.SlotRow)
 				v.version++
 				data.slots[s] = v
 			})
@@ -176,7 +180,8 @@ func (d simDialect) set(ctx context.Context, tx *sql.Tx, slots []Slot, f func(*s
 	})
 }
 
-func (d simDialect) chunk(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []Slot, after string, n int) (out []row,
+func (d simDialect) Chunk(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, slots []sqldb.Slot, after string,
+	n int) (out []sqldb.Row,
 	next string, err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		from, _ := strconv.ParseInt(cmp.Or(after, "-1"), 10, 64)
@@ -192,11 +197,12 @@ func (d simDialect) chunk(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots [
 	return out, next, err
 }
 
-func simPack(id int64, r simRow) row {
-	return row{pk: strconv.FormatInt(id, 10), slot: r.slot, vals: []any{id, r.v}}
+func simPack(id int64, r simRow) sqldb.Row {
+	return sqldb.Row{PK: strconv.FormatInt(id, 10), Slot: r.slot, Vals: []any{id, r.v}}
 }
 
-func (d simDialect) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) (keys []dirtyKey, err error) {
+func (d simDialect) Dirty(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot, n int) (keys []sqldb.DirtyKey,
+	err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		data := t.view()
 		for _, seq := range slices.Sorted(maps.Keys(data.dirty)) {
@@ -207,7 +213,7 @@ func (d simDialect) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) 
 				}
 				d.cursor[t.db] = seq
 			}
-			if slices.Contains(slots, k.slot) && len(keys) < n {
+			if slices.Contains(slots, k.Slot) && len(keys) < n {
 				keys = append(keys, k)
 			}
 		}
@@ -216,23 +222,23 @@ func (d simDialect) dirty(ctx context.Context, tx *sql.Tx, slots []Slot, n int) 
 	return keys, err
 }
 
-func (d simDialect) forget(ctx context.Context, tx *sql.Tx, keys []dirtyKey) error {
+func (d simDialect) Forget(ctx context.Context, tx *sql.Tx, keys []sqldb.DirtyKey) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for _, k := range keys {
-				delete(data.dirty, k.seq)
+				delete(data.dirty, k.Seq)
 			}
 		})
 		return nil
 	})
 }
 
-func (d simDialect) forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) error {
+func (d simDialect) ForgetSlots(ctx context.Context, tx *sql.Tx, slots []sqldb.Slot) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		seen := t.view()
 		t.change(func(data *simData) {
 			for seq, k := range seen.dirty {
-				if slices.Contains(slots, k.slot) {
+				if slices.Contains(slots, k.Slot) {
 					delete(data.dirty, seq)
 				}
 			}
@@ -241,7 +247,8 @@ func (d simDialect) forgetSlots(ctx context.Context, tx *sql.Tx, slots []Slot) e
 	})
 }
 
-func (d simDialect) current(ctx context.Context, tx *sql.Tx, _ *tableInfo, pks []string) (out []row, err error) {
+func (d simDialect) Current(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, pks []string) (out []sqldb.Row,
+	err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		data := t.view()
 		for _, pk := range pks {
@@ -255,18 +262,18 @@ func (d simDialect) current(ctx context.Context, tx *sql.Tx, _ *tableInfo, pks [
 	return out, err
 }
 
-func (d simDialect) upsert(ctx context.Context, tx *sql.Tx, _ *tableInfo, rows []row) error {
+func (d simDialect) Upsert(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, rows []sqldb.Row) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for _, r := range rows {
-				data.rows[r.vals[0].(int64)] = simRow{r.slot, r.vals[1].(int64)}
+				data.rows[r.Vals[0].(int64)] = simRow{r.Slot, r.Vals[1].(int64)}
 			}
 		})
 		return nil
 	})
 }
 
-func (d simDialect) remove(ctx context.Context, tx *sql.Tx, _ *tableInfo, pks []string) error {
+func (d simDialect) Remove(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, pks []string) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for _, pk := range pks {
@@ -278,7 +285,8 @@ func (d simDialect) remove(ctx context.Context, tx *sql.Tx, _ *tableInfo, pks []
 	})
 }
 
-func (d simDialect) sums(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []Slot, into map[Slot]string) error {
+func (d simDialect) Sums(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, slots []sqldb.Slot,
+	into map[sqldb.Slot]string) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		data := t.view()
 		for _, id := range slices.Sorted(maps.Keys(data.rows)) {
@@ -290,7 +298,8 @@ func (d simDialect) sums(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []
 	})
 }
 
-func (d simDialect) clear(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots []Slot, n int) (count int64, err error) {
+func (d simDialect) Clear(ctx context.Context, tx *sql.Tx, _ *sqldb.Table, slots []sqldb.Slot, n int) (count int64,
+	err error) {
 	err = stmt(ctx, tx, func(t *simTx) error {
 		var ids []int64
 		data := t.view()
@@ -310,19 +319,19 @@ func (d simDialect) clear(ctx context.Context, tx *sql.Tx, _ *tableInfo, slots [
 	return count, err
 }
 
-func (d simDialect) place(ctx context.Context, tx *sql.Tx, job, _ string) (p string, err error) {
+func (d simDialect) Place(ctx context.Context, tx *sql.Tx, job, _ string) (p string, err error) {
 	err = stmt(ctx, tx, func(t *simTx) error { p = t.view().places[job]; return nil })
 	return p, err
 }
 
-func (d simDialect) setPlace(ctx context.Context, tx *sql.Tx, job, _, place string) error {
+func (d simDialect) SetPlace(ctx context.Context, tx *sql.Tx, job, _, place string) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) { data.places[job] = place })
 		return nil
 	})
 }
 
-func (d simDialect) dropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
+func (d simDialect) DropPlaces(ctx context.Context, tx *sql.Tx, job string) error {
 	return stmt(ctx, tx, func(t *simTx) error {
 		t.change(func(data *simData) {
 			for k := range data.places {
@@ -363,7 +372,7 @@ func (m *simStore) Load(ctx context.Context) (*State, error) {
 		return nil, err
 	}
 	if m.lease > 0 {
-		n.Lease = m.lease
+		n.in.Lease = m.lease
 	}
 	return n, nil
 }

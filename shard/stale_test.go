@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // Operations that are between routing and their statement, or act on an old map, while the slot moves. The statements
@@ -28,7 +30,7 @@ func (w *world) add1(c *Cluster, id int, hold func(run int) bool) *held {
 				close(h.arrived)
 				<-h.proceed
 			}
-			_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+			_, err := db.ExecContext(ctx, w.p.Bind(`update t set v = v + 1 where id = ?`), id)
 			return err
 		})
 	}()
@@ -58,7 +60,7 @@ func (w *world) moveKey(t *testing.T, id int, to ID, o MoveOptions) *Job {
 func (w *world) stored(t *testing.T, id int) (v int64) {
 	t.Helper()
 	require.NoError(t, w.c.Refresh(t.Context()))
-	err := w.c.DB(w.c.Map().Owner(w.c.Slot(Int(int64(id))))).QueryRow(w.p.d.bind(`select v from t where id = ?`),
+	err := w.c.DB(w.c.Map().Owner(w.c.Slot(Int(int64(id))))).QueryRow(w.p.Bind(`select v from t where id = ?`),
 		id).Scan(&v)
 	require.NoError(t, err)
 	return v
@@ -67,7 +69,7 @@ func (w *world) stored(t *testing.T, id int) (v int64) {
 // At any time of a move a Do may stand between routing and its statement. Its process moves, too: the mover leaves the
 // rows until it has ended.
 func TestHeldDoInTheMoversProcess(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		over := make(chan struct{})
 		var h *held
@@ -98,7 +100,7 @@ func TestHeldDoInTheMoversProcess(t *testing.T) {
 		select {
 		case <-j.done:
 			t.Fatal("the rows were deleted under a Do")
-		case <-time.After(3 * w.c.opts.Lease):
+		case <-time.After(3 * w.c.opts.MapTTL):
 		}
 		close(h.proceed)
 		require.NoError(t, <-h.done)
@@ -112,7 +114,7 @@ func TestHeldDoInTheMoversProcess(t *testing.T) {
 // Of another process the mover knows nothing. After the lease it goes on, and the Do learns that its outcome is not
 // known.
 func TestHeldDoInAFrozenProcess(t *testing.T) {
-	everyPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.All, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		frozen := w.process(0)
 		begun := make(chan struct{})
@@ -133,7 +135,7 @@ func TestHeldDoInAFrozenProcess(t *testing.T) {
 		require.EqualValues(t, 1, frozen.Stats().Unknown)
 		require.EqualValues(t, 1, w.stored(t, id), "and here it did not take effect")
 		require.NoError(t, frozen.Do(t.Context(), Int(int64(id)), func(ctx context.Context, db *sql.DB, _ Slot) error {
-			_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+			_, err := db.ExecContext(ctx, w.p.Bind(`update t set v = v + 1 where id = ?`), id)
 			return err
 		}), "it finds the way now")
 		require.EqualValues(t, 2, w.stored(t, id))
@@ -144,7 +146,7 @@ func TestHeldDoInAFrozenProcess(t *testing.T) {
 
 // The slot was away when the statement ran, and is back when the shard is asked.
 func TestHeldDoAwayAndBack(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		frozen := w.process(0)
 		id := 0
@@ -158,7 +160,7 @@ func TestHeldDoAwayAndBack(t *testing.T) {
 				func(ctx context.Context, db *sql.DB, _ Slot) error {
 					close(arrived)
 					<-proceed
-					_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+					_, err := db.ExecContext(ctx, w.p.Bind(`update t set v = v + 1 where id = ?`), id)
 					close(back)
 					<-proceed
 					return err
@@ -179,7 +181,7 @@ func TestHeldDoAwayAndBack(t *testing.T) {
 // A process with an old map comes late: it must not work on rows that are still there, nor miss one that is only on the
 // new owner.
 func TestStaleMapIsNotActedOn(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		stale := w.process(0)
 		id := -1
@@ -197,16 +199,16 @@ func TestStaleMapIsNotActedOn(t *testing.T) {
 		<-left
 		require.NoError(t, stale.Do(t.Context(), Int(int64(id)), func(ctx context.Context, db *sql.DB, _ Slot) error {
 			var v int64
-			if err := db.QueryRowContext(ctx, w.p.d.bind(`select v from t where id = ?`), id).Scan(&v); err != nil {
+			if err := db.QueryRowContext(ctx, w.p.Bind(`select v from t where id = ?`), id).Scan(&v); err != nil {
 				return err
 			}
 			require.EqualValues(t, 5, v, "a stale read")
-			_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+			_, err := db.ExecContext(ctx, w.p.Bind(`update t set v = v + 1 where id = ?`), id)
 			return err
 		}))
 		require.NoError(t, stale.DoMany(t.Context(), []Key{Int(int64(id))},
 			func(ctx context.Context, db *sql.DB, _ []int) error {
-				_, err := db.ExecContext(ctx, w.p.d.bind(`update t set v = v + 1 where id = ?`), id)
+				_, err := db.ExecContext(ctx, w.p.Bind(`update t set v = v + 1 where id = ?`), id)
 				return err
 			}))
 		require.NoError(t, j.Wait(t.Context()))
@@ -218,10 +220,10 @@ func TestStaleMapIsNotActedOn(t *testing.T) {
 
 // A process that heard of no move, and acts on its map for the whole lease without asking, is waited for.
 func TestFenceWaitsForTheLease(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := newWorld(t, p, 2, 64, 40)
 		slow, err := New(t.Context(), w.store, w.shards,
-			Options{Dialect: p.d, Tables: testTables, Refresh: -1, Lease: 1500 * time.Millisecond})
+			Options{Dialect: Dialect{p.Database}, Tables: testTables, Refresh: -1, MapTTL: 1500 * time.Millisecond})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = slow.Close() })
 		until := time.Now().Add(1500 * time.Millisecond)
@@ -241,7 +243,7 @@ func TestFenceWaitsForTheLease(t *testing.T) {
 		for time.Now().Before(until.Add(-50 * time.Millisecond)) {
 			require.NoError(t, slow.Do(t.Context(), Int(int64(id)),
 				func(ctx context.Context, db *sql.DB, _ Slot) error {
-					_, err := db.ExecContext(ctx, p.d.bind(`update t set v = v + 1 where id = ?`), id)
+					_, err := db.ExecContext(ctx, p.Bind(`update t set v = v + 1 where id = ?`), id)
 					return err
 				}))
 			n++
@@ -255,11 +257,12 @@ func TestFenceWaitsForTheLease(t *testing.T) {
 	})
 }
 
-func TestLeaseOptions(t *testing.T) {
-	db := sqlitePlace(t).open("x")
-	for _, o := range []Options{{Lease: time.Second}, {Lease: -1}, {Refresh: 3 * time.Second, Lease: 3 * time.Second}} {
+func TestMapTTLOptions(t *testing.T) {
+	db := testdb.SQLite(t).Open("x")
+	for _, o := range []Options{{MapTTL: time.Second}, {MapTTL: -1},
+		{Refresh: 3 * time.Second, MapTTL: 3 * time.Second}} {
 		_, err := New(t.Context(), MemoryStore(), []Shard{{ID: "a", DB: db}}, o)
-		require.ErrorContains(t, err, "Options.Lease")
+		require.ErrorContains(t, err, "Options.MapTTL")
 	}
 	now := time.Now()
 	require.False(t, expired(now, now.Add(time.Second), time.Second))

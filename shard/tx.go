@@ -5,6 +5,9 @@ import (
 	"database/sql"
 	"fmt"
 	"time"
+
+	"github.com/tierkit/tierkit/shard/internal/sqldb"
+	"github.com/tierkit/tierkit/shard/internal/stored"
 )
 
 // Tx is a transaction on the shard of one key.
@@ -24,7 +27,7 @@ type Tx struct {
 type heldSlot struct {
 	key  Key
 	slot Slot
-	at   slotRow
+	at   sqldb.SlotRow
 }
 
 // Slot of the key the transaction was begun for.
@@ -41,13 +44,13 @@ func (t *Tx) SlotOf(k Key) (Slot, error) {
 		t.c.n.crossShard.Add(1)
 		return 0, fmt.Errorf("%w: %s is on %s, the transaction on %s", ErrCrossShard, k, t.v.Owner(s), t.sh.ID)
 	}
-	if d := t.c.opts.Dialect; d != nil && s != t.slot {
-		at, err := d.slotState(t.ctx, t.Tx, s, k.parts(), t.readOnly)
+	if d := t.c.db; d != nil && s != t.slot {
+		at, err := d.SlotState(t.ctx, t.Tx, stored.Slot(s), k.parts(), t.readOnly)
 		if err != nil {
 			return 0, err
 		}
-		if !at.owns() {
-			return 0, fmt.Errorf("%w: %s is %s", errNotOwned, t.sh.ID, at.state)
+		if !at.Owns() {
+			return 0, fmt.Errorf("%w: %s is %s", errNotOwned, t.sh.ID, at.State)
 		}
 		if t.readOnly {
 			t.also = append(t.also, heldSlot{k, s, at})
@@ -59,10 +62,10 @@ func (t *Tx) SlotOf(k Key) (Slot, error) {
 // Tx runs f in a transaction on the shard that owns the key and commits when f returns nil. Refused by a fence it is
 // rolled back and repeated on the new owner, as it is after a serialisation failure. It holds the slot's state shared
 // until it ends, so a hand-over waits for it, no write of it is lost and no read of it is stale. A read-only one does
-// not hold the slot; it checks when it began, and again when it took longer than Options.Lease. On a replica that lags
+// not hold the slot; it checks when it began, and again when it took longer than Options.MapTTL. On a replica that lags
 // it may read what is old by the lag.
 func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx) error) error {
-	d, readOnly := c.opts.Dialect, o != nil && o.ReadOnly
+	d, readOnly := c.db, o != nil && o.ReadOnly
 	again := func(err error) error {
 		if err != nil && (d != nil && d.IsRetryable(err) || safeToRetry(err)) {
 			return fmt.Errorf("%w: %w", errAgain, err)
@@ -76,13 +79,13 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 			return again(err)
 		}
 		defer tx.Rollback()
-		var at slotRow
+		var at sqldb.SlotRow
 		if d != nil {
-			if at, err = d.slotState(ctx, tx, s, k.parts(), readOnly); err != nil {
+			if at, err = d.SlotState(ctx, tx, stored.Slot(s), k.parts(), readOnly); err != nil {
 				return again(err)
 			}
-			if !at.owns() {
-				return fmt.Errorf("%w: %s is %s", errNotOwned, sh.ID, at.state)
+			if !at.Owns() {
+				return fmt.Errorf("%w: %s is %s", errNotOwned, sh.ID, at.State)
 			}
 		}
 		t := &Tx{Tx: tx, ctx: ctx, c: c, v: v, sh: sh, slot: s, readOnly: readOnly}
@@ -91,7 +94,7 @@ func (c *Cluster) Tx(ctx context.Context, k Key, o *sql.TxOptions, f func(tx *Tx
 		}
 		if d != nil && readOnly {
 			for _, h := range append(t.also, heldSlot{k, s, at}) {
-				if err := c.readAgain(ctx, tx, began, h.key, h.slot, h.at); err != nil {
+				if err := c.readAgain(ctx, tx, began, h); err != nil {
 					return again(err)
 				}
 			}

@@ -5,24 +5,32 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 // The state tables and triggers of a build before slots had epochs.
 func TestUpgrade(t *testing.T) {
-	eachPlace(t, func(t *testing.T, p *place) {
+	testdb.On(t, testdb.Two, func(t *testing.T, p *testdb.Kind) {
 		w := &world{p: p}
 		for _, name := range []string{"s0", "s1"} {
-			db := p.open(name)
+			db := p.Open(name)
 			w.shards = append(w.shards, Shard{ID: ID(name), DB: db})
-			ddl := append(p.ddl, `create table tk_slot (slot int primary key, state text not null)`,
+			ddl := append(p.DDL, `create table tk_slot (slot int primary key, state text not null)`,
 				`create table tk_mover (id int primary key, token bigint not null)`,
 				`insert into tk_mover values (1, 0)`)
-			if p.d.Name() == "postgres" {
-				ddl = append(ddl, `create table tk_dirty (seq bigserial primary key, tbl text not null, slot int not null, pk jsonb not null)`, `create table tk_pin (hashed int not null, by jsonb not null, slot int not null, primary key (hashed, by))`,
+			if p.Name() == "postgres" {
+				ddl = append(ddl, `create table tk_dirty (seq bigserial primary key, tbl text not null,
+					slot int not null, pk jsonb not null)`, `create table tk_pin (hashed int not null,
+						by jsonb not null, slot int not null, primary key (hashed, by))`,
 					`create table tk_job (job text, tbl text, place text not null, primary key (job, tbl))`,
-					`create function tk_guard() returns trigger language plpgsql as $$ begin raise 'the old guard'; end $$`, `create trigger zz_tk_insert before insert on t for each row execute function tk_guard()`)
+					`create function tk_guard() returns trigger language plpgsql as $$ begin raise 'the old guard';
+						end $$`, `create trigger zz_tk_insert before insert on t
+							for each row execute function tk_guard()`)
 			} else {
-				ddl = append(ddl, `create table tk_dirty (seq integer primary key autoincrement, tbl text not null, slot integer not null, pk text not null)`, `create table tk_pin (hashed integer not null, by text not null, slot integer not null, primary key (hashed, by))`,
+				ddl = append(ddl, `create table tk_dirty (seq integer primary key autoincrement, tbl text not null,
+					slot integer not null, pk text not null)`, `create table tk_pin (hashed integer not null,
+						by text not null, slot integer not null, primary key (hashed, by))`,
 					`alter table tk_mover add column active integer not null default 0`,
 					`create table tk_job (job text, tbl text, place text not null, primary key (job, tbl))`)
 			}
@@ -32,7 +40,7 @@ func TestUpgrade(t *testing.T) {
 			}
 		}
 		ctx := t.Context()
-		if p.d.Name() == "postgres" { // the tables are in use
+		if p.Name() == "postgres" { // the tables are in use
 			tx, err := w.shards[0].DB.Begin()
 			require.NoError(t, err)
 			_, err = tx.Exec(`select * from tk_slot for share`)
@@ -42,18 +50,18 @@ func TestUpgrade(t *testing.T) {
 			time.AfterFunc(400*time.Millisecond, func() { _ = tx.Rollback() }) // longer than one attempt waits
 		}
 		c, err := New(ctx, MemoryStore(), w.shards,
-			Options{Dialect: p.d, Tables: testTables, Slots: 16, Refresh: -1, Lease: leaseForTests})
+			Options{Dialect: Dialect{p.Database}, Tables: testTables, Slots: 16, Refresh: -1, MapTTL: leaseForTests})
 		require.NoError(t, err)
 		defer c.Close()
 		require.NoError(t, c.Guard(ctx))
-		if p.d.Name() == "postgres" {
+		if p.Name() == "postgres" {
 			var indexed bool
 			require.NoError(t, w.shards[0].DB.QueryRow(
 				`select exists (select 1 from pg_index where indrelid = 'tk_dirty'::regclass)`).Scan(&indexed))
 			require.False(t, indexed)
 		}
 		require.NoError(t, c.Tx(ctx, Int(1), nil, func(tx *Tx) error {
-			_, err := tx.Exec(p.d.bind(`insert into t (id, slot, v) values (1, ?, 1)`), int(tx.Slot()))
+			_, err := tx.Exec(p.Bind(`insert into t (id, slot, v) values (1, ?, 1)`), int(tx.Slot()))
 			return err
 		}))
 		j, err := c.Move(ctx, Plan{Epoch: c.Map().Epoch(),

@@ -6,96 +6,32 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	_ "github.com/go-sql-driver/mysql"
-	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
-	_ "modernc.org/sqlite"
 
-	"github.com/tierkit/tierkit/internal/test/testserver"
+	"github.com/tierkit/tierkit/shard/internal/testdb"
 )
 
 func TestMain(m *testing.M) {
 	if runAsMover() {
 		return
 	}
-	goleak.VerifyTestMain(m)
+	testdb.Main(m)
 }
 
 const leaseForTests = 100 * time.Millisecond
-
-// place makes databases of one kind.
-type place struct {
-	d    Dialect
-	ddl  []string
-	open func(name string) *sql.DB
-}
-
-func sqlitePlace(t testing.TB) *place {
-	dir := t.TempDir()
-	return &place{d: SQLite(),
-		ddl: []string{`create table t (id integer primary key, slot integer not null, v integer not null, at timestamp, note text)`, `create index t_slot on t (slot, id)`,
-			`create table u (a text, b integer, slot integer not null, x blob, primary key (a, b))`,
-			`create index u_slot on u (slot, a, b)`},
-		open: func(name string) *sql.DB {
-			db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, name)+
-				"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)&_pragma=synchronous(off)")
-			require.NoError(t, err)
-			db.SetMaxOpenConns(1) // SQLite has one writer; waiting in the pool is fairer than its busy timeout
-			t.Cleanup(func() { _ = db.Close() })
-			return db
-		}}
-}
-
-func postgresPlace(t testing.TB) *place {
-	s := testserver.Postgres(t, testserver.PostgresOptions{Config: map[string]string{"max_prepared_transactions": "5"}})
-	return &place{d: Postgres(),
-		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at timestamptz, note text)`, `create index on t (slot, id)`,
-			`create table u (a text, b int, slot int not null, x bytea, primary key (a, b))`,
-			`create index on u (slot, a, b)`},
-		open: func(name string) *sql.DB {
-			_, err := s.Primary().DB().Exec("create database " + name)
-			require.NoError(t, err)
-			db, err := sql.Open("pgx", fmt.Sprintf("postgres://postgres@%s/%s?sslmode=disable", s.Primary().Addr(),
-				name))
-			require.NoError(t, err)
-			db.SetMaxOpenConns(16)
-			db.SetMaxIdleConns(16)
-			t.Cleanup(func() { _ = db.Close() })
-			return db
-		}}
-}
-
-func mariadbPlace(t testing.TB) *place {
-	s := testserver.MariaDB(t, testserver.MySQLOptions{})
-	return &place{d: MariaDB(),
-		ddl: []string{`create table t (id bigint primary key, slot smallint not null, v bigint not null, at datetime(6), note text, key (slot, id))`,
-			`create table u (a varchar(50), b int, slot int not null, x blob, primary key (a, b), key (slot, a, b))`},
-		open: func(name string) *sql.DB {
-			_, err := s.Primary().DB().Exec("create database " + name)
-			require.NoError(t, err)
-			db, err := sql.Open("mysql", strings.Replace(s.Primary().AdminDSN(), "/test?", "/"+name+"?", 1))
-			require.NoError(t, err)
-			db.SetMaxOpenConns(16)
-			db.SetMaxIdleConns(16)
-			t.Cleanup(func() { _ = db.Close() })
-			return db
-		}}
-}
 
 var testTables = []Table{{Name: "t", Key: []string{"id"}}, {Name: "u", Key: []string{"a", "b"}, By: []string{"b"}}}
 
 // world is a cluster with writers and readers that keep books.
 type world struct {
 	t      testing.TB
-	p      *place
+	p      *testdb.Kind
+	d      Dialect
 	store  MapStore
 	shards []Shard
 	c      *Cluster
@@ -114,14 +50,15 @@ type bookKey struct {
 	value int64
 }
 
-func newWorld(t testing.TB, p *place, shards, slots, keys int) *world {
-	w := &world{t: t, p: p, store: MemoryStore(), keys: make([]bookKey, keys), bad: make(chan string, 100)}
+func newWorld(t testing.TB, p *testdb.Kind, shards, slots, keys int) *world {
+	return newWorldWith(t, p, Dialect{p.Database}, [3]int{shards, slots, keys})
+}
+
+func newWorldWith(t testing.TB, p *testdb.Kind, d Dialect, size [3]int) *world {
+	shards, slots, keys := size[0], size[1], size[2]
+	w := &world{t: t, p: p, d: d, store: MemoryStore(), keys: make([]bookKey, keys), bad: make(chan string, 100)}
 	for i := range shards + 1 { // the last one joins later
-		db := p.open(fmt.Sprintf("s%d", i))
-		for _, q := range p.ddl {
-			_, err := db.Exec(q)
-			require.NoError(t, err)
-		}
+		db := p.OpenWithTables(t, fmt.Sprintf("s%d", i))
 		w.shards = append(w.shards, Shard{ID: ID(fmt.Sprintf("s%d", i)), DB: db})
 	}
 	w.c = w.process(slots)
@@ -140,7 +77,7 @@ func (w *world) process(slots int) *Cluster {
 		shards = shards[:len(shards)-1]
 	}
 	c, err := New(context.Background(), w.store, shards,
-		Options{Dialect: w.p.d, Tables: testTables, Slots: slots, Refresh: -1, Lease: leaseForTests,
+		Options{Dialect: w.d, Tables: testTables, Slots: slots, Refresh: -1, MapTTL: leaseForTests,
 			Retry: 20 * time.Second})
 	require.NoError(w.t, err)
 	if w.c == nil {
@@ -164,7 +101,7 @@ func (w *world) write(c *Cluster, id int, v int64, level sql.IsolationLevel) {
 	defer k.mu.Unlock()
 	ctx := context.Background()
 	err := c.Tx(ctx, Int(int64(id)), &sql.TxOptions{Isolation: level}, func(tx *Tx) error {
-		b := w.p.d.bind
+		b := w.p.Bind
 		if v == 0 {
 			_, err := tx.ExecContext(ctx, b(`delete from t where id = ?`), id)
 			if err == nil {
@@ -172,13 +109,16 @@ func (w *world) write(c *Cluster, id int, v int64, level sql.IsolationLevel) {
 			}
 			return err
 		}
-		_, err := tx.ExecContext(ctx, b(`insert into t (id, slot, v, at, note) values (?, ?, ?, ?, ?) on conflict (id) do update set v = excluded.v, note = excluded.note`),
+		_, err := tx.ExecContext(ctx, b(`insert into t (id, slot, v, at, note) values (?, ?, ?, ?, ?)
+			on conflict (id) do update set v = excluded.v, note = excluded.note`),
 			id, int(tx.Slot()), v, time.Now(), `it's "quoted" ü`)
 		if err == nil && rand.IntN(10) == 0 {
 			time.Sleep(time.Duration(rand.IntN(5)) * time.Millisecond) // a long transaction
 		}
 		if err == nil {
-			_, err = tx.ExecContext(ctx, b(`insert into u (a, b, slot, x) values (?, ?, ?, ?) on conflict (a, b) do update set x = excluded.x`), fmt.Sprint("k", id), id, int(tx.Slot()), []byte{0, byte(v), 255})
+			_, err = tx.ExecContext(ctx, b(`insert into u (a, b, slot, x) values (?, ?, ?, ?)
+				on conflict (a, b) do update set x = excluded.x`), fmt.Sprint("k", id), id, int(tx.Slot()),
+				[]byte{0, byte(v), 255})
 		}
 		return err
 	})
@@ -227,12 +167,12 @@ func (w *world) get(c *Cluster, id int, got *int64, other *int) error {
 	}
 	return c.Tx(context.Background(), Int(int64(id)), nil, func(tx *Tx) error {
 		*got, *other = 0, 0
-		err := tx.QueryRow(w.p.d.bind(`select v from t where id = ?`), id).Scan(got)
+		err := tx.QueryRow(w.p.Bind(`select v from t where id = ?`), id).Scan(got)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
 		if err == nil {
-			err = tx.QueryRow(w.p.d.bind(`select count(*) from u where b = ? and a = ?`), id,
+			err = tx.QueryRow(w.p.Bind(`select count(*) from u where b = ? and a = ?`), id,
 				fmt.Sprint("k", id)).Scan(other)
 		}
 		return err
@@ -243,7 +183,7 @@ func (w *world) get(c *Cluster, id int, got *int64, other *int) error {
 func (w *world) traffic(writers, readers int) {
 	w.stop = make(chan struct{})
 	levels := []sql.IsolationLevel{sql.LevelDefault}
-	if w.p.d.Name() != "sqlite" {
+	if w.p.Name() != "sqlite" {
 		levels = append(levels, sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSerializable)
 	}
 	second := w.process(0)
@@ -261,7 +201,7 @@ func (w *world) traffic(writers, readers int) {
 					return
 				default:
 					f(c)
-					if w.p.d.Name() == "sqlite" { // its one connection is for the mover too
+					if w.p.Name() == "sqlite" { // its one connection is for the mover too
 						time.Sleep(2 * time.Millisecond)
 					}
 				}

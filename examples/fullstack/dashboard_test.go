@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 )
 
 // browser starts a headless Chromium with an empty profile, and collects what pages write to the console as errors.
@@ -61,6 +62,7 @@ func browser(t *testing.T) (context.Context, func() []string) {
 // The dashboard shows the play live: values move, a killed node turns red, its failure is in the timeline, and nothing
 // is written to the console.
 func TestDashboardInABrowser(t *testing.T) {
+	exhaustive.Only(t)
 	ctx, consoleErrors := browser(t)
 	started := make(chan *assemble.Stack, 1)
 	var out bytes.Buffer
@@ -88,7 +90,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	until("requests at the edges", number(`[data-series="HTTP requests/edge"]`)+` > 20`)
 	until("requests at the web servers", number(`[data-series="HTTP requests/web"]`)+` > 0`)
 	until("traffic on the arrow from the clients",
-		`parseFloat((document.querySelector('[data-edge="clients>us-east-edge1"]')||{getAttribute:()=>0}).getAttribute("data-rate")) > 0`)
+		`parseFloat((document.querySelector('[data-edge="clients-us-east>us-east-edge1"]')||{getAttribute:()=>0}).getAttribute("data-rate")) > 0`)
 	until("a primary", `[...document.querySelectorAll('.node')].some(n => n.textContent.includes("primary"))`)
 	until("the killed edge is red", `document.querySelector('[data-node="eu-west-edge1"]').dataset.state === "down"`)
 	until("and named in the status", `document.getElementById("trouble").textContent.includes("eu-west-edge1 is down")`)
@@ -96,6 +98,7 @@ func TestDashboardInABrowser(t *testing.T) {
 	until("objectives", `document.querySelectorAll("#slos tr").length === 2`)
 	until("users", number(`[data-tile="Users today"]`)+` > 0`)
 	until("and in the timeline", `[...document.querySelectorAll("#events .failure")].some(e => e.textContent.includes("eu-west-edge1"))`)
+	until("the incident was noticed and mended", `[...document.querySelectorAll("#incidents li")].some(e => /edge eu-west-edge1.*noticed [0-9.]+ s.*mended [0-9.]+ s/.test(e.textContent))`)
 	until("it comes back", `document.querySelector('[data-node="eu-west-edge1"]').dataset.state === "up"`)
 	// From a record to all records of its request, by keyboard.
 	_, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`(document.querySelector("#logs button").focus(), true)`))

@@ -157,8 +157,9 @@ func (c config) run(stdout, stderr io.Writer) int {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	s, err := assemble.Start(ctx, assemble.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns, Admin: c.admin,
-		Log: slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
+	s, err := assemble.Start(ctx, assemble.Options{Dir: dir, Catalog: log.Site(), Site: c.site, DNS: c.dns,
+		Admin: c.admin,
+		Log:   slog.NewTextHandler(out, &slog.HandlerOptions{Level: level}), Mutant: c.mutant})
 	if err != nil {
 		return failed(err)
 	}
@@ -323,7 +324,8 @@ func (c config) play(ctx context.Context, s *assemble.Stack, log *accesslog.Log,
 	defer cancel()
 	if c.chaos || c.drills != nil {
 		wg.Go(func() {
-			failovers, chaosErr = drill.Run(chaos, s, drill.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
+			failovers, chaosErr = drill.Run(chaos, s,
+				drill.Hooks{Start: time.Now(), Writing: p.Writing, Only: c.drills},
 				c.playTime(log))
 		})
 	}

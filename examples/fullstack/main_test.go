@@ -16,6 +16,7 @@ import (
 
 	"github.com/tierkit/tierkit/examples/fullstack/assemble"
 	"github.com/tierkit/tierkit/examples/fullstack/proof"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/race"
 )
 
@@ -110,12 +111,16 @@ func TestPlaySample(t *testing.T) {
 // The mutants: deliberately broken builds, each of which the books must catch. They run with the failures that bring
 // the defect to light.
 func TestMutantsAreCaught(t *testing.T) {
+	full := exhaustive.On()
 	for mutant, symptom := range map[assemble.Mutant]string{
 		assemble.AckBeforeCount:   "acknowledged views are not counted",
 		assemble.PromoteLaggard:   "acknowledged",
 		assemble.ServeAfterDelete: "deleted post was served",
 	} {
 		t.Run(string(mutant), func(t *testing.T) {
+			if mutant != assemble.ServeAfterDelete && !full {
+				t.Skipf("runs with %s=1 only", exhaustive.Variable)
+			}
 			c := config{replay: "sample", duration: 8 * time.Second, rate: rate(240), mutant: mutant}
 			switch mutant {
 			case assemble.AckBeforeCount:
@@ -133,6 +138,7 @@ func TestMutantsAreCaught(t *testing.T) {
 
 // The same drills without a mutant: the books balance.
 func TestDrillsWithoutMutantBalance(t *testing.T) {
+	exhaustive.Only(t)
 	code, r := play(t, config{replay: "sample", duration: 10 * time.Second, rate: rate(240),
 		drills: []string{"a worker in the middle of a job", "the primary of shard s1"}})
 	require.Equal(t, 0, code)

@@ -15,12 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tierkit/tierkit/examples/fullstack/assemble"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
 	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 // A real Prometheus scrapes the stack while it is played: every tier's series arrive, native histograms and exemplars
 // among them, and the generated rules load and are evaluated without an error.
 func TestPrometheusScrapesTheStack(t *testing.T) {
+	exhaustive.Only(t)
 	started := make(chan *assemble.Stack, 1)
 	var out bytes.Buffer
 	code := make(chan int, 1)

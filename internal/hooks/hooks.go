@@ -1,5 +1,5 @@
-// Package hooks joins optional callbacks. The JoinHooks function of each package lists the fields of its hook struct and
-// joins each with one of these; internal/test/hooktest checks that no field was forgotten.
+// Package hooks joins optional callbacks. The JoinHooks function of each package lists the fields of its hook struct
+// and joins each with one of these; internal/test/hooktest checks that no field was forgotten.
 package hooks
 
 // Join1 returns a function that calls f, then g. If one of them is nil, it returns the other.

@@ -9,7 +9,8 @@ import (
 // records. Numbers are little endian.
 //
 //	segment header (32 bytes): magic "tierkitj", version u32, 0 u32, epoch u64, 0 u32, CRC32C u32
-//	frame header   (48 bytes): magic u32, length u32, epoch u64, number u64, durable u64, next u64, 0 u32, CRC32C u32 of the header before it and the records
+//	frame header   (48 bytes): magic u32, length u32, epoch u64, number u64, durable u64, next u64, 0 u32,
+//	               CRC32C u32 of the header before it and the records
 //	record         (13 bytes): kind u8, length u32, seq u64, then the payload
 //
 // The epoch is random for each life of a file, so that nothing of a recycled file's former life passes for a frame.

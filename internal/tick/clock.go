@@ -5,24 +5,32 @@
 // processor's time stamp counter alone, in a third of the time; when it cannot, the caller looks at the clock itself
 // ([Clock.Renew]). So a deadline is kept to the nanosecond, whatever the counter does. This is why the answer holds:
 //
-//   - The counter is used only where the processor says that it runs at one rate in all states (CPUID 8000_0007H, EDX bit 8: invariant) and the
-//     kernel keeps the time by it (Linux, clock source "tsc"). What CLOCK_MONOTONIC says is then computed from the same register, read on the same
-//     processor: processors whose counters differ, or a counter that errs, would be seen by the kernel's clock as by us. [Clock.Check] looks whether the
-//     kernel has changed its mind.
-//   - A look at the clock gives a grant: "until the counter has gone on by span, it is not later than until". The span is the time in which the
-//     counter, at its lowest measured rate, runs through half of what the grant promises. The kernel steers its clock by 11 % at
-//     most (its maxadj; adjtimex allows a tenth), so that the rate of a measurement is at most 5/4 of that of its use, where a factor of 2 is allowed.
-//   - The counter is read before the clock, so that a thread that is preempted in between gets a grant that ends early. The order of the two is kept by
-//     the kernel's own fence; Before has none, and does not need it: of the 10 ms promised at least 3 are left when the span ends.
-//   - A process that is stopped (SIGSTOP, a frozen container), or waits for a processor, finds the counter beyond the span.
-//   - A suspended machine: if the counter runs on, it is beyond the span. If it starts again at 0, it is behind the grant, which reads as far beyond, and
-//     no grant is given before it has counted two minutes: by then Check, called at least once a minute, has taken back the one of before.
-//   - A suspended machine during a measurement, with a counter that runs on while the monotonic clock stands: the wall clock shows it, and the lowest of
-//     three rates is taken. A counter that is later seen to be slower than three quarters of that is not used again.
-//   - Before and the renewal of a grant by others go on together without a lock: until only grows, and is written before and read after the counter that
-//     it belongs to. A new until with an old counter promises less than the old one.
-//   - In a bubble of testing/synctest time is not real, and the counter is. [time.Now] has no monotonic reading there: a clock that is started in a bubble
-//     never uses the counter, and a look at another clock from inside of a bubble gives no grant.
+//   - The counter is used only where the processor says that it runs at one rate in all states (CPUID 8000_0007H, EDX
+//     bit 8: invariant) and the kernel keeps the time by it (Linux, clock source "tsc"). What CLOCK_MONOTONIC says is
+//     then computed from the same register, read on the same processor: processors whose counters differ, or a counter
+//     that errs, would be seen by the kernel's clock as by us. [Clock.Check] looks whether the kernel has changed its
+//     mind.
+//   - A look at the clock gives a grant: "until the counter has gone on by span, it is not later than until". The span
+//     is the time in which the counter, at its lowest measured rate, runs through half of what the grant promises. The
+//     kernel steers its clock by 11 % at most (its maxadj; adjtimex allows a tenth), so that the rate of a measurement
+//     is at most 5/4 of that of its use, where a factor of 2 is allowed.
+//   - The counter is read before the clock, so that a thread that is preempted in between gets a grant that ends early.
+//     The order of the two is kept by the kernel's own fence; Before has none, and does not need it: of the 10 ms
+//     promised at least 3 are left when the span ends.
+//   - A process that is stopped (SIGSTOP, a frozen container), or waits for a processor, finds the counter beyond the
+//     span.
+//   - A suspended machine: if the counter runs on, it is beyond the span. If it starts again at 0, it is behind the
+//     grant, which reads as far beyond, and no grant is given before it has counted two minutes: by then Check, called
+//     at least once a minute, has taken back the one of before.
+//   - A suspended machine during a measurement, with a counter that runs on while the monotonic clock stands: the wall
+//     clock shows it, and the lowest of three rates is taken. A counter that is later seen to be slower than three
+//     quarters of that is not used again.
+//   - Before and the renewal of a grant by others go on together without a lock: until only grows, and is written
+//     before and read after the counter that it belongs to. A new until with an old counter promises less than the old
+//     one.
+//   - In a bubble of testing/synctest time is not real, and the counter is. [time.Now] has no monotonic reading there:
+//     a clock that is started in a bubble never uses the counter, and a look at another clock from inside of a bubble
+//     gives no grant.
 package tick
 
 import (

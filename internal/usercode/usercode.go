@@ -1,6 +1,6 @@
-// Package usercode calls functions that users gave us in such a way that they cannot hold us up or bring us down: a panic
-// becomes an error, a function that ignores its deadline is left behind, and notifications run in order on a goroutine of
-// their own.
+// Package usercode calls functions that users gave us in such a way that they cannot hold us up or bring us down: a
+// panic becomes an error, a function that ignores its deadline is left behind, and notifications run in order on a
+// goroutine of their own.
 package usercode
 
 import (
@@ -28,8 +28,8 @@ func (p *Panic) Unwrap() error {
 // ErrExited is the error of a function that ended its goroutine with runtime.Goexit, as testing.T.FailNow does.
 var ErrExited = errors.New("the function ended its goroutine")
 
-// Call runs f on the calling goroutine and returns its panic as a *Panic. It is for paths that cannot afford a goroutine;
-// it cannot stop runtime.Goexit, so the caller must give back what it holds in a deferred function.
+// Call runs f on the calling goroutine and returns its panic as a *Panic. It is for paths that cannot afford a
+// goroutine; it cannot stop runtime.Goexit, so the caller must give back what it holds in a deferred function.
 func Call(f func()) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
@@ -48,9 +48,9 @@ func Run(f func() error) error {
 	return <-done
 }
 
-// Within runs f on a goroutine of its own and returns what it returns, or the cause of ctx once ctx has ended, whichever
-// is first. left is closed when f has returned: a caller that got the error of ctx keeps it, so that it does not start f
-// again while the first call still runs.
+// Within runs f on a goroutine of its own and returns what it returns, or the cause of ctx once ctx has ended,
+// whichever is first. left is closed when f has returned: a caller that got the error of ctx keeps it, so that it does
+// not start f again while the first call still runs.
 func Within(ctx context.Context, f func(context.Context) error) (left <-chan struct{}, err error) {
 	done := make(chan error, 1)
 	end := make(chan struct{})
@@ -81,8 +81,8 @@ func run(f func() error, done chan<- error) {
 	err = f()
 }
 
-// Serial runs functions one at a time, in the order in which they were added, on a goroutine that lives only while there
-// is something to run. The zero value is ready. Its methods are safe for concurrent use and may be called by the
+// Serial runs functions one at a time, in the order in which they were added, on a goroutine that lives only while
+// there is something to run. The zero value is ready. Its methods are safe for concurrent use and may be called by the
 // functions themselves.
 type Serial struct {
 	// Failed, if set, is called with each *Panic or ErrExited.
@@ -96,8 +96,8 @@ type Serial struct {
 	idle    chan struct{} // closed when running ends; nil while nobody waits for that
 }
 
-// Add queues f and returns at once. It returns false, and does not queue f, if Limit functions wait already: the one that
-// runs does not return, or is slower than what happens.
+// Add queues f and returns at once. It returns false, and does not queue f, if Limit functions wait already: the one
+// that runs does not return, or is slower than what happens.
 func (s *Serial) Add(f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,8 +138,8 @@ func (s *Serial) work() {
 	}
 }
 
-// Wait waits until nothing runs and nothing waits, or ctx ends, and returns the error of ctx then. Do not call it from a
-// function that the Serial runs.
+// Wait waits until nothing runs and nothing waits, or ctx ends, and returns the error of ctx then. Do not call it from
+// a function that the Serial runs.
 func (s *Serial) Wait(ctx context.Context) error {
 	s.mu.Lock()
 	if !s.running {

@@ -1,5 +1,5 @@
-// Package warn logs what an operator should act on, without flooding the log during an outage, and keeps the counts that
-// a Stats method reports beside it.
+// Package warn logs what an operator should act on, without flooding the log during an outage, and keeps the counts
+// that a Stats method reports beside it.
 package warn
 
 import (
@@ -40,8 +40,8 @@ func (l *Log) Logger() *slog.Logger {
 	return slog.Default()
 }
 
-// Warn logs msg at WARN unless cause was logged within the last minute. A cause names what failed, not how: "probe db1",
-// not the error's text. The arguments are those of slog.Logger.Warn.
+// Warn logs msg at WARN unless cause was logged within the last minute. A cause names what failed, not how: "probe
+// db1", not the error's text. The arguments are those of slog.Logger.Warn.
 func (l *Log) Warn(cause, msg string, args ...any) {
 	held, ok := l.due(cause)
 	if !ok {

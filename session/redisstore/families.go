@@ -12,8 +12,8 @@ import (
 	"github.com/tierkit/tierkit/session/token"
 )
 
-// Families is a [token.FamilyStore] on Redis: one hash per login, one round trip per operation. All servers that use the
-// same Redis see the same families. It is safe for concurrent use and does not close the client.
+// Families is a [token.FamilyStore] on Redis: one hash per login, one round trip per operation. All servers that use
+// the same Redis see the same families. It is safe for concurrent use and does not close the client.
 type Families struct {
 	client redis.UniversalClient
 	prefix string
@@ -36,8 +36,8 @@ redis.call('HSET', KEYS[1], 'v', ARGV[1], 'd', ARGV[2])
 redis.call('PEXPIREAT', KEYS[1], ARGV[3])
 return 1`)
 
-	// updateFamily compares and swaps: of two servers that exchange the same token at once, one gets 0. It returns -1 for
-	// a family that is gone.
+	// updateFamily compares and swaps: of two servers that exchange the same token at once, one gets 0. It returns -1
+	// for a family that is gone.
 	updateFamily = redis.NewScript(`
 local v = redis.call('HGET', KEYS[1], 'v')
 if not v then return -1 end

@@ -65,7 +65,8 @@ func familyStore(t *testing.T, addr string) {
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
-			if ok, err := []*redisstore.Families{a, b}[i%2].Update(context.WithoutCancel(ctx), "x", got); err == nil && ok {
+			if ok, err := []*redisstore.Families{a, b}[i%2].Update(context.WithoutCancel(ctx), "x", got); err == nil &&
+				ok {
 				won.Add(1)
 			}
 		})

@@ -85,8 +85,8 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 }
 
 // Staleness of reads. One server knows every change. Of several the leader answers, and one that was cut off from the
-// others takes up to 10 s to notice that it is leader no more (nats-server, lostQuorumInterval); so shard.Options.Lease
-// must be longer than 11 s then.
+// others takes up to 10 s to notice that it is leader no more (nats-server, lostQuorumInterval); so
+// shard.Options.MapTTL must be longer than 11 s then.
 func (s *Store) Staleness() time.Duration {
 	if s.o.Replicas > 1 {
 		return 11 * time.Second
@@ -131,7 +131,7 @@ func (s *Store) CompareAndSwap(ctx context.Context, old uint64, next *shard.Stat
 	}
 	have := uint64(0)
 	if st != nil {
-		have = st.Epoch
+		have = st.Epoch()
 	}
 	if have != old {
 		return shard.ErrConflict

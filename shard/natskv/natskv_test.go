@@ -24,7 +24,16 @@ func connect(t *testing.T, s *testserver.NATSServer) *nats.Conn {
 	return nc
 }
 
+// server skips in short tests; the others run at the same time.
+func server(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a server")
+	}
+	t.Parallel()
+}
+
 func TestMapStore(t *testing.T) {
+	server(t)
 	s := testserver.NATS(t)
 	shardtest.MapStore(t, func(t *testing.T) shard.MapStore {
 		st, err := natskv.Open(t.Context(), connect(t, s), natskv.Options{})
@@ -41,6 +50,7 @@ func TestMapStore(t *testing.T) {
 // Two processes share the map; the server dies and comes back in between, and the other process hears of a move at
 // once.
 func TestCluster(t *testing.T) {
+	server(t)
 	s := testserver.NATS(t)
 	ctx := t.Context()
 	dir := t.TempDir()
@@ -50,7 +60,8 @@ func TestCluster(t *testing.T) {
 			"?_txlock=immediate&_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)")
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = db.Close() })
-		_, err = db.Exec(`create table t (id integer primary key, slot integer not null); create index t_slot on t (slot, id)`)
+		_, err = db.Exec(`create table t (id integer primary key, slot integer not null);
+			create index t_slot on t (slot, id)`)
 		require.NoError(t, err)
 		shards = append(shards, shard.Shard{ID: shard.ID(name), DB: db})
 	}
@@ -59,7 +70,7 @@ func TestCluster(t *testing.T) {
 		require.NoError(t, err)
 		c, err := shard.New(ctx, st, shards, shard.Options{Dialect: shard.SQLite(),
 			Tables: []shard.Table{{Name: "t", Key: []string{"id"}}}, Slots: 16, Refresh: 10 * time.Minute,
-			Lease: 11 * time.Minute})
+			MapTTL: 11 * time.Minute})
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = c.Close() })
 		return c

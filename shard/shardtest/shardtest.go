@@ -2,8 +2,12 @@
 package shardtest
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,37 +18,38 @@ import (
 	"github.com/tierkit/tierkit/shard"
 )
 
+// state is a State with an epoch, a pin and a large plan, so that a store shows whether it keeps all of one.
+func state(t testing.TB, epoch uint64) *shard.State {
+	var moves []string
+	for s := range 6000 {
+		moves = append(moves, fmt.Sprintf(`{"s":%d,"f":"a","t":"b"}`, s))
+	}
+	owners := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{0, 0, 1, 0}, 1<<13)) // a and b in turn
+	st := new(shard.State)
+	require.NoError(t, json.Unmarshal(fmt.Appendf(nil, `{"epoch":%d,"hash_version":1,"slots":16384,"shards":["a","b"],
+		"owners":%q,"pins":{"sx":16384},"pin_owners":{"16384":1},"lease":1000000000,"token":7,
+		"job":{"id":7,"token":7,"phase":"copy","moves":[%s]}}`, epoch, owners, strings.Join(moves, ",")), st))
+	return st
+}
+
 // MapStore tests a store. open returns, each time, a handle of one and the same empty store, as several processes would
 // have.
 func MapStore(t *testing.T, open func(t *testing.T) shard.MapStore) {
 	ctx := context.Background()
-	state := func(epoch uint64) *shard.State {
-		st := &shard.State{Epoch: epoch, HashVersion: 1, Slots: 1 << 14, Shards: []shard.ID{"a", "b"},
-			Owners: make(shard.Owners, 1<<14), Lease: time.Second,
-			Pins: map[string]shard.Slot{"sx": 1 << 14}, PinOwners: map[shard.Slot]uint16{1 << 14: 1},
-			Job: &shard.JobState{ID: 7, Phase: shard.PhaseCopy}}
-		for i := range st.Owners {
-			st.Owners[i] = uint16(i % 2)
-		}
-		for s := range 6000 { // a large plan fits
-			st.Job.Moves = append(st.Job.Moves, shard.SlotMove{Slot: shard.Slot(s), From: "a", To: "b"})
-		}
-		return st
-	}
 	a, b := open(t), open(t)
 	_, err := a.Load(ctx)
 	require.ErrorIs(t, err, shard.ErrNoMap)
-	require.ErrorIs(t, a.CompareAndSwap(ctx, 3, state(4)), shard.ErrConflict, "nothing is stored")
-	require.NoError(t, a.CompareAndSwap(ctx, 0, state(1)))
-	require.ErrorIs(t, b.CompareAndSwap(ctx, 0, state(1)), shard.ErrConflict, "something is stored")
+	require.ErrorIs(t, a.CompareAndSwap(ctx, 3, state(t, 4)), shard.ErrConflict, "nothing is stored")
+	require.NoError(t, a.CompareAndSwap(ctx, 0, state(t, 1)))
+	require.ErrorIs(t, b.CompareAndSwap(ctx, 0, state(t, 1)), shard.ErrConflict, "something is stored")
 	got, err := b.Load(ctx)
 	require.NoError(t, err)
-	require.Equal(t, state(1), got)
-	require.NoError(t, b.CompareAndSwap(ctx, 1, state(2)))
-	require.ErrorIs(t, a.CompareAndSwap(ctx, 1, state(2)), shard.ErrConflict)
+	require.Equal(t, state(t, 1), got)
+	require.NoError(t, b.CompareAndSwap(ctx, 1, state(t, 2)))
+	require.ErrorIs(t, a.CompareAndSwap(ctx, 1, state(t, 2)), shard.ErrConflict)
 	got, err = a.Load(ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 2, got.Epoch)
+	require.EqualValues(t, 2, got.Epoch())
 	if e, ok := a.(interface {
 		Epoch(context.Context) (uint64, error)
 	}); ok {
@@ -77,9 +82,7 @@ func MapStore(t *testing.T, open func(t *testing.T) shard.MapStore) {
 				if err != nil {
 					panic(fmt.Sprint("load: ", err))
 				}
-				next := *st
-				next.Epoch++
-				if s.CompareAndSwap(ctx, st.Epoch, &next) == nil {
+				if s.CompareAndSwap(ctx, st.Epoch(), state(t, st.Epoch()+1)) == nil {
 					n++
 					wins.Add(1)
 				}
@@ -89,7 +92,7 @@ func MapStore(t *testing.T, open func(t *testing.T) shard.MapStore) {
 	wg.Wait()
 	got, err = a.Load(ctx)
 	require.NoError(t, err)
-	require.EqualValues(t, 2+wins.Load(), got.Epoch)
+	require.EqualValues(t, 2+wins.Load(), got.Epoch())
 	if _, ok := a.(shard.Watcher); ok {
 		select {
 		case <-told:

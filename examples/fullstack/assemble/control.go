@@ -73,7 +73,9 @@ func (s *Stack) machines() []machine {
 		cache.State = "down"
 	}
 	ms = append(ms, machine{Node: cache, kill: s.redis.KillCache,
-		restore: func(context.Context) error { return s.redis.ReviveCache() }, used: func() (bool, bool) { return both(s.redis.CacheAlive()) }})
+		restore: func(context.Context) error {
+			return s.redis.ReviveCache()
+		}, used: func() (bool, bool) { return both(s.redis.CacheAlive()) }})
 	for _, sn := range s.data.shards {
 		for _, n := range sn.ship.Nodes() {
 			ms = append(ms, machine{Node: Node{n.ID(), "database", n.Zone(), stateOf(n.Gate())}, gate: n.Gate(),

@@ -1,5 +1,5 @@
-// Package assemble assembles every package of tierkit into one service in one process, with real sockets on loopback: two
-// name servers, two data centers of two edges, two balancers and autoscaled web servers and workers each, a session
+// Package assemble assembles every package of tierkit into one service in one process, with real sockets on loopback:
+// two name servers, two data centers of two edges, two balancers and autoscaled web servers and workers each, a session
 // store, a second cache tier, two shards of three database nodes over three failure domains, and a durable queue. Every
 // node stands behind a gate, so that it can be killed and frozen while the rest goes on.
 package assemble
@@ -128,7 +128,8 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Log == nil {
 		o.Log = slog.NewTextHandler(io.Discard, nil)
 	}
-	s := &Stack{o: o, secret: rand.Text(), log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	s := &Stack{o: o, secret: rand.Text(), log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{},
+		midJob: make(chan *center)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())

@@ -185,7 +185,9 @@ func drills(s *assemble.Stack) []drill {
 			},
 			revive: func(ctx context.Context) error { return s.RestoreCenter(ctx, assemble.East) },
 			whole: func() bool {
-				return !slices.ContainsFunc(nodes(s, "edge", assemble.East), func(id string) bool { return !s.Whole(id) }) &&
+				return !slices.ContainsFunc(nodes(s, "edge", assemble.East), func(id string) bool {
+					return !s.Whole(id)
+				}) &&
 					!slices.ContainsFunc(shards, func(id string) bool { return !s.ShardWhole(id) })
 			}},
 	}

@@ -1,5 +1,5 @@
-// Package room is the operator of the control room: it offers buttons that break and mend the running service, and writes
-// into the timeline when each failure was noticed, when it was mended, and what clients felt of it.
+// Package room is the operator of the control room: it offers buttons that break and mend the running service, and
+// writes into the timeline when each failure was noticed, when it was mended, and what clients felt of it.
 package room
 
 import (
@@ -124,7 +124,10 @@ func (r *Room) Act(ctx context.Context, target, action string) error {
 		}
 		return r.inject(c, "lost the data center "+c, func() error { return r.s.KillCenter(c) })
 	case action == burst:
-		return r.crowd(burst, "burst of requests", func(c *visitors.Crowd) bool { c.Factor = 11 - c.Factor; return c.Factor > 1 })
+		return r.crowd(burst, "burst of requests", func(c *visitors.Crowd) bool {
+			c.Factor = 11 - c.Factor
+			return c.Factor > 1
+		})
 	case action == star:
 		return r.crowd(star, "celebrity", func(c *visitors.Crowd) bool { c.Star = !c.Star; return c.Star })
 	case action == whole:

@@ -11,7 +11,8 @@ import (
 // next is where a form leads to: a path of this site, never another host.
 func next(r *http.Request) string {
 	u, err := url.Parse(r.FormValue("next"))
-	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/") || strings.HasPrefix(u.Path, "//") ||
+	if err != nil || u.Host != "" || u.Scheme != "" || !strings.HasPrefix(u.Path, "/") ||
+		strings.HasPrefix(u.Path, "//") ||
 		strings.Contains(u.Path, `\`) {
 		return "/"
 	}

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// art draws the picture of a chapter: one rule per chapter, seeded by its number, three colors each, the same in light and
-// dark. The result is an SVG of at most 8 KB.
+// art draws the picture of a chapter: one rule per chapter, seeded by its number, three colors each, the same in light
+// and dark. The result is an SVG of at most 8 KB.
 func art(number int) string {
 	r := rand.New(rand.NewPCG(uint64(number), 0x9e3779b97f4a7c15))
 	var b strings.Builder
@@ -31,7 +31,8 @@ func art(number int) string {
 }
 
 func line(b *strings.Builder, x1, y1, x2, y2, width float64, color string) {
-	fmt.Fprintf(b, `<path d="M%.0f %.0fL%.0f %.0f" stroke="%s" stroke-width="%.1f" stroke-linecap="round"/>`, x1, y1, x2,
+	fmt.Fprintf(b, `<path d="M%.0f %.0fL%.0f %.0f" stroke="%s" stroke-width="%.1f" stroke-linecap="round"/>`, x1, y1,
+		x2,
 		y2, color, width)
 }
 
@@ -112,7 +113,8 @@ func rings(b *strings.Builder, r *rand.Rand) {
 func strands(b *strings.Builder, r *rand.Rand) {
 	for i := range 12 {
 		y1, y2 := 40+29*float64(i), 40+29*float64((i*5+r.IntN(3))%12)
-		fmt.Fprintf(b, `<path d="M0 %.0fC220 %.0f 420 %.0f 640 %.0f" fill="none" stroke="%s" stroke-width="6"/>`, y1, y1,
+		fmt.Fprintf(b, `<path d="M0 %.0fC220 %.0f 420 %.0f 640 %.0f" fill="none" stroke="%s" stroke-width="6"/>`, y1,
+			y1,
 			y2, y2, []string{"#c9ada7", "#9a8c98", "#f2e9e4"}[i%3])
 	}
 }
@@ -153,7 +155,8 @@ func ridges(b *strings.Builder, r *rand.Rand) {
 			y := base - height*math.Exp(-math.Pow((x-peak)/70, 2)) - r.Float64()*8
 			fmt.Fprintf(b, `L%.0f %.0f`, x, y)
 		}
-		fmt.Fprintf(b, `" fill="#10002b" stroke="%s" stroke-width="2.5"/>`, []string{"#4cc9f0", "#f72585"}[min(r.IntN(5)/4, 1)])
+		fmt.Fprintf(b, `" fill="#10002b" stroke="%s" stroke-width="2.5"/>`,
+			[]string{"#4cc9f0", "#f72585"}[min(r.IntN(5)/4, 1)])
 	}
 }
 

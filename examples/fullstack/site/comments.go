@@ -74,8 +74,8 @@ func readComments(ctx context.Context, db *sql.DB, query string, arg any) (cs []
 	return cs, rows.Err()
 }
 
-// comment is one write: the comment and the page's count change together. It answers when no cache and no edge shows the
-// page without it.
+// comment is one write: the comment and the page's count change together. It answers when no cache and no edge shows
+// the page without it.
 func (s *Site) comment(w http.ResponseWriter, r *http.Request, user string) error {
 	c, err := s.named(r)
 	if err != nil {

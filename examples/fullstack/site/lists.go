@@ -118,7 +118,9 @@ func (s *Site) photos(ctx context.Context, owner string, limit int) ([]Photo, er
 func (s *Site) find(query string) (found []*Chapter) {
 	words := strings.Fields(strings.ToLower(query))
 	for _, c := range s.chapters {
-		if len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.search, w) }) {
+		if len(words) > 0 && !slices.ContainsFunc(words, func(w string) bool {
+			return !strings.Contains(c.search, w)
+		}) {
 			found = append(found, c)
 		}
 	}

@@ -54,8 +54,8 @@ func readFile(r *http.Request, field string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxUpload+1))
 }
 
-// storePhoto stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once both
-// the row and the job are durable.
+// storePhoto stores a JPEG or PNG and leaves the slow work, resizing, to the workers. The photo is acknowledged once
+// both the row and the job are durable.
 func (s *Site) storePhoto(ctx context.Context, id, user string, data []byte) error {
 	if len(data) > maxUpload {
 		return statusError{http.StatusRequestEntityTooLarge, "a photo has at most 2 MiB"}

@@ -20,8 +20,8 @@ func (s *Site) front(w http.ResponseWriter, r *http.Request) error {
 		Lead:        &cards[0], Cards: cards[1:], Photos: photos}, "front")
 }
 
-// chapter shows an article with its comments. Its view is posted by the page itself (see beacon): a hit at the edge is a
-// view too, and a prefetch is none.
+// chapter shows an article with its comments. Its view is posted by the page itself (see beacon): a hit at the edge is
+// a view too, and a prefetch is none.
 func (s *Site) chapter(w http.ResponseWriter, r *http.Request) error {
 	c, err := s.named(r)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package site is the web application of the full-stack example: a small publication whose articles are tierkit's guide,
-// with views, likes, comments, photos and users who register and log in. It is written as a service would be: against the
-// packages of tierkit, unaware of how many servers run it and of what fails around it.
+// Package site is the web application of the full-stack example: a small publication whose articles are tierkit's
+// guide, with views, likes, comments, photos and users who register and log in. It is written as a service would be:
+// against the packages of tierkit, unaware of how many servers run it and of what fails around it.
 //
 // Read first: site.go (what is served where), read.go (pages), comments.go (a write), workers.go (the slow work).
 package site

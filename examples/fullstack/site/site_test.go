@@ -76,8 +76,9 @@ func TestNumberAndAgo(t *testing.T) {
 		-123: "-123"} {
 		require.Equal(t, want, number(n))
 	}
-	for d, want := range map[time.Duration]string{0: "just now", time.Minute: "1 minute ago", 90 * time.Minute: "1 hour ago",
-		49 * time.Hour: "2 days ago"} {
+	for d, want := range map[time.Duration]string{0: "just now", time.Minute: "1 minute ago",
+		90 * time.Minute: "1 hour ago",
+		49 * time.Hour:   "2 days ago"} {
 		require.Equal(t, want, ago(time.Now().Add(-d)))
 	}
 }

@@ -1,6 +1,6 @@
-// Package visitors is a simulated population of the site: people in both regions who come at their time of the day, read
-// what is popular, log in, like, comment and upload. They come through the front door, as package client does: names, edge,
-// balancer. They need a small share of one processor.
+// Package visitors is a simulated population of the site: people in both regions who come at their time of the day,
+// read what is popular, log in, like, comment and upload. They come through the front door, as package client does:
+// names, edge, balancer. They need a small share of one processor.
 package visitors
 
 import (

@@ -1,5 +1,5 @@
-// Package hooktest proves that a callback of a user cannot hold up the object that calls it. Each package runs Prove for
-// each of its callbacks, and JoinsAll for its JoinHooks.
+// Package hooktest proves that a callback of a user cannot hold up the object that calls it. Each package runs Prove
+// for each of its callbacks, and JoinsAll for its JoinHooks.
 package hooktest
 
 import (
@@ -18,7 +18,8 @@ import (
 type Subject struct {
 	// Object is what the callback was given to: all its exported methods must be named in Methods, Leave or Close.
 	Object any
-	// Trigger makes the object call the callback. It runs on a goroutine of its own and may last as long as the callback.
+	// Trigger makes the object call the callback. It runs on a goroutine of its own and may last as long as the
+	// callback.
 	Trigger func()
 	// Works returns nil if the object keeps its promises to others: failover within its bound, other requests served,
 	// leases extended. It is called after Trigger has reached the callback, from the test's goroutine, and sleeps in
@@ -30,18 +31,19 @@ type Subject struct {
 	Leave []string
 	// Close ends the object. It must not wait for the callback.
 	Close func()
-	// AfterExit, if set, replaces Works where the callback has ended its goroutine or panicked, for callbacks that run on
-	// the goroutine of the caller and take its call with them.
+	// AfterExit, if set, replaces Works where the callback has ended its goroutine or panicked, for callbacks that run
+	// on the goroutine of the caller and take its call with them.
 	AfterExit func() error
 }
 
-// Prove runs setup once for each kind of misbehavior, in a bubble of virtual time. setup makes the object with a callback
-// that calls misbehave, and must use nothing that holds up a bubble (no real sockets). The kinds: calling each method from
-// inside and calling Close from inside (the first call only), blocking for a minute, panicking, and ending the goroutine
-// (every call).
+// Prove runs setup once for each kind of misbehavior, in a bubble of virtual time. setup makes the object with a
+// callback that calls misbehave, and must use nothing that holds up a bubble (no real sockets). The kinds: calling each
+// method from inside and calling Close from inside (the first call only), blocking for a minute, panicking, and ending
+// the goroutine (every call).
 func Prove(t *testing.T, setup func(t *testing.T, misbehave func()) Subject) {
 	t.Helper()
-	in := func(kind string, always bool, act func(s *Subject), verify func(t *testing.T, s *Subject, called func() bool)) {
+	in := func(kind string, always bool, act func(s *Subject),
+		verify func(t *testing.T, s *Subject, called func() bool)) {
 		t.Run(kind, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var s *Subject
@@ -152,8 +154,8 @@ func checkMethods(t *testing.T, s *Subject) {
 	}
 }
 
-// JoinsAll checks that join calls every function of both structs, in order, with the arguments it was called with, that a
-// nil struct or function is left out, and that results, if any, are none.
+// JoinsAll checks that join calls every function of both structs, in order, with the arguments it was called with, that
+// a nil struct or function is left out, and that results, if any, are none.
 func JoinsAll[H any](t *testing.T, join func(a, b *H) *H) {
 	t.Helper()
 	typ := reflect.TypeFor[H]()

@@ -54,8 +54,8 @@ func TestProve(t *testing.T) {
 	})
 }
 
-// TestMutant is a counter that calls its callback as it must not. TestProveCatchesMutants runs it in a process of its own
-// and wants it to fail.
+// TestMutant is a counter that calls its callback as it must not. TestProveCatchesMutants runs it in a process of its
+// own and wants it to fail.
 func TestMutant(t *testing.T) {
 	mutant := os.Getenv("HOOKTEST_MUTANT")
 	if mutant == "" {

@@ -63,8 +63,8 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Read delivers nothing while the node is frozen, and late while it is slow. The wait happens after the bytes arrived, since a frozen process has
-// an open receive window.
+// Read delivers nothing while the node is frozen, and late while it is slow. The wait happens after the bytes arrived,
+// since a frozen process has an open receive window.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if d := c.gate.Delay(); d > 0 && n > 0 {

@@ -15,8 +15,8 @@ type lookup struct {
 	until time.Time
 }
 
-// resolve asks the name servers for the site's addresses near the client, as its resolver would: with the client's subnet
-// (RFC 7871), another server when one does not answer, and again only after the TTL.
+// resolve asks the name servers for the site's addresses near the client, as its resolver would: with the client's
+// subnet (RFC 7871), another server when one does not answer, and again only after the TTL.
 func (c *Client) resolve() ([]netip.Addr, error) {
 	c.mu.Lock()
 	if time.Now().Before(c.dns.until) {

@@ -218,7 +218,8 @@ func (p *Player) direct(ctx context.Context, c *reader, e accesslog.Entry) {
 		rtt = p.c.Network.Near
 	}
 	time.Sleep(rtt)
-	if r, err := p.c.Network.Client(c.Addr, c.Region).Exchange(ctx, p.c.Direct, client.Request{Method: "GET", Path: e.Path}); err == nil && r.Status < 500 {
+	if r, err := p.c.Network.Client(c.Addr, c.Region).Exchange(ctx, p.c.Direct,
+		client.Request{Method: "GET", Path: e.Path}); err == nil && r.Status < 500 {
 		p.result.directs(c.Region).Observe(time.Since(start))
 	}
 }

@@ -65,7 +65,8 @@ func (p *Player) script(ctx context.Context, c *reader) {
 		p.refresh(ctx, c)
 	}
 	if w.n%20 == 1 && !w.mobile && think() {
-		if r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/logout", Key: client.NewID(), Kind: "logout"}); ok &&
+		if r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/logout", Key: client.NewID(),
+			Kind: "logout"}); ok &&
 			r.Status == http.StatusNoContent {
 			w.loggedOut = true
 		}
@@ -151,8 +152,9 @@ func (p *Player) login(ctx context.Context, c *reader) bool {
 
 func (p *Player) refresh(ctx context.Context, c *reader) {
 	w := c.writer
-	r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/api/refresh", Body: form("refresh", w.tokens.Refresh),
-		Key: client.NewID(), Kind: "refresh", Header: formType.Clone()})
+	r, ok := p.step(ctx, c, client.Request{Method: "POST", Path: "/-/api/refresh",
+		Body: form("refresh", w.tokens.Refresh),
+		Key:  client.NewID(), Kind: "refresh", Header: formType.Clone()})
 	if ok {
 		_ = json.Unmarshal(r.Body, &w.tokens)
 	}
@@ -215,7 +217,8 @@ func (p *Player) upload(ctx context.Context, c *reader) {
 			return
 		}
 	}
-	p.result.fail(c, client.Request{Path: "/-/photos/" + id + "/v1", Kind: "photo"}, start, errors.New("photo was never resized"))
+	p.result.fail(c, client.Request{Path: "/-/photos/" + id + "/v1", Kind: "photo"}, start,
+		errors.New("photo was never resized"))
 }
 
 // picture is a JPEG that depends on a name.
