@@ -56,6 +56,7 @@ func TestActiveChecks(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		require.Len(t, share(t, b, 30), 3)
 		b.Close()
+		synctest.Wait() // the hook has a goroutine of its own
 		require.Equal(t, []string{"b01:up>down", "b01:down>up"}, log)
 	})
 }

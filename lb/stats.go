@@ -47,7 +47,7 @@ type BackendStats struct {
 	Failures       uint64        `metric:"backend_failures_total,counter,Failed attempts" json:"failures"`
 	Latency        time.Duration `metric:"backend_latency_seconds,gauge,Peak-sensitive mean latency" json:"latency_ns"`
 	Limit          int           `metric:"backend_limit,gauge,Adaptive limit of its own" json:"limit"`
-	CheckFailures  uint64        `metric:"backend_check_failures_total,counter,Active checks that failed" json:"check_failures"`
+	CheckFailures  uint64        `metric:"backend_check_failures_total,counter,Failed checks" json:"check_failures"`
 	LastCheckError string        `json:"last_check_error,omitempty"`
 	LastCheckTime  time.Time     `json:"last_check_time,omitzero"`
 	Idle           int           `metric:"backend_idle_connections,gauge,Idle connections kept" json:"idle"`
