@@ -90,17 +90,17 @@ type Options[K comparable, V any] struct {
 
 // Stats are the counters of a cache.
 type Stats struct {
-	Hits        int64   `metric:"hits_total,counter,Reads answered from the cache."`
-	Misses      int64   `metric:"misses_total,counter,Reads not answered from the cache."`
-	Loads       int64   `metric:"loads_total,counter,Calls of a loader."`
-	LoadErrors  int64   `metric:"load_errors_total,counter,Calls of a loader that failed, not-found excepted."`
-	LoadSeconds float64 `metric:"load_seconds_total,counter,Time spent in loaders."`
-	Joined      int64   `metric:"load_joined_total,counter,Callers that waited for another caller's load."`
-	Fenced      int64   `metric:"load_fenced_total,counter,Loads whose result was not stored because of a newer write."`
-	StaleServed int64   `metric:"stale_served_total,counter,Entries served past their TTL by permission."`
-	Evicted     int64   `metric:"evicted_total,counter,Entries removed for room."`
-	Deleted     int64   `metric:"deleted_total,counter,Entries removed by Delete and Clear, and those that the source says do not exist."`
-	Expired     int64   `metric:"expired_total,counter,Entries removed past their deadline."`
-	Entries     int64   `metric:"entries,gauge,Entries held."`
-	Weight      int64   `metric:"weight,gauge,Summed weight of the entries."`
+	Hits        int64   `metric:"hits_total,counter,Reads answered from the cache"`
+	Misses      int64   `metric:"misses_total,counter,Reads not answered from the cache"`
+	Loads       int64   `metric:"loads_total,counter,Calls of a loader"`
+	LoadErrors  int64   `metric:"load_errors_total,counter,Calls of a loader that failed, not-found excepted"`
+	LoadSeconds float64 `metric:"load_seconds_total,counter,Time spent in loaders"`
+	Joined      int64   `metric:"load_joined_total,counter,Callers that waited for another caller's load"`
+	Fenced      int64   `metric:"load_fenced_total,counter,Loads whose result was not stored because of a newer write"`
+	StaleServed int64   `metric:"stale_served_total,counter,Entries served past their TTL by permission"`
+	Evicted     int64   `metric:"evicted_total,counter,Entries removed for room"`
+	Deleted     int64   `metric:"deleted_total,counter,Entries removed by Delete and Clear, and those that the source says do not exist"`
+	Expired     int64   `metric:"expired_total,counter,Entries removed past their deadline"`
+	Entries     int64   `metric:"entries,gauge,Entries held"`
+	Weight      int64   `metric:"weight,gauge,Summed weight of the entries"`
 }

@@ -261,16 +261,16 @@ func (r *Ring) Close() error {
 
 // RingStats are the counters of a [Ring].
 type RingStats struct {
-	GutterHits  int64 `metric:"gutter_hits_total,counter,Values found in the gutter."`
-	GutterFills int64 `metric:"gutter_fills_total,counter,Values stored in the gutter for a server that is out."`
-	Warmed      int64 `metric:"warmed_total,counter,Misses filled from where the key was before."`
-	Errors      int64 `metric:"errors_total,counter,Failed operations of servers."`
-	Outs        int64 `metric:"outs_total,counter,Times a server was taken out."`
-	Repaid      int64 `metric:"repaid_total,counter,Keys deleted from a server because a change of them had not reached it."`
-	Forgotten   int64 `metric:"forgotten_total,counter,Changes that did not reach a server and were too many to be remembered."`
-	Owed        int64 `metric:"owed,gauge,Keys to be deleted from servers before these are used again."`
-	Out         int64 `metric:"servers_out,gauge,Servers that are out, the gutter included."`
-	Servers     int64 `metric:"servers,gauge,Servers, without the gutter."`
+	GutterHits  int64 `metric:"gutter_hits_total,counter,Values found in the gutter"`
+	GutterFills int64 `metric:"gutter_fills_total,counter,Values stored in the gutter for a server that is out"`
+	Warmed      int64 `metric:"warmed_total,counter,Misses filled from where the key was before"`
+	Errors      int64 `metric:"errors_total,counter,Failed operations of servers"`
+	Outs        int64 `metric:"outs_total,counter,Times a server was taken out"`
+	Repaid      int64 `metric:"repaid_total,counter,Keys deleted from a server because a change of them had not reached it"`
+	Forgotten   int64 `metric:"forgotten_total,counter,Changes that did not reach a server and were too many to be remembered"`
+	Owed        int64 `metric:"owed,gauge,Keys to be deleted from servers before these are used again"`
+	Out         int64 `metric:"servers_out,gauge,Servers that are out, the gutter included"`
+	Servers     int64 `metric:"servers,gauge,Servers, without the gutter"`
 }
 
 // Stats is cheap and safe at any time.

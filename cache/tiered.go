@@ -318,15 +318,15 @@ func (t *Tiered[K, V]) Close() error {
 
 // TieredStats are the counters of a [Tiered].
 type TieredStats struct {
-	L1Hits       int64 `metric:"l1_hits_total,counter,Answered by the first tier."`
-	L2Hits       int64 `metric:"l2_hits_total,counter,Answered by the second tier."`
-	Loads        int64 `metric:"loads_total,counter,Calls of a loader."`
-	LeaseWaits   int64 `metric:"lease_waits_total,counter,Times a miss waited for another process's load."`
-	Fenced       int64 `metric:"fills_fenced_total,counter,Fills refused because of a newer write."`
-	RemoteErrors int64 `metric:"remote_errors_total,counter,Failed operations of the second tier."`
-	Untrusted    int64 `metric:"l1_untrusted_total,counter,First-tier reads skipped because invalidations may be missing."`
-	Dropped      int64 `metric:"invalidations_total,counter,Keys dropped because a process changed them."`
-	Flushed      int64 `metric:"flushes_total,counter,First tier emptied because invalidations may be missing."`
+	L1Hits       int64 `metric:"l1_hits_total,counter,Answered by the first tier"`
+	L2Hits       int64 `metric:"l2_hits_total,counter,Answered by the second tier"`
+	Loads        int64 `metric:"loads_total,counter,Calls of a loader"`
+	LeaseWaits   int64 `metric:"lease_waits_total,counter,Times a miss waited for another process's load"`
+	Fenced       int64 `metric:"fills_fenced_total,counter,Fills refused because of a newer write"`
+	RemoteErrors int64 `metric:"remote_errors_total,counter,Failed operations of the second tier"`
+	Untrusted    int64 `metric:"l1_untrusted_total,counter,First-tier reads skipped because invalidations may be missing"`
+	Dropped      int64 `metric:"invalidations_total,counter,Keys dropped because a process changed them"`
+	Flushed      int64 `metric:"flushes_total,counter,First tier emptied because invalidations may be missing"`
 }
 
 // JSON is the default [Codec].

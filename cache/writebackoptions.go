@@ -54,17 +54,17 @@ func (o BackOptions) withDefaults() (BackOptions, error) {
 
 // BackStats are the counters of a [Back]; those of the journal are 0 without one.
 type BackStats struct {
-	Writes         int64 `metric:"writes_total,counter,Writes taken from callers."`
-	Coalesced      int64 `metric:"coalesced_total,counter,Writes that took the place of a pending one of their key."`
-	Stored         int64 `metric:"stored_total,counter,Values written to the store."`
-	Failures       int64 `metric:"failures_total,counter,Attempts that failed."`
-	Pending        int64 `metric:"pending,gauge,Keys waiting to be written."`
-	Parked         int64 `metric:"parked,gauge,Keys given up until Retry or a newer write."`
-	Replayed       int64 `metric:"journal_replayed,gauge,Keys that the journal held when it was opened."`
-	JournalEntries int64 `metric:"journal_entries,gauge,Writes in the journal that are not in the store."`
-	JournalBytes   int64 `metric:"journal_bytes,gauge,Size of the journal's files."`
-	JournalWritten int64 `metric:"journal_written_bytes_total,counter,Bytes written to the journal."`
-	JournalSyncs   int64 `metric:"journal_syncs_total,counter,Times the journal was made durable."`
+	Writes         int64 `metric:"writes_total,counter,Writes taken from callers"`
+	Coalesced      int64 `metric:"coalesced_total,counter,Writes that took the place of a pending one of their key"`
+	Stored         int64 `metric:"stored_total,counter,Values written to the store"`
+	Failures       int64 `metric:"failures_total,counter,Attempts that failed"`
+	Pending        int64 `metric:"pending,gauge,Keys waiting to be written"`
+	Parked         int64 `metric:"parked,gauge,Keys given up until Retry or a newer write"`
+	Replayed       int64 `metric:"journal_replayed,gauge,Keys that the journal held when it was opened"`
+	JournalEntries int64 `metric:"journal_entries,gauge,Writes in the journal that are not in the store"`
+	JournalBytes   int64 `metric:"journal_bytes,gauge,Size of the journal's files"`
+	JournalWritten int64 `metric:"journal_written_bytes_total,counter,Bytes written to the journal"`
+	JournalSyncs   int64 `metric:"journal_syncs_total,counter,Times the journal was made durable"`
 }
 
 // Stats is cheap and safe at any time.

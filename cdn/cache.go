@@ -184,24 +184,24 @@ type counters struct {
 
 // Stats of a [Cache].
 type Stats struct {
-	Hits        uint64 `metric:"hits_total,counter,served fresh from the cache"`
-	Stale       uint64 `metric:"stale_total,counter,served stale"`
-	Revalidated uint64 `metric:"revalidated_total,counter,served after a 304"`
-	Misses      uint64 `metric:"misses_total,counter,fetched from the origin"`
-	Collapsed   uint64 `metric:"collapsed_total,counter,waited for another request's fetch"`
-	Bypassed    uint64 `metric:"bypassed_total,counter,passed through"`
-	Errors      uint64 `metric:"errors_total,counter,origin failures that reached a client"`
-	Fills       uint64 `metric:"fills_total,counter,requests to the origin that might be stored"`
-	Evictions   uint64 `metric:"evictions_total,counter,objects evicted to stay within the budget"`
-	Purged      uint64 `metric:"purged_total,counter,objects purged"`
-	BytesOut    uint64 `metric:"bytes_out_total,counter,body bytes sent to clients"`
-	BytesIn     uint64 `metric:"bytes_in_total,counter,body bytes from the origin"`
-	Objects     int    `metric:"objects,gauge,objects in memory"`
-	Bytes       int64  `metric:"bytes,gauge,bytes in memory"`
-	DiskObjects int    `metric:"disk_objects,gauge,objects on disk"`
-	DiskBytes   int64  `metric:"disk_bytes,gauge,bytes on disk"`
-	DiskHits    uint64 `metric:"disk_hits_total,counter,objects read from disk"`
-	InFlight    int    `metric:"fills_in_flight,gauge,fetches that run now"`
+	Hits        uint64 `metric:"hits_total,counter,Served fresh from the cache"`
+	Stale       uint64 `metric:"stale_total,counter,Served stale"`
+	Revalidated uint64 `metric:"revalidated_total,counter,Served after a 304"`
+	Misses      uint64 `metric:"misses_total,counter,Fetched from the origin"`
+	Collapsed   uint64 `metric:"collapsed_total,counter,Waited for another request's fetch"`
+	Bypassed    uint64 `metric:"bypassed_total,counter,Passed through"`
+	Errors      uint64 `metric:"errors_total,counter,Origin failures that reached a client"`
+	Fills       uint64 `metric:"fills_total,counter,Requests to the origin that might be stored"`
+	Evictions   uint64 `metric:"evictions_total,counter,Objects evicted to stay within the budget"`
+	Purged      uint64 `metric:"purged_total,counter,Objects purged"`
+	BytesOut    uint64 `metric:"bytes_out_total,counter,Body bytes sent to clients"`
+	BytesIn     uint64 `metric:"bytes_in_total,counter,Body bytes from the origin"`
+	Objects     int    `metric:"objects,gauge,Objects in memory"`
+	Bytes       int64  `metric:"bytes,gauge,Bytes in memory"`
+	DiskObjects int    `metric:"disk_objects,gauge,Objects on disk"`
+	DiskBytes   int64  `metric:"disk_bytes,gauge,Bytes on disk"`
+	DiskHits    uint64 `metric:"disk_hits_total,counter,Objects read from disk"`
+	InFlight    int    `metric:"fills_in_flight,gauge,Fetches that run now"`
 }
 
 // Stats returns counters and gauges.

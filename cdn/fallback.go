@@ -46,8 +46,8 @@ type Fallback struct {
 
 // FallbackStats are counters of a [Fallback].
 type FallbackStats struct {
-	EdgeFailures uint64 `metric:"edge_failures_total,counter,requests that the edge failed to answer"`
-	ToOrigin     uint64 `metric:"fallback_requests_total,counter,requests that went to the origin instead"`
+	EdgeFailures uint64 `metric:"edge_failures_total,counter,Requests that the edge failed to answer"`
+	ToOrigin     uint64 `metric:"fallback_requests_total,counter,Requests that went to the origin instead"`
 }
 
 // NewFallback checks the options.

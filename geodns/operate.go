@@ -98,12 +98,12 @@ func (r *Router) Snapshot() []DCState {
 
 // RouterStats sum up the centres of a [Router].
 type RouterStats struct {
-	Centers   int    `metric:"centers,gauge,data centres"`
-	Up        int    `metric:"centers_up,gauge,data centres that take traffic"`
-	Drained   int    `metric:"centers_drained,gauge,data centres taken out by hand"`
-	Ramping   int    `metric:"centers_ramping,gauge,data centres that take a part of their traffic after recovery"`
-	AddrsDown int    `metric:"addresses_down,gauge,addresses left out of answers"`
-	Changes   uint64 `metric:"center_changes_total,counter,times that a data centre went up or down"`
+	Centers   int    `metric:"centers,gauge,Data centres"`
+	Up        int    `metric:"centers_up,gauge,Data centres that take traffic"`
+	Drained   int    `metric:"centers_drained,gauge,Data centres taken out by hand"`
+	Ramping   int    `metric:"centers_ramping,gauge,Data centres that take a part of their traffic after recovery"`
+	AddrsDown int    `metric:"addresses_down,gauge,Addresses left out of answers"`
+	Changes   uint64 `metric:"center_changes_total,counter,Times that a data centre went up or down"`
 }
 
 // Stats returns the present state, summed up.

@@ -77,17 +77,17 @@ func (r *reply) outcome() int {
 // ServerStats are counters of a [Server].
 type ServerStats struct {
 	Queries   uint64 `metric:"queries_total,counter,DNS queries read"`
-	TCP       uint64 `metric:"tcp_queries_total,counter,of them over TCP"`
-	ECS       uint64 `metric:"ecs_queries_total,counter,queries with a client subnet"`
-	NoError   uint64 `metric:"noerror_total,counter,answers with data"`
-	NoData    uint64 `metric:"nodata_total,counter,the name exists but not the type"`
-	NXDomain  uint64 `metric:"nxdomain_total,counter,no such name"`
-	Refused   uint64 `metric:"refused_total,counter,names of no zone of ours and transfers"`
-	FormErr   uint64 `metric:"formerr_total,counter,queries that are malformed or of a kind not implemented"`
-	ServFail  uint64 `metric:"servfail_total,counter,no healthy data centre"`
-	Truncated uint64 `metric:"truncated_total,counter,answers cut to make the client use TCP"`
-	Dropped   uint64 `metric:"dropped_total,counter,packets without an answer: not queries or rate limited"`
-	TCPConns  int    `metric:"tcp_connections,gauge,open TCP connections"`
+	TCP       uint64 `metric:"tcp_queries_total,counter,Of them over TCP"`
+	ECS       uint64 `metric:"ecs_queries_total,counter,Queries with a client subnet"`
+	NoError   uint64 `metric:"noerror_total,counter,Answers with data"`
+	NoData    uint64 `metric:"nodata_total,counter,The name exists but not the type"`
+	NXDomain  uint64 `metric:"nxdomain_total,counter,No such name"`
+	Refused   uint64 `metric:"refused_total,counter,Names of no zone of ours and transfers"`
+	FormErr   uint64 `metric:"formerr_total,counter,Queries that are malformed or of a kind not implemented"`
+	ServFail  uint64 `metric:"servfail_total,counter,No healthy data centre"`
+	Truncated uint64 `metric:"truncated_total,counter,Answers cut to make the client use TCP"`
+	Dropped   uint64 `metric:"dropped_total,counter,Packets without an answer: not queries or rate limited"`
+	TCPConns  int    `metric:"tcp_connections,gauge,Open TCP connections"`
 }
 
 // Stats returns the counters.

@@ -2,14 +2,14 @@ package lb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/gradient"
 )
 
 // ErrShed is returned for requests beyond the adaptive limit; it wraps ErrOverloaded. The handler answers 503 with
@@ -66,7 +66,8 @@ func (a Adaptive) withDefaults() (Adaptive, error) {
 	}
 	if a.Min < 1 || a.Max < a.Min || a.Initial < a.Min || a.Initial > a.Max || !(a.Tolerance >= 1) ||
 		math.IsInf(a.Tolerance, 0) {
-		return a, fmt.Errorf("lb: Options.Adaptive: Initial %d, Min %d, Max %d, Tolerance %v: want 1 <= Min <= Initial <= Max and a Tolerance of 1 or more",
+		return a, fmt.Errorf("lb: Options.Adaptive: Initial %d, Min %d, Max %d, Tolerance %v: want "+
+			"1 <= Min <= Initial <= Max and a Tolerance of 1 or more",
 			a.Initial, a.Min, a.Max, a.Tolerance)
 	}
 	if a.Window < 0 || a.Wait < 0 || math.IsNaN(a.Queue) || a.Queue > 100 {
@@ -94,7 +95,7 @@ func (b *Balancer) rank(r *http.Request) (k Key) {
 	}
 	switch {
 	case len(r.Header["Upgrade"]) > 0 && upgradeOf(r) != "" || a.Exempt != nil && a.Exempt(r):
-		k.Priority = exempt
+		k.Exempt = true
 	case a.Priority != nil:
 		k.Priority = int8(min(max(a.Priority(r), -1), 1))
 	}
@@ -119,33 +120,27 @@ type limiter struct {
 	baseNow  atomic.Int64 // base, for Stats
 	window   histogram
 
-	mu      sync.Mutex    // guards what follows; tried, never waited for
-	base    float64       // seconds; 0: not known yet
-	opening bool          // the limit has never been too high
-	known   bool          // base was measured without load, once
-	full    time.Duration // when the limit began to be reached all the time; 0: it is not
-	top     float64       // limit when it began to fall steeply; 0: it does not
-	probe   int           // windows left of a measurement at a quarter of the limit
-	resume  int64         // limit before that
+	mu  sync.Mutex // guards law's state; tried, never waited for
+	law gradient.Law
+	now gradient.State
 }
 
 const (
-	firstAnswers   = 16
-	windowAnswers  = 50
-	windowMost     = time.Second      // a window lasts as long as an answer takes, up to this
-	measureAfter   = 30 * time.Second // at the limit
-	measureWindows = 8                // at a quarter of the limit, at most
+	firstAnswers  = 16 // that base begins with
+	windowAnswers = 50 // that a window has at least, overloads included
 )
 
 func newLimiter(o Adaptive) *limiter {
-	l := &limiter{o: o, opening: true}
-	l.set(float64(o.Initial))
+	l := &limiter{o: o, law: gradient.Law{Min: float64(o.Min), Max: float64(o.Max), Tolerance: o.Tolerance,
+		Window: o.Window}}
+	l.now = l.law.Start(float64(o.Initial))
+	l.set(int64(l.now.Limit))
 	l.until.Store(int64(time.Since(began) + o.Window))
 	return l
 }
 
-func (l *limiter) set(limit float64) {
-	n := int64(min(max(limit, float64(l.o.Min)), float64(l.o.Max)))
+// set makes n the limit and lets requests that wait go.
+func (l *limiter) set(n int64) {
 	l.limit.Store(n)
 	if l.changed != nil {
 		l.changed()
@@ -240,17 +235,13 @@ func (l *limiter) admit(ctx context.Context, priority int8) error {
 
 // observe takes the result of a request, which is one of inFlight, and, at a window's end, sets the limit.
 func (l *limiter) observe(r *Result, inFlight int64) {
-	var timeout net.Error
-	switch {
-	case r.Ignored, r.Outrun:
-		return
-	case !r.Failed():
+	switch r.verdict() {
+	case verdictGood:
 		l.window.add(r.Latency)
-	case r.Status == http.StatusServiceUnavailable, r.Status == http.StatusGatewayTimeout,
-		errors.Is(r.Err, context.DeadlineExceeded), errors.As(r.Err, &timeout) && timeout.Timeout():
+	case verdictOverloaded:
 		l.dropped.Add(1)
 	default:
-		return // refused or broken: says nothing about load
+		return // refused or broken: tells nothing about load
 	}
 	if inFlight > l.peak.Load() {
 		l.peak.Store(inFlight)
@@ -258,8 +249,9 @@ func (l *limiter) observe(r *Result, inFlight int64) {
 	// The first answers ever meet the shortest queue: base begins with them, not with a window in which a queue may
 	// have grown.
 	if l.baseNow.Load() == 0 && l.window.count.Load() >= firstAnswers && l.mu.TryLock() {
-		if d, ok := quantile(0.9, 1, &l.window); ok && l.base == 0 {
-			l.learn(d, true)
+		if d, ok := quantile(0.9, 1, &l.window); ok {
+			l.now = l.law.First(l.now, d)
+			l.baseNow.Store(int64(l.now.Base))
 		}
 		l.mu.Unlock()
 	}
@@ -275,88 +267,15 @@ func (l *limiter) observe(r *Result, inFlight int64) {
 
 // adjust ends a window. mu is held.
 func (l *limiter) adjust(now time.Duration) {
-	answers, dropped := l.window.count.Load(), l.dropped.Swap(0)
-	d, ok := quantile(0.9, 1, &l.window)
+	w := gradient.Window{Now: now, Answers: l.window.count.Load(), Overloads: l.dropped.Swap(0)}
+	w.Latency, _ = quantile(0.9, 1, &l.window)
 	l.window.clear()
-	reached := l.reached.Swap(false)
-	peak := float64(l.peak.Swap(0))
-	length := min(max(l.o.Window, d), windowMost)
-	l.until.Store(int64(now + length))
-
-	limit := float64(l.limit.Load())
-	latency := d.Seconds()
-	overloaded := dropped*10 > answers+dropped
-	settled := peak <= 1.1*limit+1 // what was in flight above it has drained
-	if l.probe > 0 {
-		if l.probe--; l.probe < measureWindows-1 && settled { // the first window has answers to requests of before
-			if ok {
-				l.measured(d)
-			}
-			l.probe = 0
-		}
-		if l.probe == 0 {
-			l.set(float64(l.resume))
-		}
-		return
+	w.Reached, w.Peak = l.reached.Swap(false), float64(l.peak.Swap(0))
+	before := l.now.Limit
+	l.now = l.law.Next(l.now, w)
+	l.until.Store(int64(now + l.now.Length))
+	l.baseNow.Store(int64(l.now.Base))
+	if l.now.Limit != before {
+		l.set(int64(l.now.Limit))
 	}
-	gradient := 1.0
-	if ok {
-		l.learn(d, reached)
-		gradient = min(1, max(0.5, l.o.Tolerance*l.base/latency))
-	}
-	l.opening = l.opening && gradient == 1 && !overloaded
-	if gradient > 0.75 {
-		l.top = 0
-	} else if l.top == 0 {
-		l.top = limit
-	} else if limit <= max(l.top/4, float64(l.o.Min)) && settled && ok {
-		// A quarter of the requests are as slow as all of them were: it is not their number. The service has become
-		// slower.
-		l.top = 0
-		l.measured(d)
-		return
-	}
-
-	switch {
-	case !reached:
-		l.full = 0
-	case l.full == 0 && l.known:
-		l.full = now
-	case !l.known, now-l.full > measureAfter: // not known: all that was ever measured was measured under load
-		l.full, l.probe, l.resume = now, measureWindows, int64(limit)
-		l.set(limit / 4)
-		return
-	}
-	next := limit*gradient + math.Sqrt(limit)
-	if l.opening {
-		next = 2 * limit
-	}
-	if overloaded {
-		next = min(next, limit*0.9)
-	}
-	if next <= limit || reached { // a limit that is not used is not raised
-		l.set(next)
-	}
-}
-
-// measured sets base to what was seen with few requests.
-func (l *limiter) measured(d time.Duration) {
-	l.base, l.known = d.Seconds(), true
-	l.baseNow.Store(int64(d))
-}
-
-// learn moves base towards a window's latency: down soon, since load only adds to a latency, and not by one lucky
-// window alone; up only while nothing is held back, slowly.
-func (l *limiter) learn(d time.Duration, reached bool) {
-	latency := d.Seconds()
-	switch {
-	case l.base == 0:
-		l.base = latency
-	case latency < l.base:
-		l.base += (latency - l.base) / 5
-	case !reached:
-		l.base += (latency - l.base) / 50
-	}
-	l.known = l.known || !reached
-	l.baseNow.Store(int64(l.base * 1e9))
 }

@@ -96,6 +96,10 @@ func offerTo(b *Balancer, of func(*Backend) *service, rnd *rand.Rand, perSecond 
 // 20 workers of 10 ms can do 2000 requests a second. At twice that, goodput stays with the limit, and is gone without
 // it.
 func TestOverloadKeepsGoodput(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	run := func(a *Adaptive) (l *load, st Stats) {
 		synctest.Test(t, func(t *testing.T) {
 			b, err := New(endpoints(1), Options{Adaptive: a})
@@ -121,6 +125,10 @@ func TestOverloadKeepsGoodput(t *testing.T) {
 }
 
 func TestLimitFollowsTheService(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(endpoints(1), Options{Adaptive: &Adaptive{}})
 		require.NoError(t, err)
@@ -156,6 +164,10 @@ func TestLimitFollowsTheService(t *testing.T) {
 // One of four backends is five times as slow. By turns it gets a quarter of the requests: too much. One limit for all
 // holds back what the others could do; limits of their own send it there.
 func TestLimitPerBackend(t *testing.T) {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
 	run := func(a *Adaptive, perSecond float64) (l *load, st Stats) {
 		synctest.Test(t, func(t *testing.T) {
 			services := map[string]*service{}
@@ -163,7 +175,7 @@ func TestLimitPerBackend(t *testing.T) {
 				services[e.ID] = newService(10, 10*time.Millisecond)
 			}
 			services["b02"].mean.Store(int64(50 * time.Millisecond))
-			b, err := New(endpoints(4), Options{Policy: RoundRobin(), Adaptive: a})
+			b, err := New(endpoints(4), Options{Policy: inTurn{}, Adaptive: a})
 			require.NoError(t, err)
 			defer b.Close()
 			l = offerTo(b, func(be *Backend) *service {
@@ -194,7 +206,7 @@ func TestLimiterPriorities(t *testing.T) {
 		b, err := New(endpoints(1), Options{Adaptive: &Adaptive{Initial: 8, Max: 8, Queue: 0.25}})
 		require.NoError(t, err)
 		defer b.Close()
-		var held []Lease
+		var held []Pick
 		take := func(priority int8) error {
 			l, err := b.Pick(t.Context(), Key{Priority: priority})
 			if err == nil {
@@ -286,7 +298,7 @@ func TestShedAnswer(t *testing.T) {
 		Priority: func(r *http.Request) int { return len(r.Header["X-Vip"]) },
 		Exempt:   func(r *http.Request) bool { return r.URL.Path == "/events" },
 	}})
-	h := b.Handler()
+	h := handlerOf(t, b)
 	get := func(path string, vip bool) *httptest.ResponseRecorder {
 		w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "http://site.example"+path, nil)
 		if vip {

@@ -18,7 +18,7 @@ func (b *Balancer) AdminHandler(auth func(*http.Request) bool) http.Handler {
 			}
 			_, err := b.setDrained(r.FormValue("id"), drained)
 			switch {
-			case errors.Is(err, ErrUnknown):
+			case errors.Is(err, ErrUnknownBackend):
 				http.Error(w, "no such backend", http.StatusNotFound)
 			case err != nil:
 				http.Error(w, "failed", http.StatusInternalServerError)

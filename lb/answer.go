@@ -1,26 +1,22 @@
 package lb
 
 import (
-	"errors"
 	"io"
-	"net"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/httpfield"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
-var errStatus = errors.New("lb: the backend's answer is one to be tried again")
-
 // answer passes a final answer on. keep is whether the connection may be used again.
-func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old bool, out *outcome) (keep bool,
+func (x *exchange) answer(c *http1.Conn, be *Backend, head []byte, status int, old bool, out *http1.Outcome) (keep bool,
 	err error) {
-	out.status = status
-	if x.retryStatus(status) {
-		return false, errStatus
+	out.Status = status
+	if err := x.Discards(status, x.idempotent && x.resendable()); err != nil {
+		return false, err
 	}
 	h := x.w.Header()
 	had := len(h) > 0
@@ -28,14 +24,14 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 	if had {
 		into = http.Header{} // a malformed answer must leave no trace in what others have set
 	}
-	f, err := fields(head, old, into)
+	f, err := http1.ParseFields(head, old, into)
 	if err != nil {
 		if !had {
 			clear(h)
 		}
 		return false, err
 	}
-	c.br.Discard(len(head) + 2)
+	c.Reader.Discard(len(head) + 2)
 	if had {
 		for k, v := range into {
 			h[k] = append(h[k], v...)
@@ -43,43 +39,37 @@ func (x *exchange) answer(c *conn, be *Backend, head []byte, status int, old boo
 	}
 	x.complete(h, be)
 	var announced []string
-	if f.trailer {
+	if f.Trailer {
 		announced = h["Trailer"]
 	}
-	out.started = true
+	out.Started = true
 	x.w.WriteHeader(status)
 	if x.r.Method == http.MethodHead || status == http.StatusNoContent || status == http.StatusNotModified {
-		return !f.close, nil
+		return !f.Close, nil
 	}
 	switch {
-	case f.length >= 0:
-		err = x.copyLength(c, f.length, out)
-	case f.length == chunked:
-		err = x.copyStream(c, c.chunkReader(), out)
+	case f.Length >= 0:
+		err = x.copyLength(c, f.Length, out)
+	case f.Length == http1.Chunked:
+		err = x.copyStream(c, c.Chunks(), out)
 		if err == nil {
-			err = c.trailers(func(k, v string) {
+			err = c.Trailers(func(k, v string) {
 				if httpfield.Lists(announced, k) {
 					h.Add(k, v)
 				} else {
-					if !out.trailed {
+					if !x.trailed {
 						x.flush() // else a short body would be sent with a length, which leaves no place for trailers
-						out.trailed = true
+						x.trailed = true
 					}
 					h.Add(http.TrailerPrefix+k, v)
 				}
 			})
 		}
 	default:
-		f.close = true
-		err = x.copyStream(c, c.br, out)
+		f.Close = true
+		err = x.copyStream(c, c.Reader, out)
 	}
-	return err == nil && !f.close, err
-}
-
-func (x *exchange) retryStatus(status int) bool {
-	return x.b.o.Retry.Statuses != nil && slices.Contains(x.b.o.Retry.Statuses, status) && !x.last && x.again &&
-		x.resendable() &&
-		len(x.avoid)+1 < len(x.b.snap.Load().usable)
+	return err == nil && !f.Close, err
 }
 
 // complete adds what the balancer has to say and keeps net/http from guessing a type that the backend did not give.
@@ -87,9 +77,7 @@ func (x *exchange) complete(h http.Header, be *Backend) {
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil
 	}
-	if s := x.b.sticky; s != nil && x.bound != be.id && !public(h) {
-		s.bind(h, be.id)
-	}
+	x.h.Bind(h, x.key, be)
 }
 
 // public answers are for shared caches: a cookie in one would bind all clients to a backend.
@@ -102,37 +90,22 @@ func public(h http.Header) bool {
 	return false
 }
 
-// wait blocks until the backend has sent more.
-func (c *conn) wait(idle time.Duration) error {
-	if c.br.Buffered() > 0 {
-		return nil
-	}
-	if idle > 0 {
-		c.within(idle)
-	}
-	_, err := c.br.Peek(1)
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return err
-}
-
 // copyLength writes straight out of the connection's buffer. What is large and not yet buffered goes from socket to
 // socket (splice on Linux).
-func (x *exchange) copyLength(c *conn, n int64, out *outcome) error {
+func (x *exchange) copyLength(c *http1.Conn, n int64, out *http1.Outcome) error {
 	for n > 0 {
-		if n >= 256<<10 && c.br.Buffered() == 0 && c.under != nil {
+		if n >= 256<<10 && c.Reader.Buffered() == 0 && c.Socket() {
 			if rf, ok := x.w.(io.ReaderFrom); ok {
 				if t := x.b.o.Timeouts.Idle; t > 0 {
 					c.SetReadDeadline(time.Now().Add(t))
 				}
 				limit := min(n, 1<<20)
-				got, err := rf.ReadFrom(&io.LimitedReader{R: c.Conn, N: limit})
+				got, err := rf.ReadFrom(&io.LimitedReader{R: c.Conn.Conn, N: limit})
 				n -= got
 				if err == nil && got < limit {
 					err = io.ErrUnexpectedEOF
 				}
-				if isTimeout(err) && got > 0 {
+				if socket.IsTimeout(err) && got > 0 {
 					err = nil // slow, yet alive
 				}
 				if err != nil {
@@ -141,46 +114,39 @@ func (x *exchange) copyLength(c *conn, n int64, out *outcome) error {
 				continue
 			}
 		}
-		if err := c.wait(x.b.o.Timeouts.Idle); err != nil {
+		if err := c.Await(x.b.o.Timeouts.Idle); err != nil {
 			return err
 		}
-		window, _ := c.br.Peek(int(min(n, int64(c.br.Buffered()))))
+		window, _ := c.Reader.Peek(int(min(n, int64(c.Reader.Buffered()))))
 		if _, err := x.w.Write(window); err != nil {
-			out.client = true
+			out.Client = true
 			return err
 		}
-		c.br.Discard(len(window))
+		c.Reader.Discard(len(window))
 		n -= int64(len(window))
 	}
 	return nil
 }
 
-func isTimeout(err error) bool {
-	var t net.Error
-	return errors.As(err, &t) && t.Timeout()
-}
-
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
 // copyStream copies a body of unknown length and flushes before each read from the socket: server-sent events and long
 // polls arrive as they are sent, also when the backend's pause falls into the middle of a chunk.
-func (x *exchange) copyStream(c *conn, body io.Reader, out *outcome) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+func (x *exchange) copyStream(c *http1.Conn, body io.Reader, out *http1.Outcome) error {
+	buf := socket.GetBuffer()
+	defer socket.PutBuffer(buf)
 	idle := x.b.o.Timeouts.Idle
-	c.pause = func() error {
+	c.Pause = func() error {
 		x.flush()
 		if idle > 0 {
 			c.SetReadDeadline(time.Now().Add(idle))
 		}
 		return nil
 	}
-	defer func() { c.pause = nil }()
+	defer func() { c.Pause = nil }()
 	for {
 		n, err := body.Read(*buf)
 		if n > 0 {
 			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
-				out.client = true
+				out.Client = true
 				return werr
 			}
 		}

@@ -1,12 +1,16 @@
 package lb
 
 import (
+	"context"
 	"math"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/health"
+	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/warn"
 )
 
 // BackendState is where a backend stands.
@@ -34,9 +38,9 @@ func (s BackendState) String() string {
 // Backend is one server of the pool as the balancer sees it. Its methods are safe for concurrent use.
 type Backend struct {
 	id   string
-	hash uint64 // of id, for the hash policies
-	pool connPool
+	pool http1.Pool
 
+	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	queue *queue // of the requests that wait for it or another
 
 	ep       atomic.Pointer[Endpoint]
@@ -61,6 +65,8 @@ type Backend struct {
 	doubts  atomic.Uint32 // suspicions so far
 	_       [64]byte
 
+	checks warn.Tally // active checks that failed
+
 	// Guarded by Balancer.mu.
 	machine   health.Machine
 	stop      func() // ends its probe loop
@@ -80,6 +86,14 @@ func (b *Backend) Endpoint() Endpoint { return *b.ep.Load() }
 // Weight at this moment: lower than the endpoint's during slow start.
 func (b *Backend) Weight() float64 { return math.Float64frombits(b.weight.Load()) }
 
+// Dial opens a connection to the backend with Options.Dial, within Timeouts.Dial and AllowedNets.
+func (b *Backend) Dial(ctx context.Context) (net.Conn, error) {
+	return b.dial(ctx, "tcp", b.ep.Load().Addr)
+}
+
+// Conns returns the pool of HTTP/1 connections to the backend, which Handler and front share.
+func (b *Backend) Conns() *http1.Pool { return &b.pool }
+
 // InFlight is the number of requests on it now.
 func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
 
@@ -87,6 +101,10 @@ func (b *Backend) InFlight() int { return int(b.inFlight.Load()) }
 func (b *Backend) Latency() time.Duration {
 	return time.Duration(b.latency.at(stamp(), b.rate) * float64(time.Second))
 }
+
+// Failing reports whether the backend's last answer was a failure, less than a second ago. A host that fails fast is
+// idle most of the time: policies that go by load take others first, so that it gains no traffic by that.
+func (b *Backend) Failing() bool { return b.suspect.Load() != 0 }
 
 // State of the backend now.
 func (b *Backend) State() BackendState { return BackendState(b.state.Load()) }
@@ -117,7 +135,7 @@ func (b *Backend) count(priority int8) bool {
 	}
 	if limit == 0 {
 		b.inFlight.Add(1)
-		b.following.tell()
+		b.following.notify()
 		return true
 	}
 	for {
@@ -129,14 +147,15 @@ func (b *Backend) count(priority int8) bool {
 			return false
 		}
 		if b.inFlight.CompareAndSwap(n, n+1) {
-			b.following.tell()
+			b.following.notify()
 			return true
 		}
 	}
 }
 
-// full is whether a request without a priority would be refused now.
-func (b *Backend) full(inFlight int64) bool {
+// Full reports whether the backend is at its connection limit, or at its adaptive limit for requests of priority 0.
+func (b *Backend) Full() bool {
+	inFlight := b.inFlight.Load()
 	if limit := b.maxConns.Load(); limit > 0 && inFlight >= limit {
 		return true
 	}
@@ -159,14 +178,14 @@ func (b *Backend) suspected() {
 // cleared ends the n-th suspicion, unless it has ended: the next one has a time of its own.
 func (b *Backend) cleared(n uint32) {
 	if b.suspect.CompareAndSwap(n, 0) {
-		b.following.tell()
+		b.following.notify()
 	}
 }
 
 // ended counts one request less.
 func (b *Backend) ended() {
 	b.inFlight.Add(-1)
-	b.following.tell()
+	b.following.notify()
 }
 
 // ewma is a latency mean that jumps up with a peak and decays with time, in one word, so that an update is one

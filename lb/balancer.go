@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,15 +16,19 @@ import (
 
 	"github.com/tierkit/tierkit/internal/clientaddr"
 	"github.com/tierkit/tierkit/internal/health"
-	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/httpfield"
+	"github.com/tierkit/tierkit/internal/usercode"
+	"github.com/tierkit/tierkit/internal/warn"
 )
 
 // Errors that a caller can act on; test with errors.Is.
 var (
-	ErrNoBackend  = errors.New("lb: no backend available")          // the pool is empty, or all are draining
-	ErrOverloaded = errors.New("lb: every backend is at its limit") // waited for QueueTimeout, or the queue is full
-	ErrUnknown    = errors.New("lb: unknown backend")
-	ErrClosed     = errors.New("lb: closed")
+	ErrNoBackend      = errors.New("lb: no backend available")          // the pool is empty, or all are draining
+	ErrOverloaded     = errors.New("lb: every backend is at its limit") // waited for QueueTimeout, or the queue is full
+	ErrUnknownBackend = errors.New("lb: unknown backend")
+	ErrClosed         = errors.New("lb: closed")
+	ErrClient         = errors.New("lb: client") // the client left or its request is at fault; wraps the cause
 )
 
 // Balancer picks backends. Create one with [New]; it is safe for concurrent use.
@@ -32,12 +37,16 @@ type Balancer struct {
 	snap     atomic.Pointer[snapshot]
 	budget   budget
 	queue    queue
-	sticky   *binding
 	fallback *transports
 
 	prober   *prober    // nil unless the policy is Prequal
 	limiter  *limiter   // nil: no adaptive limit
 	measured *latencies // nil unless requests are hedged by a quantile
+
+	log       *warn.Log
+	states    usercode.Serial // runs Hooks.State
+	callbacks warn.Tally      // functions of the user that failed
+	failures  warn.Tally      // requests without an answer, see Handler.Fail
 
 	requests, retries, noRetry, refused, ejected, hedges, hedgesWon, shed atomic.Uint64
 
@@ -51,13 +60,6 @@ type Balancer struct {
 	probes   sync.WaitGroup
 	ctx      context.Context
 	cancel   context.CancelFunc
-	changes  []change // state changes not yet told to Hooks.State
-	telling  bool     // somebody is at it
-}
-
-type change struct {
-	b        *Backend
-	from, to BackendState
 }
 
 // New returns a running balancer over endpoints, which may be empty until the first [Balancer.Update]. Invalid options
@@ -67,15 +69,11 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Balancer{o: o, backends: map[string]*Backend{}}
+	b := &Balancer{o: o, backends: map[string]*Backend{}, log: warn.New(o.Logger)}
+	b.states.Failed = func(err error) { b.callbackFailed(fmt.Errorf("Hooks.State: %w", err)) }
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.budget.init(o.Retry.Budget)
 	b.queue.limit = o.MaxQueue
-	if o.Sticky != nil {
-		if b.sticky, err = newBinding(*o.Sticky); err != nil {
-			return nil, err
-		}
-	}
 	if o.Hedge.Quantile > 0 {
 		b.measured = new(latencies)
 	}
@@ -96,6 +94,12 @@ func New(endpoints []Endpoint, o Options) (*Balancer, error) {
 	b.mu.Unlock()
 	return b, nil
 }
+
+// Options returns the options that are in force: those of [New], with defaults filled in.
+func (b *Balancer) Options() Options { return b.o }
+
+// PlainHTTP reports whether every backend speaks HTTP/1.1 without TLS.
+func (b *Balancer) PlainHTTP() bool { return b.snap.Load().plain }
 
 // Update replaces the endpoints. Backends whose ID, address and scheme stay keep their connections, state and counters;
 // those that left finish their requests and get no new ones. On an error nothing changes.
@@ -129,7 +133,7 @@ func (b *Balancer) Update(endpoints []Endpoint) error {
 		}
 		delete(b.backends, id)
 		be.stop()
-		be.pool.close()
+		be.pool.Close()
 		b.setState(be, StateRemoved)
 	}
 	for _, e := range next {
@@ -137,7 +141,6 @@ func (b *Balancer) Update(endpoints []Endpoint) error {
 	}
 	b.rebuild(time.Now())
 	b.mu.Unlock()
-	b.tell()
 	return nil
 }
 
@@ -149,19 +152,21 @@ func (b *Balancer) connLimit(e Endpoint) int64 {
 }
 
 func (b *Balancer) add(e Endpoint) *Backend {
-	be := &Backend{id: e.ID, hash: placement.HashString(e.ID), rate: fadeRate(defaultDecay), stop: func() {},
+	be := &Backend{id: e.ID, rate: fadeRate(defaultDecay), stop: func() {},
 		queue: &b.queue}
-	if p, ok := b.o.Policy.(interface{ latencyDecay() float64 }); ok {
-		be.rate = fadeRate(p.latencyDecay())
+	if p, ok := b.o.Policy.(interface{ LatencyDecay() time.Duration }); ok {
+		be.rate = fadeRate(p.LatencyDecay().Seconds())
 	}
 	be.ep.Store(&e)
 	be.forgive()
 	be.maxConns.Store(b.connLimit(e))
-	be.pool.init(e.Addr, &b.o)
+	be.dial = b.o.Dial
+	be.pool.Init(http1.PoolOptions{Addr: e.Addr, Dial: b.o.Dial, MaxIdle: b.o.MaxIdle,
+		KeepIdle: b.o.Timeouts.KeepIdle})
 	if a := b.o.Adaptive; a != nil && a.PerBackend {
 		be.limiter = newLimiter(*a)
 		be.limiter.changed = func() {
-			be.following.tell()
+			be.following.notify()
 			b.resizeQueue()
 		}
 	}
@@ -177,17 +182,24 @@ func (b *Balancer) add(e Endpoint) *Backend {
 		b.probes.Go(func() {
 			health.Run(ctx, health.Schedule{Interval: h.Interval, Timeout: h.Timeout},
 				func(ctx context.Context) error { return h.Probe(ctx, target) },
-				func(err error, _ time.Duration) { b.observed(be, err == nil) })
+				func(err error, _ time.Duration) { b.observed(be, err) })
 		})
 	}
 	return be
 }
 
 // observed takes the result of an active check.
-func (b *Balancer) observed(be *Backend, ok bool) {
+func (b *Balancer) observed(be *Backend, err error) {
 	now := time.Now()
+	be.checks.Add(err)
 	b.mu.Lock()
-	if was := be.machine.State(); be.machine.Observe(ok, now) && b.backends[be.id] == be {
+	defer b.mu.Unlock()
+	if was := be.machine.State(); be.machine.Observe(err == nil, now) && b.backends[be.id] == be {
+		if be.machine.State() == health.Down {
+			b.log.Warn("check "+be.id, "lb: backend is down", "backend", be.id, "error", err)
+		} else {
+			b.log.Clear("check "+be.id, "lb: backend is up again", "backend", be.id)
+		}
 		if was == health.Down {
 			be.rampFrom = now
 			be.forgive()
@@ -196,13 +208,11 @@ func (b *Balancer) observed(be *Backend, ok bool) {
 		}
 		b.rebuild(now)
 	}
-	b.mu.Unlock()
-	b.tell()
 }
 
 // Drain stops new picks of a backend and waits until its requests have ended or ctx has. It stays drained until
-// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknown, or ctx's error when requests are still in
-// flight.
+// [Balancer.Undrain] or until it leaves the pool. It returns ErrUnknownBackend, or ctx's error when requests are still
+// in flight.
 func (b *Balancer) Drain(ctx context.Context, id string) error {
 	be, err := b.setDrained(id, true)
 	if err != nil {
@@ -231,7 +241,7 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 	be := b.backends[id]
 	if be == nil {
 		b.mu.Unlock()
-		return nil, fmt.Errorf("%w %q", ErrUnknown, id)
+		return nil, fmt.Errorf("%w %q", ErrUnknownBackend, id)
 	}
 	if be.drained != drained {
 		now := time.Now()
@@ -243,43 +253,14 @@ func (b *Balancer) setDrained(id string, drained bool) (*Backend, error) {
 		b.rebuild(now)
 	}
 	b.mu.Unlock()
-	b.tell()
 	return be, nil
 }
 
-// tell reports state changes to the hook, outside of the lock and in their order: who finds another telling leaves its
-// own changes to that one, so that a hook never hears last of what was not last.
-func (b *Balancer) tell() {
-	if b.o.Hooks == nil || b.o.Hooks.State == nil {
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.telling {
-		return
-	}
-	b.telling = true
-	defer func() { b.telling = false }()
-	for len(b.changes) > 0 {
-		cs := b.changes
-		b.changes = nil
-		b.report(cs)
-	}
-}
-
-// report calls the hook without the lock, which it is called with.
-func (b *Balancer) report(cs []change) {
-	b.mu.Unlock()
-	defer b.mu.Lock()
-	for _, c := range cs {
-		b.o.Hooks.State(c.b, c.from, c.to)
-	}
-}
-
+// setState changes the state of be and reports that to the hook. b.mu is held.
 func (b *Balancer) setState(be *Backend, s BackendState) {
 	old := BackendState(be.state.Swap(uint32(s)))
-	if old != s && b.o.Hooks != nil && b.o.Hooks.State != nil {
-		b.changes = append(b.changes, change{be, old, s})
+	if old != s {
+		b.stateChanged(be, old, s)
 	}
 }
 
@@ -296,7 +277,7 @@ func (b *Balancer) Close() error {
 		b.ramping.Stop()
 	}
 	for _, be := range b.backends {
-		be.pool.close()
+		be.pool.Close()
 	}
 	b.snap.Store(&snapshot{closed: true})
 	b.mu.Unlock()
@@ -310,10 +291,17 @@ func (b *Balancer) Close() error {
 	return nil
 }
 
+// Validate returns the error that [New] and [Balancer.Update] would return for e.
+func (e Endpoint) Validate() error {
+	_, err := e.withDefaults()
+	return err
+}
+
 func (e Endpoint) withDefaults() (Endpoint, error) {
 	host, port, err := net.SplitHostPort(e.Addr)
-	if err != nil || host == "" && port == "" {
-		return e, fmt.Errorf("field Addr %q: want host:port", e.Addr)
+	if n, perr := strconv.Atoi(port); err != nil || perr != nil || n < 1 || n > 65535 || !httpfield.IsHost(host) ||
+		host == "" || strings.ContainsAny(host, "[]") {
+		return e, fmt.Errorf("field Addr %q: want host:port with a port from 1 to 65535", e.Addr)
 	}
 	if e.ID == "" {
 		e.ID = e.Addr

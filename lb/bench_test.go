@@ -1,11 +1,16 @@
-package lb
+package lb_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/test/lbtest"
+	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
 // The cost of choosing among 100 backends: go test -run xxx -bench Pick -cpu 1,2 ./lb
@@ -27,77 +32,71 @@ func BenchmarkPick(b *testing.B) {
 		})
 	})
 	for name, p := range policies() {
-		keyed := func(b *testing.B, f func(Key)) {
+		keyed := func(b *testing.B, f func(lb.Key)) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
 				n := rand.Uint64()
 				for pb.Next() {
 					n += 0x9e3779b97f4a7c15
-					f(Key{Hash: n, Keyed: true})
+					f(lb.Key{Hash: n, Keyed: true})
 				}
 			})
 		}
-		busy := func(b *testing.B) *Balancer {
-			es := endpoints(100)
+		busy := func(b *testing.B) *lb.Balancer {
+			es := lbtest.Endpoints(100)
 			for i := range es {
 				es[i].Weight = float64(1 + i%3)
 			}
-			bal := newBalancer(b, es, Options{Policy: p})
+			bal := lbtest.New(b, es, lb.Options{Policy: p})
 			for range 400 {
-				l, err := bal.Pick(context.Background(), Key{Hash: rand.Uint64(), Keyed: true})
+				l, err := bal.Pick(context.Background(), lb.Key{Hash: rand.Uint64(), Keyed: true})
 				if err != nil {
 					b.Fatal(err)
 				}
-				l.b.latency.observe(rand.Float64()/100, stamp(), fadeRate(defaultDecay))
+				l.Backend().ObserveLatency(rand.Float64() / 100)
 			}
 			return bal
 		}
 		b.Run("idle/"+name, func(b *testing.B) {
-			picker := newBalancer(b, endpoints(100), Options{Policy: p}).snap.Load().picker
-			keyed(b, func(k Key) { picker.Pick(k) })
+			picker := lbtest.New(b, lbtest.Endpoints(100), lb.Options{Policy: p}).CurrentPicker()
+			keyed(b, func(k lb.Key) { picker.Pick(k) })
 		})
 		b.Run("busy/"+name, func(b *testing.B) {
-			picker := busy(b).snap.Load().picker
-			keyed(b, func(k Key) { picker.Pick(k) })
+			picker := busy(b).CurrentPicker()
+			keyed(b, func(k lb.Key) { picker.Pick(k) })
 		})
 		b.Run("tracked/"+name, func(b *testing.B) {
-			picker := busy(b).snap.Load().picker
-			keyed(b, func(k Key) {
+			picker := busy(b).CurrentPicker()
+			keyed(b, func(k lb.Key) {
 				be := picker.Pick(k)
-				be.acquire(0)
-				be.ended()
+				be.Acquire()
+				be.Ended()
 			})
 		})
 		b.Run("lease/"+name, func(b *testing.B) {
 			bal := busy(b)
-			keyed(b, func(k Key) {
+			keyed(b, func(k lb.Key) {
 				l, err := bal.Pick(context.Background(), k)
 				if err != nil {
 					b.Fatal(err)
 				}
-				l.Done(Result{Latency: time.Millisecond})
+				l.Done(lb.Result{Latency: time.Millisecond})
 			})
 		})
 	}
 }
 
-// A pick from 16 answers at hand; the probes that it asks for are not in it.
-func BenchmarkPrequal(b *testing.B) {
-	bal := newBalancer(b, endpoints(100), Options{Policy: policies()["prequal"]})
-	r := bal.prober
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if len(r.pool) < 16 {
-			b.StopTimer()
-			for len(r.pool) < 16 {
-				i++
-				r.take(r.bs[i%100], Load{i % 7, time.Duration(i%13) * time.Millisecond}, time.Since(began))
-			}
-			b.StartTimer()
-		}
-		r.mu.Lock()
-		r.choose(time.Since(began))
-		r.mu.Unlock()
+func policies() map[string]lb.Policy {
+	return map[string]lb.Policy{
+		"round-robin": policy.RoundRobin(), "weighted-round-robin": policy.WeightedRoundRobin(),
+		"least-connections":          policy.LeastConnections(),
+		"weighted-least-connections": policy.WeightedLeastConnections(), "random": policy.Random(),
+		"power-of-two": lb.PowerOfTwo(), "peak-ewma": policy.PeakEWMA(0), "source-hash": policy.SourceHash(),
+		"consistent-hash": policy.ConsistentHash(0), "maglev": policy.Maglev(), "rendezvous": policy.Rendezvous(),
+		// no backend answers
+		"prequal": lb.Prequal(lb.PrequalOptions{Rate: 0.01,
+			Probe: func(context.Context, lb.Target) (int, time.Duration, error) {
+				return 0, 0, errors.New("does not say")
+			}}),
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // sender streams the request's body to the backend while the answer is awaited: a backend may answer before it has read
@@ -20,7 +23,7 @@ type sender struct {
 
 // send starts to send. When the client expects 100 Continue it waits for the backend's word, so that a refusal saves
 // the body.
-func (x *exchange) send(c *conn) *sender {
+func (x *exchange) send(c *http1.Conn) *sender {
 	s := &sender{start: make(chan struct{}), stop: make(chan struct{}), done: make(chan struct{})}
 	http.NewResponseController(x.w).EnableFullDuplex() // reading goes on after the answer has begun; HTTP/2 always does
 	if !x.expect {
@@ -61,12 +64,11 @@ var errUnfinished = errors.New("lb: the answer came before the request's end")
 func (s *sender) proceed() { s.once.Do(func() { close(s.start) }) }
 
 func fromClient(err error) bool {
-	var c *clientError
-	return errors.As(err, &c)
+	return errors.Is(err, ErrClient)
 }
 
 // finish ends the sender; whole is whether the body was sent to its end, so that the connection is in step.
-func (s *sender) finish(x *exchange, c *conn) (whole bool) {
+func (s *sender) finish(x *exchange, c *http1.Conn) (whole bool) {
 	select {
 	case <-s.done:
 	default:
@@ -83,9 +85,9 @@ func (s *sender) finish(x *exchange, c *conn) (whole bool) {
 	return s.err == nil
 }
 
-func sendBody(c *conn, r *http.Request, idle time.Duration) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+func sendBody(c *http1.Conn, r *http.Request, idle time.Duration) error {
+	buf := socket.GetBuffer()
+	defer socket.PutBuffer(buf)
 	b := *buf
 	write := func(p []byte) error {
 		if idle > 0 {
@@ -106,12 +108,12 @@ func sendBody(c *conn, r *http.Request, idle time.Duration) error {
 			}
 			if err == io.EOF || err == nil && sent == r.ContentLength {
 				if sent != r.ContentLength {
-					return &clientError{io.ErrUnexpectedEOF}
+					return clientError(io.ErrUnexpectedEOF)
 				}
 				return nil
 			}
 			if err != nil {
-				return &clientError{err}
+				return clientError(err)
 			}
 		}
 	}
@@ -132,7 +134,7 @@ func sendBody(c *conn, r *http.Request, idle time.Duration) error {
 			end := append(b[:0], "0\r\n"...)
 			for k, vs := range r.Trailer {
 				for _, v := range vs {
-					end = appendField(end, k, v)
+					end = http1.AppendField(end, k, v)
 				}
 			}
 			if werr := write(append(end, '\r', '\n')); werr != nil {
@@ -141,7 +143,7 @@ func sendBody(c *conn, r *http.Request, idle time.Duration) error {
 			return nil
 		}
 		if err != nil {
-			return &clientError{err}
+			return clientError(err)
 		}
 	}
 }

@@ -18,7 +18,7 @@
 //			{Addr: "10.0.0.1:8080"},
 //			{Addr: "10.0.0.2:8080", Weight: 2},
 //		}, lb.Options{
-//			Health: lb.HealthCheck{Probe: lb.HTTPProbe("/healthz")},
+//			Health: lb.Health{Probe: lb.HTTPProbe("/healthz")},
 //		})
 //		if err != nil {
 //			log.Fatal(err)

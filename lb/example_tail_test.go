@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/limit"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
 // A request that is slow to answer goes to a second backend too; the answer that comes first is passed on.
@@ -18,7 +20,7 @@ func ExampleHedge() {
 	b, stop := backend("b")
 	defer stop()
 	pool, err := lb.New([]lb.Endpoint{{ID: "a", Addr: strings.TrimPrefix(slow.URL, "http://")}, b}, lb.Options{
-		Policy: lb.RoundRobin(), // begins with the slow one
+		Policy: policy.RoundRobin(), // begins with the slow one
 		Hedge:  lb.Hedge{After: 10 * time.Millisecond, Quantile: 0.95},
 	})
 	if err != nil {
@@ -27,7 +29,7 @@ func ExampleHedge() {
 	}
 	defer pool.Close()
 	w := httptest.NewRecorder()
-	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	handler(pool).ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
 	fmt.Println(w.Body.String(), pool.Stats().HedgesWon)
 	// Output: b 1
 }
@@ -51,14 +53,14 @@ func ExampleAdaptive() {
 	}
 	defer pool.Close()
 	w := httptest.NewRecorder()
-	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	handler(pool).ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
 	fmt.Println(w.Code, pool.Stats().Limit, pool.Stats().Shed) // beyond the limit: 503 with Retry-After
 	// Output: 200 100 0
 }
 
 // Each backend wraps its service with a LoadMeter and serves the meter; the balancer asks beside its requests.
 func ExamplePrequal() {
-	var meter lb.LoadMeter
+	var meter limit.LoadMeter
 	mux := http.NewServeMux()
 	mux.Handle("/load", &meter) // for the balancers only
 	mux.Handle("/", meter.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -75,7 +77,7 @@ func ExamplePrequal() {
 	}
 	defer pool.Close()
 	w := httptest.NewRecorder()
-	pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+	handler(pool).ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
 	fmt.Println(w.Body.String())
 	// Output: hello
 }

@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
 func backend(name string) (lb.Endpoint, func()) {
@@ -19,12 +18,21 @@ func backend(name string) (lb.Endpoint, func()) {
 	return lb.Endpoint{ID: name, Addr: strings.TrimPrefix(s.URL, "http://")}, s.Close
 }
 
+// handler serves a pool with the default options.
+func handler(pool *lb.Balancer) http.Handler {
+	h, err := pool.Handler(lb.ProxyOptions{})
+	if err != nil {
+		panic(err)
+	}
+	return h
+}
+
 func Example() {
 	a, stopA := backend("a")
 	defer stopA()
 	b, stopB := backend("b")
 	defer stopB()
-	pool, err := lb.New([]lb.Endpoint{a, b}, lb.Options{Policy: lb.RoundRobin()})
+	pool, err := lb.New([]lb.Endpoint{a, b}, lb.Options{Policy: policy.RoundRobin()})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -32,44 +40,15 @@ func Example() {
 	defer pool.Close()
 	for range 4 {
 		w := httptest.NewRecorder()
-		pool.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
+		handler(pool).ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
 		fmt.Print(w.Body.String(), " ")
 	}
 	// Output: a b a b
 }
 
-func ExampleFront() {
-	a, stop := backend("a")
-	defer stop()
-	pool, _ := lb.New([]lb.Endpoint{a}, lb.Options{})
-	defer pool.Close()
-	front, err := lb.NewFront(pool, lb.FrontOptions{HeaderTimeout: 5 * time.Second})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	served := make(chan error, 1)
-	go func() { served <- front.Serve(l) }()
-	res, err := http.Get("http://" + l.Addr().String())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	io.Copy(os.Stdout, res.Body)
-	res.Body.Close()
-	front.Shutdown(context.Background()) // requests end, idle connections are closed
-	fmt.Println(" ", <-served)
-	// Output: a  http: Server closed
-}
-
 func ExampleBalancer_Pick() {
 	pool, _ := lb.New([]lb.Endpoint{{ID: "a", Addr: "10.0.0.1:80", Weight: 2}, {ID: "b", Addr: "10.0.0.2:80"}},
-		lb.Options{Policy: lb.WeightedRoundRobin()})
+		lb.Options{Policy: policy.WeightedRoundRobin()})
 	defer pool.Close()
 	for range 6 {
 		lease, err := pool.Pick(context.Background(), lb.Key{})
@@ -99,19 +78,6 @@ func ExampleBalancer_RoundTripper() {
 	body, _ := io.ReadAll(res.Body)
 	fmt.Println(string(body))
 	// Output: a
-}
-
-func ExampleConsistentHash() {
-	pool, _ := lb.New([]lb.Endpoint{{Addr: "10.0.0.1:80"}, {Addr: "10.0.0.2:80"}, {Addr: "10.0.0.3:80"}},
-		lb.Options{Policy: lb.ConsistentHash(0)})
-	defer pool.Close()
-	key := lb.Key{Hash: lb.HashString("user 42"), Keyed: true}
-	first, _ := pool.Pick(context.Background(), key)
-	first.Done(lb.Result{})
-	again, _ := pool.Pick(context.Background(), key)
-	again.Done(lb.Result{})
-	fmt.Println(first.Backend() == again.Backend())
-	// Output: true
 }
 
 func ExampleBalancer_Drain() {

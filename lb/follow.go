@@ -2,40 +2,27 @@ package lb
 
 import "sync/atomic"
 
-// follower keeps something in step with the requests in flight on each of a picker's backends: an index of the least
-// loaded, a total. It is told after a change and reads the backend itself, so that what it is told late is not wrong.
-type follower interface{ loadChanged(i int) }
-
-// following are the followers of one backend. There is one, unless a policy of the user's own builds several pickers
-// over the same backends. Those of a picker that was replaced are dropped once its snapshot is.
-type following struct {
-	list atomic.Pointer[[]followed]
-}
-
-type followed struct {
-	f follower
-	i int // the backend's index at f
-}
-
-// follow makes f hear of every backend's changes from now on, and of what stands now.
-func follow(bs []*Backend, f follower) {
-	for i, b := range bs {
-		b.following.add(followed{f, i})
-		f.loadChanged(i)
-	}
-}
-
-func (w *following) add(x followed) {
+// Follow calls changed after each change of the backend's requests in flight, on the goroutine of the request that
+// changed them, so that a picker can keep an index of loads. changed must not block; it reads the load by
+// [Backend.InFlight], so that calls that overtake each other do no harm. Only [Policy.Picker] may call Follow; the
+// balancer ends the calls when it has replaced the picker.
+func (b *Backend) Follow(changed func()) {
 	for {
-		old := w.list.Load()
-		list := []followed{x}
+		old := b.following.list.Load()
+		list := []func(){changed}
 		if old != nil {
-			list = append(append(make([]followed, 0, len(*old)+1), *old...), x)
+			list = append(append(make([]func(), 0, len(*old)+1), *old...), changed)
 		}
-		if w.list.CompareAndSwap(old, &list) {
+		if b.following.list.CompareAndSwap(old, &list) {
 			return
 		}
 	}
+}
+
+// following are the functions given to Follow, in that order. There is one, unless a policy builds several pickers over
+// the same backends.
+type following struct {
+	list atomic.Pointer[[]func()]
 }
 
 func (w *following) count() int {
@@ -49,7 +36,7 @@ func (w *following) count() int {
 func (w *following) forget(n int) {
 	for n > 0 {
 		old := w.list.Load()
-		var list *[]followed
+		var list *[]func()
 		if rest := (*old)[n:]; len(rest) > 0 {
 			list = &rest
 		}
@@ -59,10 +46,11 @@ func (w *following) forget(n int) {
 	}
 }
 
-func (w *following) tell() {
+// notify calls the followers.
+func (w *following) notify() {
 	if l := w.list.Load(); l != nil {
-		for _, x := range *l {
-			x.f.loadChanged(x.i)
+		for _, changed := range *l {
+			changed()
 		}
 	}
 }

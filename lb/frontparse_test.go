@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 var frontHeads = []string{
@@ -34,9 +36,9 @@ var frontHeads = []string{
 	"GET / HTTP/1.1\r\nHost: \r\nA:\r\nB: \tx\t \r\n\r\n",
 }
 
-// FuzzFront compares the front's parser with net/http's: what it forwards by itself net/http takes too, and means the
-// same by it; and what it writes for the backend net/http reads as the same request.
-func FuzzFront(f *testing.F) {
+// FuzzRequestHead compares the front's parser with net/http's: what it forwards by itself net/http takes too, and means
+// the same by it; and what it writes for the backend net/http reads as the same request.
+func FuzzRequestHead(f *testing.F) {
 	for _, s := range frontHeads {
 		f.Add([]byte(s), true)
 		f.Add([]byte(s), false)
@@ -46,9 +48,9 @@ func FuzzFront(f *testing.F) {
 
 // agree is what must hold for any bytes.
 func agree(t *testing.T, in []byte, trusted bool) {
-	end, bad := endOfHead(in, 0)
+	end, bad := http1.EndOfHead(in, 0)
 	for cut := 1; cut < len(in) && !bad; cut += 7 { // wherever a read ends, the head does not
-		if e, b := endOfHead(in[:cut], 0); b {
+		if e, b := http1.EndOfHead(in[:cut], 0); b {
 			bad = true
 		} else if e > 0 && e != end {
 			t.Fatalf("head of %q ends at %d, or at %d", in, end, e)
@@ -57,38 +59,37 @@ func agree(t *testing.T, in []byte, trusted bool) {
 	if bad || end == 0 {
 		return
 	}
-	var h requestHead
-	if h.parse(in[:end], trusted) != verdictOurs {
+	var h http1.RequestHead
+	if h.Parse(in[:end], trusted) != http1.Plain {
 		return
 	}
 	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in)))
 	if err != nil {
 		t.Fatalf("we take what net/http refuses (%v): %q", err, in)
 	}
-	method, line := string(in[h.method.from:h.method.to]), string(in[:h.line])
+	method, line := string(in[h.Method.From:h.Method.To]), string(in[:h.Line])
 	if r.Method != method || line != method+" "+r.RequestURI+" HTTP/1.1\r\n" ||
-		r.Host != string(in[h.host.from:h.host.to]) {
-		t.Fatalf("%q %q, net/http: %s %q %q", line, in[h.host.from:h.host.to], r.Method, r.RequestURI, r.Host)
+		r.Host != string(in[h.Host.From:h.Host.To]) {
+		t.Fatalf("%q %q, net/http: %s %q %q", line, in[h.Host.From:h.Host.To], r.Method, r.RequestURI, r.Host)
 	}
-	if len(r.TransferEncoding) > 0 || r.ContentLength != h.length {
-		t.Fatalf("length %d, net/http: %d %v: %q", h.length, r.ContentLength, r.TransferEncoding, in)
+	if len(r.TransferEncoding) > 0 || r.ContentLength != h.Length {
+		t.Fatalf("length %d, net/http: %d %v: %q", h.Length, r.ContentLength, r.TransferEncoding, in)
 	}
-	if r.Close != h.close {
-		t.Fatalf("close %v, net/http: %v: %q", h.close, r.Close, in)
+	if r.Close != h.Close {
+		t.Fatalf("close %v, net/http: %v: %q", h.Close, r.Close, in)
 	}
-	if want := idempotent(r); want != h.again {
-		t.Fatalf("idempotent %v, by the handler's rule %v: %q", h.again, want, in)
+	if want := idempotent(r); want != h.Idempotent {
+		t.Fatalf("idempotent %v, by the handler's rule %v: %q", h.Idempotent, want, in)
 	}
 	// What goes to the backend is what the handler would send.
 	peer := netip.MustParseAddr("192.0.2.1")
-	c := &frontConn{head: h, raw1: in[:end], peer: peer, trusted: trusted}
-	sent, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(c.appendHead(nil))))
+	sent, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(h.Append(nil, in[:end], peer, trusted))))
 	if err != nil {
 		t.Fatalf("we write what net/http refuses (%v): %q", err, in)
 	}
 	r.RemoteAddr = "192.0.2.1:1234"
 	x := &exchange{r: r, trusted: trusted, body: bodyNone}
-	if h.length > 0 {
+	if h.Length > 0 {
 		x.body = bodyKept
 	}
 	want, err := x.appendHead(nil)
@@ -102,7 +103,7 @@ func agree(t *testing.T, in []byte, trusted bool) {
 	if sent.Method != handled.Method || sent.RequestURI != handled.RequestURI || sent.Host != handled.Host ||
 		sent.ContentLength != handled.ContentLength ||
 		!reflect.DeepEqual(trimmedFields(sent.Header), trimmedFields(handled.Header)) {
-		t.Fatalf("%q\nfront:\n%q\nhandler:\n%q", in, c.appendHead(nil), want)
+		t.Fatalf("%q\nfront:\n%q\nhandler:\n%q", in, h.Append(nil, in[:end], peer, trusted), want)
 	}
 }
 
@@ -117,11 +118,11 @@ func trimmedFields(h http.Header) http.Header {
 	return out
 }
 
-var frontTrials = flag.Int("front.trials", 20_000, "heads made up by TestFrontAgreesWithNetHTTP")
+var frontTrials = flag.Int("front.trials", 20_000, "heads made up by TestRequestHeadAgreesWithNetHTTP")
 
-// TestFrontAgreesWithNetHTTP makes up heads of the pieces that matter, in and out of their places: blind mutation finds
-// few heads that a parser gets far with.
-func TestFrontAgreesWithNetHTTP(t *testing.T) {
+// TestRequestHeadAgreesWithNetHTTP makes up heads of the pieces that matter, in and out of their places: blind mutation
+// finds few heads that a parser gets far with.
+func TestRequestHeadAgreesWithNetHTTP(t *testing.T) {
 	seed := rand.Uint64()
 	r := rand.New(rand.NewPCG(seed, 0))
 	one := func(of ...string) string { // mostly the first, so that one thing is wrong at a time
@@ -166,7 +167,8 @@ func TestFrontAgreesWithNetHTTP(t *testing.T) {
 		b.WriteString("\r\n")
 		b.WriteString(one("", "hello", "5\r\nhello\r\n0\r\n\r\n", "\r\n\r\n"))
 		in := []byte(b.String())
-		if end, bad := endOfHead(in, 0); !bad && end > 0 && new(requestHead).parse(in[:end], false) == verdictOurs {
+		if end, bad := http1.EndOfHead(in, 0); !bad && end > 0 &&
+			new(http1.RequestHead).Parse(in[:end], false) == http1.Plain {
 			ours++
 		}
 		agree(t, in, r.IntN(2) == 0)
@@ -177,70 +179,19 @@ func TestFrontAgreesWithNetHTTP(t *testing.T) {
 	require.Greater(t, ours, *frontTrials/100, "too few heads are taken for the test to say much")
 }
 
-// FuzzAnswerHead compares the front's rewriting of answers with the handler's parser.
-func FuzzAnswerHead(f *testing.F) {
-	for _, s := range []string{
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nA: b\r\n\r\n",
-		"HTTP/1.1 204\r\nDate: x\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nConnection: X-A, close\r\nX-A: b\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\nUpgrade: a\r\nKeep-Alive: b\r\n\r\n",
-		"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
-	} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, in []byte) {
-		i := bytes.Index(in, []byte("\r\n\r\n"))
-		if i < 0 {
-			return
-		}
-		head := in[:i+2]
-		status, old, err := statusOf(head)
-		if err != nil {
-			return
-		}
-		var a answerHead
-		out, err := a.rewrite(nil, head, status, old, nil)
-		if err != nil {
-			return
-		}
-		h := http.Header{}
-		fr, err := fields(head, old, h)
-		if err != nil {
-			t.Fatalf("we take what the handler refuses (%v): %q", err, in)
-		}
-		if a.length != fr.length || a.close != fr.close {
-			t.Fatalf("length %d close %v, the handler: %d %v: %q", a.length, a.close, fr.length, fr.close, in)
-		}
-		res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(append(out, "\r\n"...))),
-			&http.Request{Method: "HEAD"})
-		if err != nil {
-			t.Fatalf("we write what net/http refuses (%v): %q", err, out)
-		}
-		delete(h, "Content-Length")
-		delete(h, "Trailer") // ReadResponse moves it
-		delete(res.Header, "Trailer")
-		got := trimmedFields(res.Header)
-		delete(got, "Connection") // none is written; ReadResponse sees its absence
-		if want := trimmedFields(h); !reflect.DeepEqual(got, want) {
-			t.Fatalf("%q: %v, the handler: %v", in, got, want)
-		}
-	})
-}
-
-func TestFrontVerdicts(t *testing.T) {
-	for i, want := range []verdict{verdictOurs, verdictPassed, verdictOurs, verdictPassed, verdictBad, verdictBad,
-		verdictBad, verdictBad, verdictBad, verdictPassed,
-		verdictPassed, verdictPassed, verdictOurs, verdictPassed, verdictBad, verdictOurs} {
+func TestRequestVerdicts(t *testing.T) {
+	for i, want := range []http1.Verdict{http1.Plain, http1.Unusual, http1.Plain, http1.Unusual, http1.Bad, http1.Bad,
+		http1.Bad, http1.Bad, http1.Bad, http1.Unusual,
+		http1.Unusual, http1.Unusual, http1.Plain, http1.Unusual, http1.Bad, http1.Plain} {
 		in := []byte(frontHeads[i])
-		end, bad := endOfHead(in, 0)
-		got := verdictBad
+		end, bad := http1.EndOfHead(in, 0)
+		got := http1.Bad
 		if !bad {
-			var h requestHead
-			got = h.parse(in[:end], false)
+			var h http1.RequestHead
+			got = h.Parse(in[:end], false)
 		}
 		if i == 1 { // an escape that is none, in the query only
-			want = verdictOurs
+			want = http1.Plain
 		}
 		require.Equal(t, want, got, frontHeads[i])
 	}

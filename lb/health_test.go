@@ -30,8 +30,8 @@ func TestActiveChecks(t *testing.T) {
 		var sick atomic.Bool
 		var log []string
 		b, err := New(endpoints(3), Options{
-			Policy: RoundRobin(),
-			Health: HealthCheck{Interval: time.Second, Fall: 3, Rise: 2,
+			Policy: inTurn{},
+			Health: Health{Interval: time.Second, Fall: 3, Rise: 2,
 				Probe: func(_ context.Context, tg Target) error {
 					if tg.ID == "b01" && sick.Load() {
 						return errors.New("sick")
@@ -62,7 +62,7 @@ func TestActiveChecks(t *testing.T) {
 
 func TestOutlierEjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := New(endpoints(4), Options{Policy: RoundRobin()})
+		b, err := New(endpoints(4), Options{Policy: inTurn{}})
 		require.NoError(t, err)
 		defer b.Close()
 		fail := func(ids ...string) {
@@ -101,21 +101,6 @@ func TestLastBackendIsNeverEjected(t *testing.T) {
 	}
 }
 
-func TestSlowStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, err := New(endpoints(1), Options{Policy: WeightedRoundRobin(), SlowStart: 10 * time.Second})
-		require.NoError(t, err)
-		defer b.Close()
-		require.Equal(t, 1.0, b.Backends()[0].Weight(), "a pool that starts does not ramp")
-		require.NoError(t, b.Update(endpoints(2)))
-		require.InDelta(t, 0.09, float64(share(t, b, 1100)["b01"])/1100, 0.02)
-		time.Sleep(5100 * time.Millisecond)
-		require.InDelta(t, 0.33, float64(share(t, b, 1100)["b01"])/1100, 0.03)
-		time.Sleep(6 * time.Second)
-		require.InDelta(t, 0.5, float64(share(t, b, 1100)["b01"])/1100, 0.01)
-	})
-}
-
 func TestPanicPriorityZone(t *testing.T) {
 	var down sync.Map
 	es := endpoints(6)
@@ -124,8 +109,8 @@ func TestPanicPriorityZone(t *testing.T) {
 		es[i].Zone = []string{"near", "far"}[i%2]
 	}
 	synctest.Test(t, func(t *testing.T) {
-		b, err := New(es, Options{Policy: RoundRobin(), Zone: "near",
-			Health: HealthCheck{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
+		b, err := New(es, Options{Policy: inTurn{}, Zone: "near",
+			Health: Health{Fall: 1, Rise: 1, Probe: func(_ context.Context, tg Target) error {
 				if _, is := down.Load(tg.ID); is {
 					return errors.New("down")
 				}
@@ -154,10 +139,10 @@ func TestPanicPriorityZone(t *testing.T) {
 
 func TestDrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, err := New(endpoints(2), Options{Policy: RoundRobin()})
+		b, err := New(endpoints(2), Options{Policy: inTurn{}})
 		require.NoError(t, err)
 		defer b.Close()
-		var l Lease
+		var l Pick
 		for l.b == nil || l.b.ID() != "b00" {
 			l, _ = b.Pick(t.Context(), Key{})
 		}
@@ -174,7 +159,7 @@ func TestDrain(t *testing.T) {
 		require.Len(t, share(t, b, 10), 1, "an update does not end a drain")
 		require.NoError(t, b.Undrain("b00"))
 		require.Len(t, share(t, b, 10), 2)
-		require.ErrorIs(t, b.Drain(t.Context(), "nobody"), ErrUnknown)
+		require.ErrorIs(t, b.Drain(t.Context(), "nobody"), ErrUnknownBackend)
 	})
 }
 
@@ -225,10 +210,16 @@ func TestConnectionLimitAndQueue(t *testing.T) {
 func TestInvalidOptionsNameTheField(t *testing.T) {
 	for want, o := range map[string]Options{
 		"PanicThreshold": {PanicThreshold: 2}, "Subset.ID": {Subset: Subset{Size: 3}}, "SlowStart": {SlowStart: -1},
-		"Outlier":     {Outlier: Outlier{MaxShare: 2}},
-		"Sticky.Keys": {Sticky: &Sticky{Keys: []StickyKey{{ID: "a", Secret: []byte("short")}}}},
+		"Outlier": {Outlier: Outlier{MaxShare: 2}},
 	} {
 		_, err := New(endpoints(1), o)
+		require.ErrorContains(t, err, want)
+	}
+	for want, o := range map[string]ProxyOptions{
+		"Sticky.Keys": {Sticky: &Sticky{Keys: []StickyKey{{ID: "a", Secret: []byte("short")}}}},
+		"MaxBody":     {MaxBody: -1},
+	} {
+		_, err := newBalancer(t, nil, Options{}).Handler(o)
 		require.ErrorContains(t, err, want)
 	}
 	for want, e := range map[string]Endpoint{

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 // Hedge sends a request that is slow to answer to a second backend too, and passes on the answer that comes first (Dean
@@ -40,6 +42,7 @@ func (h *Hedge) wants(r *http.Request) bool {
 	return false
 }
 
+// on reports whether requests are hedged at all.
 func (h Hedge) on() bool { return h.After > 0 || h.Quantile > 0 }
 
 func (h Hedge) check() error {
@@ -62,78 +65,86 @@ func (b *Balancer) hedgeDelay() (time.Duration, bool) {
 }
 
 // second takes a backend for a hedge, at once or not at all: what waits for a backend is no faster than the first.
-func (b *Balancer) second(k Key, avoid tried, first *Backend) (Lease, bool) {
-	all := append(append(make(tried, 0, len(avoid)+1), avoid...), first)
+func (b *Balancer) second(k Key, avoid tried, first *Backend) (Pick, bool) {
+	avoid.add(first)
 	s := b.snap.Load()
-	if len(all) >= len(s.usable) {
-		return Lease{}, false
+	if avoid.len() >= len(s.usable) {
+		return Pick{}, false
 	}
 	if !b.budget.spend() {
 		b.noRetry.Add(1)
-		return Lease{}, false
+		return Pick{}, false
 	}
-	be := s.take(k, all)
+	be := s.take(k, &avoid)
 	if be == nil {
 		b.budget.refund()
-		return Lease{}, false
+		return Pick{}, false
 	}
-	limited := b.o.Adaptive != nil && !k.exempt()
+	limited := b.o.Adaptive != nil && !k.Exempt
 	if limited && b.limiter != nil {
 		b.limiter.force()
 	}
-	l := b.lease(be, len(all), limited)
+	l := b.lease(be, avoid.len(), limited)
 	l.hedge = true
 	b.hedges.Add(1)
 	if h := b.o.Hooks; h != nil && h.Hedge != nil {
-		h.Hedge(first, be)
+		b.call("Hooks.Hedge", func() { h.Hedge(first, be) })
 	}
 	return l, true
 }
 
-// attempt sends the request to the backend of l, and to another one when that is slow and the request may be hedged.
-func (x *exchange) attempt(l Lease, k Key) outcome {
-	h := &x.b.o.Hedge
-	if h.on() && x.again && !x.hedged && x.body != bodyStreamed && x.bound == "" && h.wants(x.r) {
+// attempt sends the request to the backend that was picked, and to a second one when that is slow and the request may
+// be hedged.
+func (x *exchange) attempt() http1.Outcome {
+	if x.hedge && !x.hedged && x.body != bodyStreamed && x.key.Sticky == "" {
 		if delay, ok := x.b.hedgeDelay(); ok {
-			return x.race(l, k, delay)
+			return x.race(delay)
 		}
 	}
-	out := x.try(l.b)
-	l.Done(x.result(out))
+	ended := false
+	defer func() {
+		if !ended { // a panic of the client's ResponseWriter
+			x.Pick.Cancel(Result{})
+		}
+	}()
+	out := x.try(x.Pick.b)
+	ended = true
+	x.Pick.Done(x.result(out))
 	return out
 }
 
-func (x *exchange) try(be *Backend) outcome {
+func (x *exchange) try(be *Backend) http1.Outcome {
 	if be.ep.Load().Scheme == "http" {
 		return x.http1(be)
 	}
 	return x.transport(be)
 }
 
-func (x *exchange) result(out outcome) Result {
-	return Result{Err: out.err, Status: out.status, Latency: out.latency, Ignored: out.client || out.err != nil &&
+func (x *exchange) result(out http1.Outcome) Result {
+	return Result{Err: out.Err, Status: out.Status, Latency: out.Latency, canceled: out.Client || out.Err != nil &&
 		x.r.Context().Err() != nil}
 }
 
 // race makes the first attempt here and the second, after delay, on a goroutine of its own that ends before race
 // returns. Each has its own copy of the exchange and its own writer; who writes a header first has the client's.
-func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
+func (x *exchange) race(delay time.Duration) http1.Outcome {
+	l := x.Pick
 	g := &finish{w: x.w}
 	first, _ := g.enter(x, l)
 	var late *runner // set and read on either side of ended
-	var lateOut outcome
+	var lateOut http1.Outcome
 	var crash any
 	ended := make(chan struct{})
 	timer := time.AfterFunc(delay, func() {
 		defer close(ended)
 		defer func() { crash = recover() }() // of a hook or a writer: it belongs to the request's goroutine
-		l2, ok := x.b.second(k, x.avoid, l.b)
+		l2, ok := x.b.second(x.key, x.tried, l.b)
 		if !ok {
 			return
 		}
 		if late, ok = g.enter(x, l2); !ok { // the answer has come meanwhile
 			x.b.budget.refund()
-			l2.Done(Result{Ignored: true})
+			l2.Done(Result{canceled: true})
 			return
 		}
 		lateOut = late.run()
@@ -158,7 +169,7 @@ func (x *exchange) race(l Lease, k Key, delay time.Duration) outcome {
 		return lateOut
 	}
 	if g.winner == nil { // both failed: a third attempt goes to neither
-		x.avoid = append(x.avoid, late.lease.b)
+		x.tried.add(late.lease.b)
 	}
 	return out
 }
@@ -175,7 +186,7 @@ type finish struct {
 type runner struct {
 	g      *finish
 	x      exchange
-	lease  Lease
+	lease  Pick
 	cancel context.CancelFunc
 	h      http.Header
 	wrote  bool
@@ -185,7 +196,7 @@ type runner struct {
 var errOutrun = errors.New("lb: another attempt has answered")
 
 // enter adds an attempt; ok is false when another has an answer already.
-func (g *finish) enter(x *exchange, l Lease) (*runner, bool) {
+func (g *finish) enter(x *exchange, l Pick) (*runner, bool) {
 	r := &runner{g: g, x: *x, lease: l}
 	ctx, cancel := context.WithCancel(x.r.Context())
 	r.cancel = cancel
@@ -234,18 +245,18 @@ func (g *finish) outran(r *runner) bool {
 }
 
 // run makes the attempt and ends its lease.
-func (r *runner) run() outcome {
+func (r *runner) run() http1.Outcome {
 	start := time.Now()
 	ended := false
 	defer func() {
 		if !ended { // a panic
-			r.lease.Done(Result{Ignored: true})
+			r.lease.Done(Result{canceled: true})
 		}
 	}()
 	out := r.x.try(r.lease.b)
 	ended = true
 	if r.g.outran(r) {
-		r.lease.Done(Result{Outrun: true, Latency: time.Since(start)})
+		r.lease.Done(Result{outrun: true, Latency: time.Since(start)})
 		return out
 	}
 	if r.wrote {

@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -97,9 +98,9 @@ func TestEjectionTimerOfBefore(t *testing.T) {
 		var mu sync.Mutex
 		var health error
 		b, err := New(endpoints(3), Options{
-			Policy:  RoundRobin(),
+			Policy:  inTurn{},
 			Outlier: Outlier{Ejection: 10 * time.Second},
-			Health: HealthCheck{Interval: time.Second, Fall: 1, Rise: 1,
+			Health: Health{Interval: time.Second, Fall: 1, Rise: 1,
 				Probe: func(_ context.Context, tg Target) error {
 					mu.Lock()
 					defer mu.Unlock()
@@ -146,10 +147,10 @@ func TestFailuresFromBeforeReadmission(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, err := New(endpoints(3), Options{Policy: RoundRobin()})
+				b, err := New(endpoints(3), Options{Policy: inTurn{}})
 				require.NoError(t, err)
 				defer b.Close()
-				var hung []Lease
+				var hung []Pick
 				for len(hung) < 10 {
 					l, err := b.Pick(t.Context(), Key{})
 					require.NoError(t, err)
@@ -192,58 +193,60 @@ func TestSuspicionTimerOfBefore(t *testing.T) {
 	})
 }
 
-// State changes reach the hook in their order, also when they come while it is at work.
+// State changes reach the hook in their order, one at a time, also when they come while it is at work; nobody waits for
+// it.
 func TestStateHookInOrder(t *testing.T) {
 	type step struct{ from, to BackendState }
-	var steps []step // only one hook call at a time: the race detector looks on
+	steps := make(chan step, 4)
 	inHook, goOn := make(chan struct{}), make(chan struct{})
+	first := true // only one hook call at a time: the race detector looks on
 	b := newBalancer(t, endpoints(2), Options{Hooks: &Hooks{State: func(_ *Backend, from, to BackendState) {
-		if len(steps) == 0 {
+		if first {
+			first = false
 			close(inHook)
 			<-goOn
 		}
-		steps = append(steps, step{from, to})
+		steps <- step{from, to}
 	}}})
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		b.Drain(context.Background(), "b00")
-	}()
+	require.NoError(t, b.Drain(t.Context(), "b00"))
 	<-inHook
 	require.NoError(t, b.Undrain("b00"))
 	require.NoError(t, b.Drain(t.Context(), "b00"))
 	require.NoError(t, b.Undrain("b00"))
 	close(goOn)
-	<-told
 	up, drain := step{StateUp, StateDraining}, step{StateDraining, StateUp}
-	require.Equal(t, []step{up, drain, up, drain}, steps)
+	for _, want := range []step{up, drain, up, drain} {
+		require.Equal(t, want, <-steps)
+	}
 }
 
 // A hook may panic, or change the pool itself.
 func TestStateHookThatChangesStates(t *testing.T) {
 	var b *Balancer
-	var states []BackendState
-	fail := true
-	b = newBalancer(t, endpoints(2), Options{Hooks: &Hooks{State: func(be *Backend, _, to BackendState) {
-		if fail {
-			panic("hook")
-		}
-		if states = append(states, to); to == StateDraining {
-			b.Undrain(be.ID())
-		}
-	}}})
-	require.PanicsWithValue(t, "hook", func() { b.Drain(t.Context(), "b01") })
-	fail = false
+	states := make(chan BackendState, 2)
+	b = newBalancer(t, endpoints(2), Options{Logger: slog.New(slog.DiscardHandler),
+		Hooks: &Hooks{State: func(be *Backend, _, to BackendState) {
+			if be.ID() == "b01" {
+				panic("hook")
+			}
+			if states <- to; to == StateDraining {
+				b.Undrain(be.ID())
+			}
+		}}})
+	require.NoError(t, b.Drain(t.Context(), "b01"))
 	require.NoError(t, b.Drain(t.Context(), "b00"))
-	require.Equal(t, []BackendState{StateDraining, StateUp}, states)
+	require.Equal(t, StateDraining, <-states)
+	require.Equal(t, StateUp, <-states)
+	require.EqualValues(t, 1, b.Stats().CallbackFailures)
+	require.Contains(t, b.Stats().LastCallbackError, "hook")
 }
 
 // Answers to questions about load overtake each other, and a backend's time out of the pool.
 func TestPrequalAnswersOvertaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, err := New(endpoints(2), Options{Policy: Prequal(
-			PrequalOptions{Probe: func(context.Context, Target) (Load, error) {
-				return Load{}, errNoLoad
+			PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
+				return 0, 0, errNoLoad
 			}})})
 		require.NoError(t, err)
 		defer b.Close()
@@ -262,8 +265,8 @@ func TestPrequalAnswersOvertaken(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 		second := time.Since(began)
 		time.Sleep(10 * time.Millisecond)
-		r.take(bs[0], Load{InFlight: 2}, second)
-		r.take(bs[0], Load{InFlight: 1}, first)
+		r.take(answer{b: bs[0], inFlight: 2, at: second})
+		r.take(answer{b: bs[0], inFlight: 1, at: first})
 		require.Equal(t, 2.0, inFlight(), "the later question's answer came first")
 		r.drop(bs[0], first)
 		require.Equal(t, 2.0, inFlight(), "as a failure too")
@@ -274,36 +277,11 @@ func TestPrequalAnswersOvertaken(t *testing.T) {
 		cancel()
 		b.Drain(ctx, "b00")
 		require.NoError(t, b.Undrain("b00"))
-		r.take(bs[0], Load{InFlight: 3}, third)
+		r.take(answer{b: bs[0], inFlight: 3, at: third})
 		require.Equal(t, -1.0, inFlight(), "asked before it was restarted")
-		r.take(bs[0], Load{InFlight: 4}, time.Since(began))
+		r.take(answer{b: bs[0], inFlight: 4, at: time.Since(began)})
 		require.Equal(t, 4.0, inFlight())
 		r.drop(bs[0], time.Since(began))
 		require.Equal(t, -1.0, inFlight())
-	})
-}
-
-// A directory that fills the same slice each time is heard.
-func TestWatchOfAReusedSlice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b, err := New(nil, Options{})
-		require.NoError(t, err)
-		defer b.Close()
-		found, n := endpoints(2), 0
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			b.Watch(ctx, time.Second, func(context.Context) ([]Endpoint, error) {
-				if n++; n == 2 {
-					found[1].Addr = "192.0.2.99:80"
-				}
-				return found, nil
-			}, nil)
-		}()
-		time.Sleep(1500 * time.Millisecond)
-		require.Equal(t, "192.0.2.99:80", b.Backends()[1].Endpoint().Addr)
-		cancel()
-		<-done
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,9 +42,9 @@ func serve(t testing.TB, id string, h http.HandlerFunc) (Endpoint, *httptest.Ser
 }
 
 // front starts the balancer's handler and returns its address and a client that keeps no connections.
-func front(t testing.TB, b *Balancer) (url string, client *http.Client) {
+func front(t testing.TB, b *Balancer, o ...ProxyOptions) (url string, client *http.Client) {
 	t.Helper()
-	s := httptest.NewServer(b.Handler())
+	s := httptest.NewServer(handlerOf(t, b, o...))
 	t.Cleanup(s.Close)
 	tr := &http.Transport{DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
@@ -57,13 +58,27 @@ func unreachable(context.Context, string, string) (net.Conn, error) {
 // How long a state is awaited, and how often it is looked at.
 const waitFor, pause = 20 * time.Second, 2 * time.Millisecond
 
-// ways are the two servers that a balancer can stand behind.
-var ways = map[string]func(t testing.TB, b *Balancer) (url string, client *http.Client){
-	"handler": front,
-	"front": func(t testing.TB, b *Balancer) (string, *http.Client) {
-		_, addr := serveFront(t, b, FrontOptions{})
-		tr := &http.Transport{DisableCompression: true}
-		t.Cleanup(tr.CloseIdleConnections)
-		return "http://" + addr, &http.Client{Transport: tr}
-	},
+// handlerOf returns the handler of b.
+func handlerOf(t testing.TB, b *Balancer, o ...ProxyOptions) *Handler {
+	t.Helper()
+	h, err := b.Handler(append(o, ProxyOptions{})[0])
+	require.NoError(t, err)
+	return h
+}
+
+// inTurn takes the backends in turn. The policies of users are in a package that imports this one.
+type inTurn struct{}
+
+func (inTurn) Picker(bs []*Backend) Picker { return &turn{bs: bs} }
+
+type turn struct {
+	bs []*Backend
+	n  atomic.Uint64
+}
+
+func (t *turn) Pick(Key) *Backend { return t.bs[(t.n.Add(1)-1)%uint64(len(t.bs))] }
+
+func noneInFlight(t *testing.T, b *Balancer) {
+	t.Helper()
+	require.Eventually(t, func() bool { return b.Stats().InFlight == 0 }, waitFor, pause)
 }

@@ -3,6 +3,7 @@ package lb
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,8 +27,8 @@ type Options struct {
 	Policy Policy  // how to pick; nil: PowerOfTwo()
 	Key    KeyFunc // what hash policies and sticky-less affinity hash; nil: the client's address
 
-	Health  HealthCheck // active checks; off unless Probe is set
-	Outlier Outlier     // passive checks: what passing requests tell; on by default
+	Health  Health  // active checks; off unless Probe is set
+	Outlier Outlier // passive checks: what passing requests tell; on by default
 	// a backend that joins a running pool or recovers ramps from 10 % to all of its weight over this time; 0: no ramp
 	SlowStart time.Duration
 	// when the healthy share falls below it, health is ignored and all are used; 0: 0.5 for pools of 3 or more;
@@ -46,22 +47,9 @@ type Options struct {
 	Retry    Retry    // on by default, only when safe
 	Hedge    Hedge    // a second request for one that is slow; off by default
 	Timeouts Timeouts // per phase
-	Sticky   *Sticky  // nil: off
 
-	// networks whose X-Forwarded-* and Forwarded headers are believed; empty: nobody's, loopback included
-	TrustedProxies []netip.Prefix
-	AllowedNets    []netip.Prefix // backends that resolve outside of these are refused; empty: all allowed
-	MaxBody        int64          // largest request body in bytes, beyond it 413; 0: no limit
-	Proxy          ProxyProtocol  // PROXY headers of ServeTCP; none by default
-	TCPDrain       time.Duration  // how long ServeTCP lets connections end on their own when it stops; 0: 10 s
-	MaxIdle        int            // idle connections kept per backend; 0: 256; negative: none
-
-	// HeapReserve is how much memory, in bytes, the process of a Handler sets aside and never touches, so that it takes
-	// no page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage
-	// instead of once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of
-	// all balancers of a process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than
-	// eight times as much, as the limit is when Handler is called, and none after Close. 0: 16 MiB; negative: none.
-	HeapReserve int
+	AllowedNets []netip.Prefix // backends that resolve outside of these are refused; empty: all allowed
+	MaxIdle     int            // idle connections kept per backend; 0: 256; negative: none
 
 	// Dial opens connections to backends, for requests and probes; nil: a net.Dialer. A connection that wraps another
 	// should offer it by NetConn() net.Conn or syscall.Conn: else it can't be looked at before it is used again, and
@@ -69,14 +57,32 @@ type Options struct {
 	Dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	TLS   *tls.Config // for "https" backends; mutual TLS goes here
 	Hooks *Hooks      // nil: none
-	// writes the answer when the handler has none; nil: a short text, 502, 503 or 504
-	Error func(http.ResponseWriter, *http.Request, error)
-
-	plainKey, plainRetry bool // Key, Retry.Idempotent are the defaults, which a Front knows without an *http.Request
+	// gets warnings, at most one a minute and cause, see Stats for the counts; nil: slog.Default
+	Logger *slog.Logger
 }
 
-// HealthCheck tells how backends are probed. Unknown counts as up, so that a new pool serves at once.
-type HealthCheck struct {
+// ProxyOptions configure a [Handler], and the front. The zero value of every field is a good default.
+type ProxyOptions struct {
+	// Sticky binds clients to backends by a cookie. Nil means off.
+	Sticky *Sticky
+	// TrustedProxies are the networks whose X-Forwarded-* and Forwarded headers are believed. Empty means none,
+	// loopback included.
+	TrustedProxies []netip.Prefix
+	// MaxBody is the largest request body in bytes; a larger one is answered with 413. Zero means no limit.
+	MaxBody int64
+	// Error writes the answer to a request that has none, see the errors of this package. Nil means a short text with
+	// 400, 413, 502, 503 or 504. It runs on the goroutine of the request.
+	Error func(http.ResponseWriter, *http.Request, error)
+	// HeapReserve is how much memory, in bytes, the process of a Handler sets aside and never touches, so that it takes
+	// no page but the collector of a process that holds little else runs seldom: once per HeapReserve of garbage
+	// instead of once per 4 MiB, at GOGC=100. So the process grows by up to about as much, in garbage. The largest of
+	// all balancers of a process counts, not their sum. None is held under a memory limit (GOMEMLIMIT) of less than
+	// eight times as much, as the limit is when Handler is called, and none after Close. 0: 16 MiB; negative: none.
+	HeapReserve int
+}
+
+// Health tells how backends are probed. Unknown counts as up, so that a new pool serves at once.
+type Health struct {
 	Probe    Probe         // nil: no active checks
 	Interval time.Duration // 0: 1 s, plus and minus 10 %
 	Timeout  time.Duration // 0: the smaller of Interval and 1 s
@@ -137,67 +143,4 @@ type Target struct {
 	Endpoint
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error) // the balancer's own dialer
 	TLS  *tls.Config                                                       // for "https"; may be nil
-}
-
-// Hooks observe picks and results; each func may be nil. They are called on the request's goroutine and must not block.
-type Hooks struct {
-	Picked func(b *Backend, attempt int) // a backend was chosen; attempt counts from 0
-	Done   func(b *Backend, r Result)    // an attempt ended
-	// a backend changed state; called outside of any lock, one at a time and in order
-	State func(b *Backend, from, to BackendState)
-	Retry func(from *Backend, err error) // an attempt failed and another follows
-	// an attempt is slow and another goes out beside it; called on a goroutine of its own
-	Hedge func(from, to *Backend)
-}
-
-// JoinHooks calls a, then b. Either may be nil.
-func JoinHooks(a, b *Hooks) *Hooks {
-	if a == nil {
-		return b
-	}
-	if b == nil {
-		return a
-	}
-	return &Hooks{
-		Picked: func(x *Backend, n int) {
-			if a.Picked != nil {
-				a.Picked(x, n)
-			}
-			if b.Picked != nil {
-				b.Picked(x, n)
-			}
-		},
-		Done: func(x *Backend, r Result) {
-			if a.Done != nil {
-				a.Done(x, r)
-			}
-			if b.Done != nil {
-				b.Done(x, r)
-			}
-		},
-		State: func(x *Backend, from, to BackendState) {
-			if a.State != nil {
-				a.State(x, from, to)
-			}
-			if b.State != nil {
-				b.State(x, from, to)
-			}
-		},
-		Retry: func(x *Backend, err error) {
-			if a.Retry != nil {
-				a.Retry(x, err)
-			}
-			if b.Retry != nil {
-				b.Retry(x, err)
-			}
-		},
-		Hedge: func(x, y *Backend) {
-			if a.Hedge != nil {
-				a.Hedge(x, y)
-			}
-			if b.Hedge != nil {
-				b.Hedge(x, y)
-			}
-		},
-	}
 }

@@ -25,7 +25,7 @@ func (b *Balancer) failed(be *Backend, start time.Duration) {
 func (b *Balancer) eject(be *Backend, now time.Time) {
 	o := b.o.Outlier
 	b.mu.Lock()
-	defer func() { b.mu.Unlock(); b.tell() }()
+	defer b.mu.Unlock()
 	if b.closed || be.ejected || b.backends[be.id] != be {
 		return
 	}
@@ -45,6 +45,7 @@ func (b *Balancer) eject(be *Backend, now time.Time) {
 	length := min(time.Duration(be.ejections)*o.Ejection, o.MaxEjection)
 	be.ejected, be.until = true, now.Add(length)
 	b.ejected.Add(1)
+	b.log.Warn("ejected "+be.id, "lb: backend is ejected, its requests fail", "backend", be.id, "for", length)
 	b.rebuild(now)
 	until := be.until
 	time.AfterFunc(length, func() { b.readmit(be, until) })
@@ -64,7 +65,6 @@ func (b *Balancer) readmit(be *Backend, until time.Time) {
 		b.rebuild(now)
 	}
 	b.mu.Unlock()
-	b.tell()
 }
 
 // forgive cleans the slate: neither failures so far nor those of requests that are under way count towards an ejection.

@@ -2,90 +2,101 @@ package lb
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/tierkit/tierkit/internal/placement"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
-// Pick chooses a backend and counts a request in flight on it until [Lease.Done]. It waits when every backend is at its
+// Pick chooses a backend and counts a request in flight on it until [Pick.Done]. It waits when every backend is at its
 // connection limit. Errors: ErrNoBackend, ErrOverloaded (ErrShed among them), ErrClosed, or ctx's.
-func (b *Balancer) Pick(ctx context.Context, k Key) (Lease, error) {
+func (b *Balancer) Pick(ctx context.Context, k Key) (Pick, error) {
 	return b.pick(ctx, k, nil)
 }
 
-// tried are the backends that a request has failed on already: few, so a slice is searched.
-type tried []*Backend
-
-func (t tried) has(b *Backend) bool {
-	for _, x := range t {
-		if x == b {
-			return true
-		}
-	}
-	return false
-}
-
-func (b *Balancer) pick(ctx context.Context, k Key, avoid tried) (Lease, error) {
-	limited := b.o.Adaptive != nil && !k.exempt()
+func (b *Balancer) pick(ctx context.Context, k Key, avoid *tried) (Pick, error) {
+	limited := b.o.Adaptive != nil && !k.Exempt
 	switch {
-	case len(avoid) == 0:
+	case avoid.len() == 0:
 		b.requests.Add(1)
 		if limited && b.limiter != nil {
 			if err := b.limiter.admit(ctx, k.Priority); err != nil {
 				b.refused.Add(1)
-				return Lease{}, err
+				return Pick{}, err
 			}
 		}
 		b.budget.earn()
 	case limited && b.limiter != nil:
 		b.limiter.force()
 	}
+	entered := limited && b.limiter != nil
+	if entered {
+		defer func() {
+			if entered { // no backend, or the user's Picker panicked
+				b.limiter.leave()
+			}
+		}()
+	}
 	s := b.snap.Load()
 	if be := s.take(k, avoid); be != nil {
-		return b.lease(be, len(avoid), limited), nil
+		entered = false
+		return b.lease(be, avoid.len(), limited), nil
 	}
 	var err error
 	switch {
 	case s.closed:
 		err = ErrClosed
-	case s.picker == nil || len(avoid) >= len(s.usable):
+	case s.picker == nil || avoid.len() >= len(s.usable):
 		err = ErrNoBackend
 	default:
 		var be *Backend
 		if be, err = b.await(ctx, k, avoid); err == nil {
-			return b.lease(be, len(avoid), limited), nil
+			entered = false
+			return b.lease(be, avoid.len(), limited), nil
 		}
-	}
-	if limited && b.limiter != nil {
-		b.limiter.leave()
 	}
 	if err != ErrClosed {
 		b.refused.Add(1)
 	}
-	return Lease{}, err
+	return Pick{}, err
 }
 
-func (b *Balancer) lease(be *Backend, attempt int, limited bool) Lease {
+func (b *Balancer) lease(be *Backend, attempt int, limited bool) Pick {
 	be.requests.Add(1)
+	p := Pick{owner: b, b: be, start: time.Since(began), limited: limited}
 	if h := b.o.Hooks; h != nil && h.Picked != nil {
-		h.Picked(be, attempt)
+		b.picked(p, attempt)
 	}
-	return Lease{owner: b, b: be, start: time.Since(began), limited: limited}
+	return p
+}
+
+// picked calls Hooks.Picked. If that ends the goroutine, nobody else can end p.
+func (b *Balancer) picked(p Pick, attempt int) {
+	returned := false
+	defer func() {
+		if !returned {
+			p.Cancel(Result{})
+		}
+	}()
+	b.call("Hooks.Picked", func() { b.o.Hooks.Picked(p.b, attempt) })
+	returned = true
 }
 
 // take picks a backend that is below its limit and not to be avoided, and counts the request on it.
-func (s *snapshot) take(k Key, avoid tried) *Backend {
+func (s *snapshot) take(k Key, avoid *tried) *Backend {
 	if s.picker == nil {
 		return nil
 	}
 	if k.Sticky != "" {
-		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.Priority) {
+		if be := s.byID[k.Sticky]; be != nil && !avoid.has(be) && be.State() == StateUp && be.acquire(k.rank()) {
 			return be
 		}
 	}
-	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.Priority) {
+	if be := s.picker.Pick(k); !avoid.has(be) && be.acquire(k.rank()) {
 		return be
 	}
 	// Hash policies give the same answer again, so the key is varied: each failed key goes to a choice of its own, and
@@ -93,14 +104,14 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 	for try := uint64(1); try <= 4; try++ {
 		again := k
 		again.Hash = placement.HashUint64(k.Hash + try*0x9e3779b97f4a7c15)
-		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.Priority) {
+		if be := s.picker.Pick(again); !avoid.has(be) && be.acquire(k.rank()) {
 			return be
 		}
 	}
 	start := rand.IntN(len(s.usable))
 	for i := range s.usable {
 		be := s.usable[(start+i)%len(s.usable)]
-		if !avoid.has(be) && be.acquire(k.Priority) {
+		if !avoid.has(be) && be.acquire(k.rank()) {
 			return be
 		}
 	}
@@ -108,9 +119,9 @@ func (s *snapshot) take(k Key, avoid tried) *Backend {
 }
 
 // await waits in the queue until a backend is below its limit.
-func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, err error) {
+func (b *Balancer) await(ctx context.Context, k Key, avoid *tried) (be *Backend, err error) {
 	wait, full := b.o.QueueTimeout, ErrOverloaded
-	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.exempt() {
+	if a := b.o.Adaptive; a != nil && a.PerBackend && !k.Exempt {
 		if wait, full = a.Wait, ErrShed; k.Priority < 0 {
 			b.shed.Add(1)
 			return nil, ErrShed
@@ -137,7 +148,7 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, 
 		case s.closed:
 			b.queue.leave(ch)
 			return nil, ErrClosed
-		case s.picker == nil || len(avoid) >= len(s.usable):
+		case s.picker == nil || avoid.len() >= len(s.usable):
 			b.queue.leave(ch)
 			return nil, ErrNoBackend
 		}
@@ -156,8 +167,8 @@ func (b *Balancer) await(ctx context.Context, k Key, avoid tried) (be *Backend, 
 	}
 }
 
-// Lease is one request on one backend.
-type Lease struct {
+// Pick is one request on one backend.
+type Pick struct {
 	owner *Balancer
 	b     *Backend
 	start time.Duration // since the process began
@@ -167,35 +178,70 @@ type Lease struct {
 }
 
 // Backend that was picked.
-func (l Lease) Backend() *Backend { return l.b }
+func (l Pick) Backend() *Backend { return l.b }
 
 // Result of one attempt on one backend.
 type Result struct {
-	Err     error         // transport error: the backend gave no proper answer
-	Status  int           // HTTP status, 0 where there is none
-	Latency time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
-	Ignored bool          // says nothing about the backend, such as a client that left
-	// was cancelled because another attempt answered first: it would have taken longer than Latency, and that is all
-	// one knows
-	Outrun bool
+	Err      error         // transport error: the backend gave no proper answer
+	Status   int           // HTTP status, 0 where there is none
+	Latency  time.Duration // until the answer's header, without a wait in Pick; 0: the time from Pick's return to Done
+	canceled bool          // it tells nothing about the backend, see Pick.Cancel
+	outrun   bool          // another attempt answered first: this one would have taken longer than Latency
 }
 
-// Failed is whether the result speaks against the backend: a transport error, 502, 503 or 504.
-func (r Result) Failed() bool {
-	return !r.Ignored && !r.Outrun && (r.Err != nil || r.Status >= 502 && r.Status <= 504)
+// Canceled reports whether the attempt tells nothing about the backend, see [Pick.Cancel].
+func (r Result) Canceled() bool { return r.canceled }
+
+// Failed reports whether the result speaks against the backend.
+func (r Result) Failed() bool { return r.verdict() >= verdictFailed }
+
+// verdict is what a result says about its backend.
+type verdict uint8
+
+const (
+	verdictNone       verdict = iota // nothing: canceled, or another attempt was faster
+	verdictGood                      // it answered
+	verdictFailed                    // it failed
+	verdictOverloaded                // it failed in a way that speaks of too much load
+)
+
+// verdict decides what counts as a failure, for ejection, the policies and the adaptive limit alike: a transport error,
+// 502, 503 and 504. A timeout, 503 and 504 speak of overload too.
+func (r *Result) verdict() verdict {
+	switch {
+	case r.canceled || r.outrun:
+		return verdictNone
+	case r.Status == http.StatusServiceUnavailable || r.Status == http.StatusGatewayTimeout:
+		return verdictOverloaded
+	case r.Err != nil:
+		if errors.Is(r.Err, context.DeadlineExceeded) || socket.IsTimeout(r.Err) {
+			return verdictOverloaded
+		}
+		return verdictFailed
+	case r.Status == http.StatusBadGateway:
+		return verdictFailed
+	}
+	return verdictGood
 }
 
 // failurePenalty is the least latency that a failure counts for, so that a host that fails fast looks slow.
 const failurePenalty = 1.0 // seconds
 
-// Done ends the request and tells how it went. It must be called exactly once.
-func (l Lease) Done(r Result) {
+// Done ends the request with its result. Exactly one of Done and Cancel must be called, once.
+func (l Pick) Done(r Result) {
 	l.settle(&r)
 	l.release(r)
 }
 
+// Cancel ends a request whose result tells nothing about the backend: the client left, or its request was at fault. r
+// goes to Hooks.Done and is not judged.
+func (l Pick) Cancel(r Result) {
+	r.canceled = true
+	l.Done(r)
+}
+
 // settle takes the verdict, which a streamed answer has long before it ends.
-func (l Lease) settle(r *Result) {
+func (l Pick) settle(r *Result) {
 	if r.Latency == 0 {
 		r.Latency = time.Since(began) - l.start
 	}
@@ -206,7 +252,7 @@ func (l Lease) settle(r *Result) {
 			l.owner.limiter.observe(r, l.owner.limiter.inFlight.Load())
 		}
 	}
-	if r.Ignored {
+	if r.canceled {
 		return
 	}
 	seconds := r.Latency.Seconds()
@@ -215,7 +261,7 @@ func (l Lease) settle(r *Result) {
 		// forgotten
 		m.add(r.Latency)
 	}
-	if r.Outrun {
+	if r.outrun {
 		if now := stamp(); seconds > l.b.latency.at(now, l.b.rate) {
 			l.b.latency.observe(seconds, now, l.b.rate)
 		}
@@ -235,14 +281,14 @@ func (l Lease) settle(r *Result) {
 	l.b.latency.observe(seconds, stamp(), l.b.rate)
 }
 
-func (l Lease) release(r Result) {
+func (l Pick) release(r Result) {
 	l.b.ended()
 	l.owner.queue.wake()
 	if l.limited && l.owner.limiter != nil {
 		l.owner.limiter.leave()
 	}
 	if h := l.owner.o.Hooks; h != nil && h.Done != nil {
-		h.Done(l.b, r)
+		l.owner.call("Hooks.Done", func() { h.Done(l.b, r) })
 	}
 }
 

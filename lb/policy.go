@@ -19,10 +19,18 @@ type Picker interface {
 type Key struct {
 	Hash     uint64 // of the client's address, a header, a cookie, ...; see HashString
 	Keyed    bool   // false: no key, hash policies choose at random
-	Priority int8   // see Adaptive.Priority; -128: not for the adaptive limit, neither limited nor counted
-	Sticky   string // ID of the backend that an earlier pick chose for this client; honoured while it is usable
+	Exempt   bool   // the adaptive limit neither limits nor counts the request
+	Priority int8   // see Adaptive.Priority
+	Sticky   string // ID of the backend that an earlier pick chose for this client; honored while it is usable
 }
 
+// exempt is the rank of requests that the adaptive limit does not see.
 const exempt = -128
 
-func (k Key) exempt() bool { return k.Priority == exempt }
+// rank returns the priority, or exempt.
+func (k Key) rank() int8 {
+	if k.Exempt {
+		return exempt
+	}
+	return max(k.Priority, exempt+1)
+}

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/lottery"
+	"github.com/tierkit/tierkit/internal/usercode"
 )
 
 // Prequal asks backends for their load and takes the best of those that answered lately (Wydrowski et al., "Load is not
@@ -31,7 +33,7 @@ func Prequal(o PrequalOptions) Policy { return prequal{o: o} }
 type PrequalOptions struct {
 	Path string // where backends serve a LoadMeter; empty: "/load"
 	// asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
-	Probe func(ctx context.Context, t Target) (Load, error)
+	Probe func(ctx context.Context, t Target) (inFlight int, latency time.Duration, err error)
 	Rate  float64 // probes per request; 0: 3
 	Pool  int     // answers that are kept; 0: 16
 	// an older answer is not used, a probe not waited for longer; 0: 1 s
@@ -51,8 +53,11 @@ func (o PrequalOptions) check() error {
 
 type prequal struct {
 	o   PrequalOptions
-	src chance
+	src lottery.Source
 }
+
+// WithSource returns the policy with another source of random numbers, for simulations.
+func (p prequal) WithSource(src lottery.Source) Policy { return prequal{p.o, src} }
 
 // Picker without a balancer has nobody to probe with.
 func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(bs) }
@@ -61,7 +66,7 @@ func (p prequal) Picker(bs []*Backend) Picker { return powerOfTwo{p.src}.Picker(
 type prober struct {
 	b    *Balancer
 	o    PrequalOptions
-	src  chance
+	src  lottery.Source
 	http *transports // its own, when it asks by HTTP
 
 	due  atomic.Int64 // thousandths of a probe
@@ -70,7 +75,7 @@ type prober struct {
 	answered, failed atomic.Uint64
 
 	mu      sync.Mutex // guards what follows; a pick tries it and never waits
-	asking  chance
+	asking  lottery.Source
 	bs      []*Backend                 // to be asked
 	member  map[*Backend]time.Duration // since when it may be picked
 	mean    float64                    // weight
@@ -113,11 +118,8 @@ func newProber(b *Balancer, p prequal) *prober {
 	if o.Hot == 0 {
 		o.Hot = 0.84 // the paper's 2^-0.25
 	}
-	asking := p.src
-	if p.src.seeded != nil { // picks use it at the same time
-		asking = chance{rand.NewPCG(p.src.next(), 0)}
-	}
-	r := &prober{b: b, o: o, src: p.src, asking: asking, wake: make(chan struct{}, 1), pool: make([]answer, 0, o.Pool)}
+	r := &prober{b: b, o: o, src: p.src, asking: p.src.Split(), wake: make(chan struct{}, 1),
+		pool: make([]answer, 0, o.Pool)}
 	if o.Probe == nil {
 		r.http = newTransports(&b.o)
 		r.o.Probe = r.get
@@ -184,7 +186,7 @@ func (r *prober) choose(now time.Duration) *Backend {
 	r.pool = kept
 	best := -1
 	for i := range r.pool {
-		if r.pool[i].b.suspect.Load() == 0 && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
+		if !r.pool[i].b.Failing() && (best < 0 || r.better(&r.pool[i], &r.pool[best])) {
 			best = i
 		}
 	}
@@ -223,10 +225,9 @@ func (r *prober) better(x, y *answer) bool {
 	return x.latency < y.latency
 }
 
-// run sends the probes that are due, until the balancer is closed.
+// run sends the probes that are due, until the balancer is closed. It does not wait for those under way. A probe that
+// ignores its context keeps its slot, so that no more than probesAtOnce run.
 func (r *prober) run() {
-	var probing sync.WaitGroup
-	defer probing.Wait()
 	ctx := r.b.ctx
 	slots := make(chan struct{}, probesAtOnce)
 	for {
@@ -249,10 +250,10 @@ func (r *prober) run() {
 				<-slots
 				break
 			}
-			probing.Go(func() {
-				defer func() { <-slots }()
-				r.ask(ctx, b)
-			})
+			go func() {
+				<-r.ask(ctx, b)
+				<-slots
+			}()
 		}
 	}
 }
@@ -263,21 +264,31 @@ func (r *prober) next() *Backend {
 	if len(r.bs) == 0 {
 		return nil
 	}
-	return r.bs[r.asking.below(len(r.bs))]
+	return r.bs[r.asking.Below(len(r.bs))]
 }
 
-func (r *prober) ask(ctx context.Context, b *Backend) {
+// ask probes one backend and takes its answer. The channel is closed when the probe has returned, which may be later.
+func (r *prober) ask(ctx context.Context, b *Backend) (returned <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.MaxAge)
 	defer cancel()
 	asked := time.Since(began)
-	load, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
-	if err != nil || load.InFlight < 0 || load.Latency < 0 {
+	answers := make(chan answer, 1)
+	returned, err := usercode.Within(ctx, func(ctx context.Context) error {
+		inFlight, latency, err := r.o.Probe(ctx, Target{Endpoint: b.Endpoint(), Dial: r.b.o.Dial, TLS: r.b.o.TLS})
+		if err == nil && (inFlight < 0 || latency < 0) {
+			err = fmt.Errorf("lb: load of %s: negative", b.id)
+		}
+		answers <- answer{b: b, inFlight: float64(inFlight), latency: latency, at: asked}
+		return err
+	})
+	if err != nil {
 		r.failed.Add(1)
 		r.drop(b, asked)
-		return
+		return returned
 	}
 	r.answered.Add(1)
-	r.take(b, load, asked)
+	r.take(<-answers)
+	return returned
 }
 
 // drop forgets what a backend answered that does not answer any more, unless it has answered a later question.
@@ -290,13 +301,13 @@ func (r *prober) drop(b *Backend, asked time.Duration) {
 // take puts an answer into the pool, in the place of the same backend's or, when it is full, of the oldest. Its age
 // counts from when it was asked for: answers overtake each other, and what was asked before the backend came (back)
 // into the pool tells how it was before.
-func (r *prober) take(b *Backend, load Load, asked time.Duration) {
+func (r *prober) take(a answer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if since, member := r.member[b]; !member || asked < since {
+	if since, member := r.member[a.b]; !member || a.at < since {
 		return
 	}
-	a := answer{b: b, inFlight: float64(load.InFlight) * r.mean / b.Weight(), latency: load.Latency, at: asked}
+	a.inFlight *= r.mean / a.b.Weight()
 	r.seen[r.reports%len(r.seen)] = a.inFlight
 	if r.reports++; r.reports%16 == 0 || r.reports < 16 {
 		lately := r.seen
@@ -304,10 +315,10 @@ func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 		slices.Sort(sorted)
 		r.hot = sorted[int(r.o.Hot*float64(len(sorted)-1))]
 	}
-	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == b })
+	at := slices.IndexFunc(r.pool, func(x answer) bool { return x.b == a.b })
 	switch {
 	case at >= 0:
-		if r.pool[at].at > asked {
+		if r.pool[at].at > a.at {
 			return
 		}
 	case len(r.pool) < r.o.Pool:
@@ -325,32 +336,35 @@ func (r *prober) take(b *Backend, load Load, asked time.Duration) {
 }
 
 // get asks by HTTP over connections that are kept.
-func (r *prober) get(ctx context.Context, t Target) (Load, error) {
+func (r *prober) get(ctx context.Context, t Target) (inFlight int, latency time.Duration, err error) {
 	scheme, rt := t.Scheme, r.http.secure // which speaks HTTP/1.1 without TLS too
 	if scheme == "h2c" {
 		scheme, rt = "http", r.http.clear2
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+t.Addr+r.o.Path, nil)
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
 	res, err := rt.RoundTrip(req)
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return Load{}, fmt.Errorf("lb: load of %s: status %d", t.ID, res.StatusCode)
+		return 0, 0, fmt.Errorf("lb: load of %s: status %d", t.ID, res.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4<<10))
 	if err != nil {
-		return Load{}, err
+		return 0, 0, err
 	}
-	var l Load
+	var l struct { // as a limit.LoadMeter writes it
+		InFlight int           `json:"in_flight"`
+		Latency  time.Duration `json:"latency_ns"`
+	}
 	if err := json.Unmarshal(body, &l); err != nil {
-		return Load{}, fmt.Errorf("lb: load of %s: %w", t.ID, err)
+		return 0, 0, fmt.Errorf("lb: load of %s: %w", t.ID, err)
 	}
-	return l, nil
+	return l.InFlight, l.Latency, nil
 }
 
 func (r *prober) close() {

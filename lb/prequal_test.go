@@ -3,13 +3,7 @@ package lb
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/http"
-	"net/http/httptest"
-	"strings"
-	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -19,7 +13,7 @@ var errNoLoad = errors.New("does not say")
 
 // unasked is a balancer whose backends answer no probe: a test fills its pool itself.
 func unasked(t *testing.T, n int, o PrequalOptions) (*Balancer, *prober) {
-	o.Probe = func(context.Context, Target) (Load, error) { return Load{}, errNoLoad }
+	o.Probe = func(context.Context, Target) (int, time.Duration, error) { return 0, 0, errNoLoad }
 	b := newBalancer(t, endpoints(n), Options{Policy: Prequal(o)})
 	return b, b.prober
 }
@@ -29,11 +23,11 @@ func TestPrequalHotCold(t *testing.T) {
 	bs := b.Backends()
 	now := time.Since(began)
 	for range 20 { // what is usual: two in flight
-		r.take(bs[0], Load{2, 10 * time.Millisecond}, now)
+		r.take(answer{b: bs[0], inFlight: 2, latency: 10 * time.Millisecond, at: now})
 	}
-	r.take(bs[1], Load{1, 20 * time.Millisecond}, now)
-	r.take(bs[2], Load{9, time.Millisecond}, now)
-	r.take(bs[3], Load{5, 2 * time.Millisecond}, now)
+	r.take(answer{b: bs[1], inFlight: 1, latency: 20 * time.Millisecond, at: now})
+	r.take(answer{b: bs[2], inFlight: 9, latency: time.Millisecond, at: now})
+	r.take(answer{b: bs[3], inFlight: 5, latency: 2 * time.Millisecond, at: now})
 	choose := func() *Backend {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -50,8 +44,8 @@ func TestPrequalHotCold(t *testing.T) {
 	r.drop(bs[3], now)
 	r.drop(bs[0], now)
 	require.Nil(t, choose(), "one answer is no choice")
-	r.take(bs[1], Load{0, time.Millisecond}, now-2*time.Second)
-	r.take(bs[3], Load{0, time.Millisecond}, now)
+	r.take(answer{b: bs[1], inFlight: 0, latency: time.Millisecond, at: now - 2*time.Second})
+	r.take(answer{b: bs[3], inFlight: 0, latency: time.Millisecond, at: now})
 	require.Equal(t, "b03", choose().id, "not what is too old")
 }
 
@@ -60,7 +54,7 @@ func TestPrequalPool(t *testing.T) {
 	bs := b.Backends()
 	now := time.Since(began)
 	for i, be := range bs[:6] {
-		r.take(be, Load{1, time.Duration(i) * time.Millisecond}, now+time.Duration(i))
+		r.take(answer{b: be, inFlight: 1, latency: time.Duration(i) * time.Millisecond, at: now + time.Duration(i)})
 	}
 	ids := func() (s string) {
 		for _, a := range r.pool {
@@ -69,7 +63,7 @@ func TestPrequalPool(t *testing.T) {
 		return s
 	}
 	require.Equal(t, "b04b05b02b03", ids(), "the oldest give way")
-	r.take(bs[3], Load{0, time.Millisecond}, now+10)
+	r.take(answer{b: bs[3], inFlight: 0, latency: time.Millisecond, at: now + 10})
 	require.Equal(t, "b04b05b02b03", ids(), "one answer for each")
 	r.mu.Lock()
 	require.Equal(t, "b03", r.choose(now+10).id)
@@ -81,7 +75,7 @@ func TestPrequalPool(t *testing.T) {
 	require.Len(t, r.pool, 2, "then the oldest")
 	require.NoError(t, b.Update(endpoints(50)[4:]))
 	require.NotContains(t, ids(), "b02")
-	r.take(bs[0], Load{}, now+20)
+	r.take(answer{b: bs[0], at: now + 20})
 	require.NotContains(t, ids(), "b00", "nor what answers after it has left")
 }
 
@@ -92,11 +86,11 @@ func TestPrequalReuse(t *testing.T) {
 	bs := b.Backends()
 	now := time.Since(began)
 	for range 20 { // what is usual
-		r.take(bs[2], Load{5, time.Second}, now)
+		r.take(answer{b: bs[2], inFlight: 5, latency: time.Second, at: now})
 	}
 	r.drop(bs[2], now)
-	r.take(bs[0], Load{0, time.Millisecond}, now)
-	r.take(bs[1], Load{0, 3 * time.Millisecond}, now)
+	r.take(answer{b: bs[0], inFlight: 0, latency: time.Millisecond, at: now})
+	r.take(answer{b: bs[1], inFlight: 0, latency: 3 * time.Millisecond, at: now})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	require.Equal(t, "b00", r.choose(now).id)
@@ -104,64 +98,6 @@ func TestPrequalReuse(t *testing.T) {
 	require.Equal(t, 2*time.Millisecond, r.pool[0].latency)
 	require.Equal(t, "b00", r.choose(now).id)
 	require.Nil(t, r.choose(now), "used up")
-}
-
-func TestPrequalAsksByHTTP(t *testing.T) {
-	var meters [3]LoadMeter
-	var es []Endpoint
-	var broken atomic.Bool
-	for i := range meters {
-		mux := http.NewServeMux()
-		mux.HandleFunc("/load", func(w http.ResponseWriter, r *http.Request) {
-			if broken.Load() {
-				http.Error(w, "no", http.StatusInternalServerError)
-				return
-			}
-			meters[i].ServeHTTP(w, r)
-		})
-		mux.Handle("/", meters[i].Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprint(w, i)
-		})))
-		e, _ := serve(t, fmt.Sprint("s", i), mux.ServeHTTP)
-		es = append(es, e)
-	}
-	for range 20 { // another balancer's requests, which hang on two of the three
-		meters[0].Begin()
-		meters[1].Begin()
-	}
-	b := newBalancer(t, es, Options{Policy: Prequal(PrequalOptions{MaxAge: 20 * time.Second})})
-	h := b.Handler()
-	get := func() string {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest("GET", "http://site.example/", nil))
-		return w.Body.String()
-	}
-	eventually(t, func() bool {
-		get()
-		b.prober.mu.Lock()
-		defer b.prober.mu.Unlock()
-		return len(b.prober.pool) >= 2 && b.prober.reports > 20
-	}, "answers come in")
-	idle := 0
-	eventually(t, func() bool {
-		if get() == "2" {
-			idle++
-		} else {
-			idle = 0
-		}
-		return idle == 5
-	}, "the idle one is found, though this balancer has nothing on any")
-	st := b.Stats()
-	require.NotZero(t, st.LoadProbes)
-	broken.Store(true)
-	eventually(t, func() bool { get(); return b.Stats().LoadProbeFailures > 5 }, "refusals are counted")
-	eventually(t, func() bool {
-		get()
-		b.prober.mu.Lock()
-		defer b.prober.mu.Unlock()
-		return len(b.prober.pool) == 0
-	}, "who does not say is forgotten")
-	require.NotEmpty(t, get(), "and requests are served")
 }
 
 func TestPrequalOptions(t *testing.T) {
@@ -180,67 +116,14 @@ func TestPrequalSharesByWeight(t *testing.T) {
 	for i := range es {
 		es[i].Weight = float64(1 + i%2)
 	}
-	b := newBalancer(t, es, Options{Policy: Prequal(PrequalOptions{Probe: func(context.Context, Target) (Load, error) {
-		return Load{}, errNoLoad
-	}})})
+	b := newBalancer(t, es, Options{Policy: Prequal(
+		PrequalOptions{Probe: func(context.Context, Target) (int, time.Duration, error) {
+			return 0, 0, errNoLoad
+		}})})
 	for _, be := range b.Backends() { // as many per weight on each
-		b.prober.take(be, Load{int(4 * be.Weight()), 10 * time.Millisecond}, time.Since(began))
+		b.prober.take(answer{b: be, inFlight: 4 * be.Weight(), latency: 10 * time.Millisecond, at: time.Since(began)})
 	}
 	for _, a := range b.prober.pool {
 		require.InDelta(t, 6, a.inFlight, 1e-9, a.b.id)
 	}
-}
-
-func TestLoadMeter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var m LoadMeter
-		require.Equal(t, Load{}, m.Load())
-		a := m.Begin() // alone
-		b := m.Begin() // beside one
-		require.Equal(t, 2, m.Load().InFlight)
-		time.Sleep(10 * time.Millisecond)
-		a.End(false)
-		time.Sleep(20 * time.Millisecond)
-		b.End(false)
-		require.Equal(t, Load{0, 10 * time.Millisecond}, m.Load())
-		c := m.Begin()
-		require.Equal(t, Load{1, 30 * time.Millisecond}, m.Load(), "what it takes beside one")
-		for range 30 {
-			m.Begin()
-		}
-		require.Equal(t, Load{31, 30 * time.Millisecond}, m.Load(), "the nearest that is known")
-		c.End(true)
-		require.Equal(t, 30, m.Load().InFlight)
-		time.Sleep(11 * time.Second)
-		require.Zero(t, m.Load().Latency, "long ago")
-		d := m.Begin()
-		time.Sleep(time.Second)
-		d.End(false)
-		require.Equal(t, time.Second, m.Load().Latency)
-	})
-	last := 0
-	for n := range int64(300_000) {
-		i := levelOf(n)
-		require.True(t, i == last || i == last+1, "%d: %d after %d", n, i, last)
-		last = i
-	}
-	require.Equal(t, 63, last)
-
-	var m LoadMeter
-	h := m.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/bad") {
-			w.WriteHeader(500)
-		}
-		if r.URL.Path == "/panic" {
-			panic("x")
-		}
-	}))
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/bad", nil))
-	require.Panics(t, func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/panic", nil)) })
-	require.Equal(t, Load{}, m.Load(), "failing is quick, and says nothing")
-	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	require.NotZero(t, m.Load().Latency)
-	w := httptest.NewRecorder()
-	m.ServeHTTP(w, nil)
-	require.Contains(t, w.Body.String(), `"in_flight":0,"latency_ns":`)
 }

@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
 func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
@@ -35,6 +33,7 @@ func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
 }
 
 func TestProxyPassesRequestAndAnswer(t *testing.T) {
+	t.Parallel()
 	big := bytes.Repeat([]byte("0123456789abcdef"), 64<<10) // 1 MiB
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -113,8 +112,8 @@ func TestForwardedHeaders(t *testing.T) {
 			w.Header().Set("Got-"+k, strings.Join(r.Header[k], "|"))
 		}
 	})
-	ask := func(o Options) http.Header {
-		url, c := front(t, newBalancer(t, []Endpoint{e}, o))
+	ask := func(o ProxyOptions) http.Header {
+		url, c := front(t, newBalancer(t, []Endpoint{e}, Options{}), o)
 		req, _ := http.NewRequest("GET", url, nil)
 		req.Host = "site.example"
 		req.Header.Set("X-Forwarded-For", "198.51.100.7")
@@ -127,13 +126,13 @@ func TestForwardedHeaders(t *testing.T) {
 		res.Body.Close()
 		return res.Header
 	}
-	h := ask(Options{})
+	h := ask(ProxyOptions{})
 	require.Equal(t, "127.0.0.1", h.Get("Got-X-Forwarded-For"),
 		"a stranger's word is not passed on, on loopback neither")
 	require.Equal(t, "http", h.Get("Got-X-Forwarded-Proto"))
 	require.Equal(t, "site.example", h.Get("Got-X-Forwarded-Host"))
 	require.Empty(t, h.Get("Got-X-Forwarded-Port")+h.Get("Got-Forwarded")+h.Get("Got-X-Real-Ip"))
-	h = ask(Options{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	h = ask(ProxyOptions{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	require.Equal(t, "198.51.100.7, 127.0.0.1", h.Get("Got-X-Forwarded-For"))
 	require.Equal(t, "https", h.Get("Got-X-Forwarded-Proto"))
 	require.Equal(t, "443", h.Get("Got-X-Forwarded-Port"))
@@ -236,7 +235,7 @@ func TestUpgradeKeepsEarlyBytes(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello ")
 		io.Copy(c, br)
 	}()
-	s := httptest.NewServer(newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{}).Handler())
+	s := httptest.NewServer(handlerOf(t, newBalancer(t, []Endpoint{{Addr: l.Addr().String()}}, Options{})))
 	defer s.Close()
 	c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
 	require.NoError(t, err)
@@ -314,6 +313,7 @@ const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 // A backend that closes idle connections must not cost a request, and never have a POST sent twice.
 func TestStaleConnections(t *testing.T) {
+	t.Parallel()
 	var posts, ends atomic.Int64
 	// one request per connection, then an unannounced end
 	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
@@ -361,7 +361,7 @@ func TestRetryOnAnotherHost(t *testing.T) {
 	})
 	dead := Endpoint{Addr: "127.0.0.1:1"}
 	url, c := front(t, newBalancer(t, []Endpoint{broken, good, dead},
-		Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}}))
+		Options{Policy: inTurn{}, Outlier: Outlier{Disabled: true}}))
 	for range 12 {
 		_, body := get(t, c, url)
 		require.Equal(t, "ok", body)
@@ -398,9 +398,10 @@ func TestRetryOnAnotherHost(t *testing.T) {
 }
 
 func TestRetryStatusesAndBudget(t *testing.T) {
+	t.Parallel()
 	sick, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) })
 	good, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) {})
-	o := Options{Policy: RoundRobin(), Outlier: Outlier{Disabled: true}, Retry: Retry{Statuses: []int{503}}}
+	o := Options{Policy: inTurn{}, Outlier: Outlier{Disabled: true}, Retry: Retry{Statuses: []int{503}}}
 	url, c := front(t, newBalancer(t, []Endpoint{sick, good}, o))
 	for range 10 {
 		res, _ := get(t, c, url)
@@ -419,6 +420,7 @@ func TestRetryStatusesAndBudget(t *testing.T) {
 }
 
 func TestErrorsAndTimeouts(t *testing.T) {
+	t.Parallel()
 	hang := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) { io.Copy(io.Discard, br) })
 	url, c := front(t, newBalancer(t, []Endpoint{hang}, Options{Timeouts: Timeouts{Header: 50 * time.Millisecond}}))
 	res, _ := get(t, c, url)
@@ -428,7 +430,7 @@ func TestErrorsAndTimeouts(t *testing.T) {
 	require.Equal(t, 503, res.StatusCode)
 	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
 	e, _ := serve(t, "", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-	url, c = front(t, newBalancer(t, []Endpoint{e}, Options{MaxBody: 10}))
+	url, c = front(t, newBalancer(t, []Endpoint{e}, Options{}), ProxyOptions{MaxBody: 10})
 	for _, body := range []io.Reader{strings.NewReader("12345678901"),
 		io.MultiReader(strings.NewReader("12345678901"))} {
 		res, err := c.Post(url, "", body)
@@ -568,9 +570,9 @@ func TestStickyCookie(t *testing.T) {
 		})
 		es = append(es, e)
 	}
-	b := newBalancer(t, es, Options{Policy: RoundRobin(),
+	b := newBalancer(t, es, Options{Policy: inTurn{}})
+	url, c := front(t, b, ProxyOptions{
 		Sticky: &Sticky{Keys: []StickyKey{{ID: "1", Secret: bytes.Repeat([]byte("k"), 32)}}}})
-	url, c := front(t, b)
 	res, first := get(t, c, url)
 	require.Len(t, res.Cookies(), 1)
 	cookie := res.Cookies()[0]
@@ -609,7 +611,7 @@ func TestRoundTripper(t *testing.T) {
 		es = append(es, e)
 	}
 	b := newBalancer(t, append(es, Endpoint{Addr: "127.0.0.1:1"}),
-		Options{Policy: Random(), Outlier: Outlier{Disabled: true}})
+		Options{Policy: PowerOfTwo(), Outlier: Outlier{Disabled: true}})
 	rt := b.RoundTripper(nil)
 	c := &http.Client{Transport: rt}
 	defer c.CloseIdleConnections()
@@ -630,43 +632,8 @@ func TestRoundTripper(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoBackend)
 }
 
-func TestServeTCP(t *testing.T) {
-	e := fakeBackend(t, func(_ int, c net.Conn, br *bufio.Reader) {
-		io.WriteString(c, "hi ")
-		io.Copy(c, br)
-	})
-	b := newBalancer(t, []Endpoint{e, {Addr: "127.0.0.1:1"}}, Options{Policy: RoundRobin()})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error)
-	go func() { served <- b.ServeTCP(ctx, l) }()
-	for range 4 {
-		c, err := net.Dial("tcp", l.Addr().String())
-		require.NoError(t, err)
-		io.WriteString(c, "there")
-		c.(*net.TCPConn).CloseWrite()
-		all, err := io.ReadAll(c)
-		require.NoError(t, err)
-		require.Equal(t, "hi there", string(all))
-		c.Close()
-	}
-	c, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	buf := make([]byte, 3)
-	_, err = io.ReadFull(c, buf)
-	require.NoError(t, err)
-	cancel()
-	time.Sleep(20 * time.Millisecond)
-	io.WriteString(c, "end") // a running connection goes on while it drains
-	_, err = io.ReadFull(c, buf)
-	require.NoError(t, err)
-	require.Equal(t, "end", string(buf))
-	c.Close()
-	require.NoError(t, <-served)
-}
-
 func TestHTTP2Backends(t *testing.T) {
+	t.Parallel()
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "Grpc-Status")
 		body, _ := io.ReadAll(r.Body)
@@ -686,7 +653,7 @@ func TestHTTP2Backends(t *testing.T) {
 		{Addr: s.Listener.Addr().String(), Scheme: "h2c"}, {Addr: tls.Listener.Addr().String(), Scheme: "https"},
 	} {
 		b := newBalancer(t, []Endpoint{e}, Options{TLS: tls.Client().Transport.(*http.Transport).TLSClientConfig,
-			Health: HealthCheck{}})
+			Health: Health{}})
 		url, c := front(t, b)
 		res, err := c.Post(url, "", strings.NewReader("ping"))
 		require.NoError(t, err)
@@ -695,20 +662,6 @@ func TestHTTP2Backends(t *testing.T) {
 		require.Equal(t, "HTTP/2.0 127.0.0.1 ping", string(body))
 		require.Equal(t, "0", res.Trailer.Get("Grpc-Status"))
 	}
-}
-
-func TestProbes(t *testing.T) {
-	var status atomic.Int64
-	status.Store(200)
-	e, s := serve(t, "", func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(int(status.Load())) })
-	target := Target{Endpoint: e, Dial: (&net.Dialer{}).DialContext}
-	require.NoError(t, HTTPProbe("/healthz")(t.Context(), target))
-	require.NoError(t, TCPProbe()(t.Context(), target))
-	status.Store(500)
-	require.ErrorContains(t, HTTPProbe("healthz")(t.Context(), target), "500")
-	s.Close()
-	require.Error(t, HTTPProbe("/")(t.Context(), target))
-	require.Error(t, TCPProbe()(t.Context(), target))
 }
 
 func TestAdmin(t *testing.T) {
@@ -725,87 +678,6 @@ func TestAdmin(t *testing.T) {
 	require.Equal(t, StateDraining, b.Backends()[0].State())
 	require.Equal(t, 204, ask(yes, "POST", "/undrain?id=b00").Code)
 	require.Equal(t, 404, ask(yes, "POST", "/drain?id=x").Code)
-}
-
-// Backends are killed and started again under load: no idempotent request may fail.
-func TestKilledBackendsCostNothing(t *testing.T) {
-	for name, front := range ways {
-		t.Run(name, func(t *testing.T) { killedBackendsCostNothing(t, front) })
-	}
-}
-
-func killedBackendsCostNothing(t *testing.T, front func(testing.TB, *Balancer) (string, *http.Client)) {
-	type node struct {
-		e    Endpoint
-		stop func()
-	}
-	start := func(addr string) node {
-		l := testserver.Listen()
-		if addr != "" {
-			l.Close()
-			var err error
-			for range 200 {
-				if l, err = net.Listen("tcp", addr); err == nil {
-					break
-				}
-				time.Sleep(5 * time.Millisecond)
-			}
-			require.NoError(t, err)
-		}
-		s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(time.Millisecond)
-			fmt.Fprint(w, "ok")
-		})}
-		done := make(chan error)
-		go func() { done <- s.Serve(l) }()
-		return node{Endpoint{Addr: l.Addr().String()}, func() { s.Close(); <-done }}
-	}
-	var nodes []node
-	var es []Endpoint
-	for range 4 {
-		n := start("")
-		nodes, es = append(nodes, n), append(es, n.e)
-	}
-	b := newBalancer(t, es, Options{Outlier: Outlier{Ejection: 20 * time.Millisecond},
-		Health: HealthCheck{Probe: TCPProbe(), Interval: 20 * time.Millisecond}})
-	url, c := front(t, b)
-	var failed, done atomic.Int64
-	stop := make(chan bool)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				res, err := c.Get(url)
-				if err != nil || res.StatusCode != 200 {
-					failed.Add(1)
-				}
-				if err == nil {
-					io.Copy(io.Discard, res.Body)
-					res.Body.Close()
-				}
-				done.Add(1)
-			}
-		})
-	}
-	for i := range 8 {
-		n := i % len(nodes)
-		nodes[n].stop()
-		time.Sleep(40 * time.Millisecond)
-		nodes[n] = start(nodes[n].e.Addr)
-		time.Sleep(60 * time.Millisecond)
-	}
-	close(stop)
-	wg.Wait()
-	for _, n := range nodes {
-		n.stop()
-	}
-	require.Zero(t, failed.Load(), "of %d requests", done.Load())
-	noneInFlight(t, b)
 }
 
 func TestBudgetErrorIsJoined(t *testing.T) {

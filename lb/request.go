@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/httpfield"
 )
 
@@ -49,11 +50,11 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	b = append(b, '\r', '\n')
 	connection := r.Header["Connection"]
 	for k, vs := range r.Header {
-		if x.dropped(k) || len(connection) > 0 && named(connection, k) {
+		if !http1.ForwardsRequest(k, x.trusted) || len(connection) > 0 && named(connection, k) {
 			continue
 		}
 		for _, v := range vs {
-			b = appendField(b, k, v)
+			b = http1.AppendField(b, k, v)
 		}
 	}
 	b = x.appendForwarded(b)
@@ -62,7 +63,7 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	}
 	if x.upgrade != "" {
 		b = append(b, "Connection: Upgrade\r\n"...)
-		b = appendField(b, "Upgrade", x.upgrade)
+		b = http1.AppendField(b, "Upgrade", x.upgrade)
 	}
 	switch {
 	case x.body == bodyNone:
@@ -76,39 +77,13 @@ func (x *exchange) appendHead(b []byte) ([]byte, error) {
 	default:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 		for k := range r.Trailer {
-			b = appendField(b, "Trailer", k)
+			b = http1.AppendField(b, "Trailer", k)
 		}
 	}
 	if x.expect {
 		b = append(b, "Expect: 100-continue\r\n"...)
 	}
 	return append(b, '\r', '\n'), nil
-}
-
-// appendField leaves out what would end the line early: names are from net/http or from code before us, values too.
-func appendField(b []byte, k, v string) []byte {
-	if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 ||
-		!httpfield.IsName(k) {
-		return b
-	}
-	b = append(b, k...)
-	b = append(b, ':', ' ')
-	b = append(b, v...)
-	return append(b, '\r', '\n')
-}
-
-// dropped are the fields of the hop, those that we write ourselves, and, from a client that is not trusted, all that
-// claim where the request came from.
-func (x *exchange) dropped(k string) bool {
-	switch k {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade", "Content-Length", "Expect", "Host", "Http2-Settings",
-		"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto":
-		return true
-	case "Forwarded", "X-Real-Ip":
-		return !x.trusted
-	}
-	return !x.trusted && len(k) > 12 && k[:12] == "X-Forwarded-"
 }
 
 func (x *exchange) appendForwarded(b []byte) []byte {
@@ -128,13 +103,13 @@ func (x *exchange) appendForwarded(b []byte) []byte {
 		b = append(b, '\r', '\n')
 	}
 	if v := h["X-Forwarded-Host"]; x.trusted && len(v) > 0 {
-		b = appendField(b, "X-Forwarded-Host", v[0])
+		b = http1.AppendField(b, "X-Forwarded-Host", v[0])
 	} else {
-		b = appendField(b, "X-Forwarded-Host", x.r.Host)
+		b = http1.AppendField(b, "X-Forwarded-Host", x.r.Host)
 	}
 	switch v := h["X-Forwarded-Proto"]; {
 	case x.trusted && len(v) > 0:
-		b = appendField(b, "X-Forwarded-Proto", v[0])
+		b = http1.AppendField(b, "X-Forwarded-Proto", v[0])
 	case x.r.TLS != nil:
 		b = append(b, "X-Forwarded-Proto: https\r\n"...)
 	default:

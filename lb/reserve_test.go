@@ -30,8 +30,8 @@ func released(t *testing.T) {
 }
 
 func heapReserved(t *testing.T, n int) *Balancer {
-	b := newBalancer(t, endpoints(1), Options{HeapReserve: n})
-	b.Handler()
+	b := newBalancer(t, endpoints(1), Options{})
+	handlerOf(t, b, ProxyOptions{HeapReserve: n})
 	return b
 }
 
@@ -40,14 +40,14 @@ func TestHeapReserveIsShared(t *testing.T) {
 	small, large, none := heapReserved(t, 5<<20), heapReserved(t, 24<<20), heapReserved(t, -1)
 	require.Equal(t, int64(24<<20), reserveHeld(), "the largest, not the sum")
 	require.Nil(t, none.reserve)
-	large.Handler()
+	handlerOf(t, large)
 	require.Equal(t, int64(24<<20), reserveHeld(), "once for each balancer")
 	require.NoError(t, large.Close())
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		return reserveHeld() == 8<<20
 	}, waitFor, pause, "what the smaller one needs stays")
-	large.Handler()
+	handlerOf(t, large)
 	require.Nil(t, large.reserve, "none after Close")
 	require.NoError(t, small.Close())
 	released(t)
@@ -61,7 +61,7 @@ func TestHeapReserveOfAnUnreachableBalancer(t *testing.T) {
 	func() {
 		b, err := New(endpoints(1), Options{})
 		require.NoError(t, err)
-		b.Handler()
+		handlerOf(t, b)
 		require.NotZero(t, reserveHeld())
 	}()
 	released(t)
@@ -102,9 +102,9 @@ func TestHeapReserveMakesCollectionsRare(t *testing.T) {
 	released(t)
 	e := Endpoint{Addr: "127.0.0.1:1"} // every request fails, and makes garbage
 	runs := func(n int) uint32 {
-		b := newBalancer(t, []Endpoint{e}, Options{HeapReserve: n, Dial: unreachable})
+		b := newBalancer(t, []Endpoint{e}, Options{Dial: unreachable})
 		defer b.Close()
-		h := b.Handler()
+		h := handlerOf(t, b, ProxyOptions{HeapReserve: n})
 		runtime.GC()
 		var m0, m1, m runtime.MemStats
 		runtime.ReadMemStats(&m0)

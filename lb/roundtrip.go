@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/tierkit/tierkit/internal/http1"
 )
 
 // RoundTripper balances a client's requests: the URL's host is replaced by the picked backend's address, the Host
@@ -23,6 +25,8 @@ func (b *Balancer) RoundTripper(base http.RoundTripper) http.RoundTripper {
 	}
 	return t
 }
+
+var errNoResponse = errors.New("lb: the RoundTripper did not return")
 
 type tripper struct {
 	b     *Balancer
@@ -43,38 +47,33 @@ func (t *tripper) CloseIdleConnections() {
 func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 	b := t.b
 	ctx := r.Context()
-	k := b.rank(r)
-	k.Hash, k.Keyed = b.o.Key(r, netip.Addr{})
-	var avoid tried
-	var failure error
+	q := request{Request: r, key: b.rank(r), idempotent: b.idempotent(r)}
+	q.key.Hash, q.key.Keyed = b.hash(r, netip.Addr{})
 	resendable := r.Body == nil || r.Body == http.NoBody || r.GetBody != nil
-	hedged := false
-	for {
-		lease, err := b.pick(ctx, k, avoid)
-		if err != nil {
-			closeBody(r)
-			if failure != nil && errors.Is(err, ErrNoBackend) {
-				err = failure
-			}
-			return nil, err
-		}
-		last := len(avoid) >= b.o.Retry.Max
+	hedge, hedged := resendable && t.hedges(r, q.idempotent), false
+	a := b.Attempts(q.key)
+	for a.Next(ctx) {
 		var got trip
-		if delay, hedge := t.hedges(r); hedge && resendable && !hedged {
-			var both tried
-			got, both = t.race(r, lease, k, avoid, delay)
-			hedged = len(both) > 0
-			avoid = append(avoid, both...)
+		if delay, ok := b.hedgeDelay(); ok && hedge && !hedged {
+			var failed []*Backend
+			got, failed = t.race(&q, a.Pick, a.tried, delay)
+			hedged = len(failed) > 0
+			for _, be := range failed {
+				a.tried.add(be)
+			}
+			a.Pick = got.lease
 		} else {
-			got = t.send(ctx, r, lease, len(avoid) > 0)
+			got = t.send(ctx, r, a.Pick, a.tried.len() > 0)
 		}
-		again := resendable && ctx.Err() == nil && !last
-		if failure = got.err; failure == nil {
-			again, failure = again && t.retryStatus(r, got) && len(avoid)+1 < len(b.snap.Load().usable), errStatus
+		cause, safe := got.err, resendable && ctx.Err() == nil
+		if cause == nil {
+			cause = a.Discards(got.res.StatusCode, safe && q.idempotent)
+			safe = cause != nil
 		} else {
-			again = again && !got.own && (unsentError(failure) || b.o.Retry.Idempotent(r))
+			out := http1.Outcome{Client: got.own, Unsent: unsentError(cause)}
+			safe = safe && out.SafeToRetry(q.idempotent)
 		}
-		if !again || !b.again(got.lease.b, failure) {
+		if !a.Again(cause, safe) {
 			if got.err == nil {
 				return got.pass(ctx), nil
 			}
@@ -82,17 +81,22 @@ func (t *tripper) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, got.err
 		}
 		got.fail(ctx)
-		avoid = append(avoid, got.lease.b)
 	}
+	closeBody(r)
+	return nil, a.Err
 }
 
-func (t *tripper) retryStatus(r *http.Request, got trip) bool {
-	return t.b.o.Retry.Idempotent(r) && statusIn(t.b.o.Retry.Statuses, got.res.StatusCode)
+// request is a request with what the functions of the options say of it. They are asked before a backend is picked, so
+// that their panics leave nothing behind.
+type request struct {
+	*http.Request
+	key        Key
+	idempotent bool
 }
 
 // trip is one attempt and what came of it.
 type trip struct {
-	lease   Lease
+	lease   Pick
 	res     *http.Response
 	err     error
 	own     bool // err is the request's own, nothing that the backend is to blame for
@@ -112,7 +116,7 @@ func (p trip) fail(ctx context.Context) {
 		p.res.Body.Close()
 		p.lease.Done(Result{Status: p.res.StatusCode, Latency: p.latency})
 	} else {
-		p.lease.Done(Result{Err: p.err, Latency: p.latency, Ignored: p.own || ctx.Err() != nil})
+		p.lease.Done(Result{Err: p.err, Latency: p.latency, canceled: p.own || ctx.Err() != nil})
 	}
 	p.stop()
 }
@@ -120,7 +124,7 @@ func (p trip) fail(ctx context.Context) {
 // pass hands the answer on; the lease ends with its body.
 func (p trip) pass(ctx context.Context) *http.Response {
 	p.res.Body = leased(p.res.Body, func(err error) {
-		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, Ignored: err != nil &&
+		p.lease.Done(Result{Err: err, Status: p.res.StatusCode, Latency: p.latency, canceled: err != nil &&
 			ctx.Err() != nil})
 		p.stop()
 	})
@@ -128,7 +132,7 @@ func (p trip) pass(ctx context.Context) *http.Response {
 }
 
 // send makes one attempt. fresh: the request's own body has been used already, or another attempt uses it.
-func (t *tripper) send(ctx context.Context, r *http.Request, lease Lease, fresh bool) trip {
+func (t *tripper) send(ctx context.Context, r *http.Request, lease Pick, fresh bool) trip {
 	ep := lease.b.ep.Load()
 	req := r.WithContext(ctx)
 	u := *r.URL
@@ -150,17 +154,12 @@ func (t *tripper) send(ctx context.Context, r *http.Request, lease Lease, fresh 
 	if rt == nil {
 		rt = t.own[ep.Scheme]
 	}
-	res, err := rt.RoundTrip(req)
-	return trip{lease: lease, res: res, err: err, latency: time.Since(began) - lease.start}
-}
-
-func statusIn(list []int, status int) bool {
-	for _, s := range list {
-		if s == status {
-			return true
-		}
+	var res *http.Response
+	err := errNoResponse
+	if e := t.b.call("RoundTripper", func() { res, err = rt.RoundTrip(req) }); e != nil {
+		err = e
 	}
-	return false
+	return trip{lease: lease, res: res, err: err, latency: time.Since(began) - lease.start}
 }
 
 func closeBody(r *http.Request) {

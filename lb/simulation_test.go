@@ -1,4 +1,4 @@
-package lb
+package lb_test
 
 import (
 	"container/heap"
@@ -15,7 +15,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/lottery"
+	"github.com/tierkit/tierkit/internal/test/exhaustive"
+	"github.com/tierkit/tierkit/internal/test/lbtest"
 	"github.com/tierkit/tierkit/internal/test/race"
+	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/limit"
+	"github.com/tierkit/tierkit/lb/policy"
 )
 
 // The simulation: 20 backends of 4 workers, 4 balancers that know nothing of each other, Poisson arrivals at 70 % of
@@ -65,14 +71,14 @@ func scenarios() []scenario {
 type simBackend struct {
 	busy  int
 	queue []simRequest
-	meter LoadMeter // counts for all balancers, as it does in a server
+	meter limit.LoadMeter // counts for all balancers, as it does in a server
 }
 
 type simRequest struct {
-	lease   Lease
+	lease   lb.Pick
 	start   time.Time
 	work    float64
-	running Running
+	running limit.Running
 }
 
 type simEvent struct {
@@ -113,15 +119,15 @@ func (s *simulation) after(d time.Duration, do func()) {
 	heap.Push(&s.events, simEvent{s.now() + d, s.n, do})
 }
 
-func backendIndex(b *Backend) int { return int(b.id[1]-'0')*10 + int(b.id[2]-'0') }
+func backendIndex(b *lb.Backend) int { return int(b.ID()[1]-'0')*10 + int(b.ID()[2]-'0') }
 
 func (s *simulation) arrive(r simRequest) {
-	i := backendIndex(r.lease.b)
+	i := backendIndex(r.lease.Backend())
 	if s.now() >= s.measure {
 		s.requests[i]++
 	}
 	if s.fail(i) {
-		s.after(100*time.Microsecond, func() { r.lease.Done(Result{Err: errors.New("boom")}) })
+		s.after(100*time.Microsecond, func() { r.lease.Done(lb.Result{Err: errors.New("boom")}) })
 		return
 	}
 	b := &s.backends[i]
@@ -137,7 +143,7 @@ func (s *simulation) arrive(r simRequest) {
 func (s *simulation) serve(i int, r simRequest) {
 	s.after(time.Duration(r.work*s.slow(i, s.now())*float64(simService)), func() {
 		r.running.End(false)
-		r.lease.Done(Result{Status: 200})
+		r.lease.Done(lb.Result{Status: 200})
 		if s.now() >= s.measure {
 			s.latencies = append(s.latencies, time.Since(r.start))
 		}
@@ -156,15 +162,15 @@ func (s *simulation) serve(i int, r simRequest) {
 // the one that is expected to be done first, and never one that fails.
 type oracle struct{ s *simulation }
 
-func (o oracle) Picker(bs []*Backend) Picker { return oracleOf{o.s, bs} }
+func (o oracle) Picker(bs []*lb.Backend) lb.Picker { return oracleOf{o.s, bs} }
 
 type oracleOf struct {
 	s  *simulation
-	bs []*Backend
+	bs []*lb.Backend
 }
 
-func (o oracleOf) Pick(Key) *Backend {
-	var best *Backend
+func (o oracleOf) Pick(lb.Key) *lb.Backend {
+	var best *lb.Backend
 	low := math.Inf(1)
 	for _, b := range o.bs {
 		i := backendIndex(b)
@@ -182,62 +188,55 @@ func (o oracleOf) Pick(Key) *Backend {
 	return best
 }
 
-// seeded gives a policy of the package a chance of its own.
-func seeded(p Policy, seed uint64) Policy {
-	src := chance{rand.NewPCG(seed, 99)}
-	switch p := p.(type) {
-	case randomPolicy:
-		p.src = src
-		return p
-	case powerOfTwo:
-		p.src = src
-		return p
-	case peakEWMA:
-		p.src = src
-		return p
-	case leastConnections:
-		p.src = src
-		return p
-	case prequal:
-		p.src = src
-		return p
+// seeded gives a policy a source of random numbers of its own.
+func seeded(p lb.Policy, seed uint64) lb.Policy {
+	if p, ok := p.(interface {
+		WithSource(lottery.Source) lb.Policy
+	}); ok {
+		return p.WithSource(lottery.Seeded(seed, 99))
 	}
 	return p
 }
+
+// byLoad is Prequal with probes that ask the simulated backends.
+type byLoad struct{ lb.Policy }
 
 type simResult struct {
 	p50, p99 time.Duration
 	share    float64 // of backend 7
 }
 
-func simulate(t *testing.T, sc scenario, p Policy, seed uint64, length time.Duration) (res simResult) {
+func simulate(t *testing.T, sc scenario, p lb.Policy, seed uint64, length time.Duration) (res simResult) {
 	synctest.Test(t, func(t *testing.T) {
 		// latencies are stamped in milliseconds of the process's clock
-		time.Sleep(time.Millisecond - time.Since(began)%time.Millisecond)
+		time.Sleep(time.Millisecond - time.Since(lb.Began)%time.Millisecond)
 		s := &simulation{scenario: sc, began: time.Now(), measure: length / 4}
 		rnd := rand.New(rand.NewPCG(seed, 1))
+		defer time.Sleep(time.Second) // until the last probes have returned
 		perBalancer := simLoad * simBackends * simWorkers / simService.Seconds() / simBalancers
 		for i := range simBalancers {
-			policy := seeded(p, seed*100+uint64(i))
-			if p, ok := policy.(prequal); ok {
-				p.o.Probe = func(_ context.Context, t Target) (Load, error) {
-					time.Sleep(time.Duration(200+t.Addr[len(t.Addr)-4]) * time.Microsecond) // there
-					l := s.backends[int(t.ID[1]-'0')*10+int(t.ID[2]-'0')].meter.Load()
-					time.Sleep(200 * time.Microsecond) // and back
-					return l, nil
-				}
-				policy = p
+			policy := p
+			if _, ok := p.(byLoad); ok {
+				policy = lb.Prequal(lb.PrequalOptions{
+					Probe: func(_ context.Context, t lb.Target) (int, time.Duration, error) {
+						time.Sleep(time.Duration(200+t.Addr[len(t.Addr)-4]) * time.Microsecond) // there
+						l := s.backends[int(t.ID[1]-'0')*10+int(t.ID[2]-'0')].meter.Load()
+						time.Sleep(200 * time.Microsecond) // and back
+						return l.InFlight, l.Latency, nil
+					}})
 			}
+			policy = seeded(policy, seed*100+uint64(i))
 			if p == nil {
 				policy = oracle{s}
 			}
-			b, err := New(endpoints(simBackends), Options{Policy: policy, Outlier: Outlier{Disabled: true}})
+			b, err := lb.New(lbtest.Endpoints(simBackends),
+				lb.Options{Policy: policy, Outlier: lb.Outlier{Disabled: true}})
 			require.NoError(t, err)
 			defer b.Close()
 			var arrival func()
 			arrival = func() {
 				s.after(time.Duration(rnd.ExpFloat64()/perBalancer*float64(time.Second)), arrival)
-				l, err := b.Pick(context.Background(), Key{})
+				l, err := b.Pick(context.Background(), lb.Key{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -263,21 +262,26 @@ func simulate(t *testing.T, sc scenario, p Policy, seed uint64, length time.Dura
 
 func simulated() []struct {
 	name string
-	p    Policy
+	p    lb.Policy
 } {
 	return []struct {
 		name string
-		p    Policy
+		p    lb.Policy
 	}{
-		{"oracle", nil}, {"round robin", RoundRobin()}, {"random", Random()}, {"least connections", LeastConnections()},
-		{"two choices", PowerOfTwo()}, {"peak EWMA", PeakEWMA(0)}, {"Prequal", Prequal(PrequalOptions{})},
+		{"oracle", nil}, {"round robin", policy.RoundRobin()}, {"random", policy.Random()},
+		{"least connections", policy.LeastConnections()},
+		{"two choices", lb.PowerOfTwo()}, {"peak EWMA", policy.PeakEWMA(0)}, {"Prequal", byLoad{}},
 	}
 }
 
 // Each policy against the oracle, in each scenario.
 func TestSimulation(t *testing.T) {
-	length, seeds := 8*time.Second, uint64(3)
-	if race.Enabled || testing.Short() {
+	if testing.Short() {
+		t.Skip("simulates for seconds")
+	}
+	t.Parallel()
+	length, seeds := 8*time.Second, uint64(exhaustive.N(t, 1, 3))
+	if race.Enabled {
 		seeds = 1
 	}
 	var table strings.Builder

@@ -20,8 +20,7 @@ type snapshot struct {
 	picker Picker // nil when usable is empty
 	panic  bool
 	closed bool
-	// every backend speaks HTTP/1.1 without TLS, and no request goes to two at a time: a Front may forward by itself
-	plain bool
+	plain  bool // every backend speaks HTTP/1.1 without TLS
 }
 
 // rebuild makes the snapshot from the backends' states. b.mu is held.
@@ -29,7 +28,7 @@ func (b *Balancer) rebuild(now time.Time) {
 	if b.closed {
 		return
 	}
-	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: !b.o.Hedge.on()}
+	s := &snapshot{byID: make(map[string]*Backend, len(b.backends)), plain: true}
 	ramping := false
 	for id, be := range b.backends {
 		s.all = append(s.all, be)
@@ -55,11 +54,16 @@ func (b *Balancer) rebuild(now time.Time) {
 	for i, be := range s.all {
 		replaced[i] = be.following.count()
 	}
+	if s.panic {
+		b.log.Warn("panic", "lb: too few backends are healthy, health is ignored", "backends", len(s.all))
+	} else {
+		b.log.Clear("panic", "lb: enough backends are healthy again")
+	}
 	if len(s.usable) > 0 {
 		if b.prober != nil {
 			s.picker = b.prober.adopt(slices.Clone(s.usable))
 		} else {
-			s.picker = b.o.Policy.Picker(slices.Clone(s.usable))
+			s.picker = b.newPicker(slices.Clone(s.usable))
 		}
 	}
 	b.snap.Store(s)
@@ -73,6 +77,14 @@ func (b *Balancer) rebuild(now time.Time) {
 	}
 }
 
+// newPicker asks the policy for a picker. If the policy panics, or returns none, two choices decide.
+func (b *Balancer) newPicker(bs []*Backend) (p Picker) {
+	if b.call("Policy.Picker", func() { p = b.o.Policy.Picker(bs) }) != nil || p == nil {
+		return powerOfTwo{}.Picker(bs)
+	}
+	return p
+}
+
 // later rebuilds after d, once, for the next step of a ramp.
 func (b *Balancer) later(d time.Duration) {
 	d = max(d, 10*time.Millisecond)
@@ -84,7 +96,6 @@ func (b *Balancer) later(d time.Duration) {
 		b.mu.Lock()
 		b.rebuild(time.Now())
 		b.mu.Unlock()
-		b.tell()
 	})
 }
 

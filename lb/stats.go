@@ -4,42 +4,54 @@ import "time"
 
 // Stats of a [Balancer].
 type Stats struct {
-	Requests  uint64 `metric:"requests_total,counter,requests that were given to a backend or refused"`
-	Retries   uint64 `metric:"retries_total,counter,attempts after the first"`
-	NoRetry   uint64 `metric:"retry_budget_exhausted_total,counter,retries that the budget refused"`
-	Hedges    uint64 `metric:"hedges_total,counter,second attempts beside one that was slow"`
-	HedgesWon uint64 `metric:"hedges_won_total,counter,second attempts that answered first"`
-	Refused   uint64 `metric:"refused_total,counter,requests refused because no backend was available or all were full"`
-	Shed      uint64 `metric:"shed_total,counter,of these because of an adaptive limit"`
-	Queued    int    `metric:"queued,gauge,requests waiting for a backend"`
-	InFlight  int    `metric:"in_flight,gauge,requests on backends"`
-	Available int    `metric:"backends_available,gauge,backends that may be picked"`
-	Panic     bool   `metric:"panic,gauge,1 while health is ignored because too few backends are healthy"`
-	Ejections uint64 `metric:"ejections_total,counter,passive ejections"`
+	Requests  uint64 `metric:"requests_total,counter,Requests that were given to a backend or refused"`
+	Retries   uint64 `metric:"retries_total,counter,Attempts after the first"`
+	NoRetry   uint64 `metric:"retry_budget_exhausted_total,counter,Retries that the budget refused"`
+	Hedges    uint64 `metric:"hedges_total,counter,Second attempts beside one that was slow"`
+	HedgesWon uint64 `metric:"hedges_won_total,counter,Second attempts that answered first"`
+	Refused   uint64 `metric:"refused_total,counter,Requests that got no backend"`
+	Shed      uint64 `metric:"shed_total,counter,Of these because of an adaptive limit"`
+	Queued    int    `metric:"queued,gauge,Requests waiting for a backend"`
+	InFlight  int    `metric:"in_flight,gauge,Requests on backends"`
+	Available int    `metric:"backends_available,gauge,Backends that may be picked"`
+	Panic     bool   `metric:"panic,gauge,1 while health is ignored"`
+	Ejections uint64 `metric:"ejections_total,counter,Passive ejections"`
 	Backends  []BackendStats
 
-	LoadProbes        uint64 `metric:"load_probes_total,counter,answers of backends that were asked for their load"`
-	LoadProbeFailures uint64 `metric:"load_probe_failures_total,counter,backends that were asked for their load in vain"`
+	LoadProbes        uint64 `metric:"load_probes_total,counter,Load probes answered"`
+	LoadProbeFailures uint64 `metric:"load_probe_failures_total,counter,Load probes that failed"`
 
-	Limit       int           `metric:"limit,gauge,requests that the adaptive limit allows at once; 0 without one"`
-	Limited     int           `metric:"limited,gauge,requests that count towards it"`
-	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load as the adaptive limit sees it; the largest, of limits per backend"`
+	// requests that got no answer from a backend, and the last of them
+	Failures      uint64 `metric:"failures_total,counter,Requests without an answer"`
+	LastError     string
+	LastErrorTime time.Time
+	// functions of the user that panicked, and the last of them
+	CallbackFailures      uint64 `metric:"callback_failures_total,counter,Callbacks that panicked or were dropped"`
+	LastCallbackError     string
+	LastCallbackErrorTime time.Time
+
+	Limit       int           `metric:"limit,gauge,Adaptive limit"`
+	Limited     int           `metric:"limited,gauge,Requests that count towards it"`
+	BaseLatency time.Duration `metric:"base_latency_seconds,gauge,90th percentile without load"`
 }
 
 // BackendStats are the series of one backend.
 type BackendStats struct {
-	ID       string        `label:"backend" json:"id"`
-	Addr     string        `json:"addr"`
-	State    string        `json:"state"`
-	Weight   float64       `metric:"backend_weight,gauge,weight now" json:"weight"`
-	Up       bool          `metric:"backend_up,gauge,1 when it may be picked" json:"up"`
-	InFlight int           `metric:"backend_in_flight,gauge,requests on it" json:"in_flight"`
-	Requests uint64        `metric:"backend_requests_total,counter,attempts" json:"requests"`
-	Failures uint64        `metric:"backend_failures_total,counter,failed attempts" json:"failures"`
-	Latency  time.Duration `metric:"backend_latency_seconds,gauge,peak-sensitive mean latency" json:"latency_ns"`
-	Limit    int           `metric:"backend_limit,gauge,requests that its own adaptive limit allows at once; 0 without one" json:"limit"`
-	Idle     int           `metric:"backend_idle_connections,gauge,idle connections kept" json:"idle"`
-	Dials    uint64        `metric:"backend_dials_total,counter,connections opened" json:"dials"`
+	ID             string        `label:"backend" json:"id"`
+	Addr           string        `json:"addr"`
+	State          string        `json:"state"`
+	Weight         float64       `metric:"backend_weight,gauge,Weight now" json:"weight"`
+	Up             bool          `metric:"backend_up,gauge,1 when it may be picked" json:"up"`
+	InFlight       int           `metric:"backend_in_flight,gauge,Requests on it" json:"in_flight"`
+	Requests       uint64        `metric:"backend_requests_total,counter,Attempts" json:"requests"`
+	Failures       uint64        `metric:"backend_failures_total,counter,Failed attempts" json:"failures"`
+	Latency        time.Duration `metric:"backend_latency_seconds,gauge,Peak-sensitive mean latency" json:"latency_ns"`
+	Limit          int           `metric:"backend_limit,gauge,Adaptive limit of its own" json:"limit"`
+	CheckFailures  uint64        `metric:"backend_check_failures_total,counter,Active checks that failed" json:"check_failures"`
+	LastCheckError string        `json:"last_check_error,omitempty"`
+	LastCheckTime  time.Time     `json:"last_check_time,omitzero"`
+	Idle           int           `metric:"backend_idle_connections,gauge,Idle connections kept" json:"idle"`
+	Dials          uint64        `metric:"backend_dials_total,counter,Connections opened" json:"dials"`
 }
 
 // Stats returns counters and gauges, overall and per backend in the order of their IDs.
@@ -60,8 +72,10 @@ func (b *Balancer) Stats() Stats {
 			time.Duration(l.baseNow.Load())
 		out.Queued += int(l.queue.size.Load())
 	}
+	out.Failures, out.LastError, out.LastErrorTime = b.failures.Load()
+	out.CallbackFailures, out.LastCallbackError, out.LastCallbackErrorTime = b.callbacks.Load()
 	for _, be := range s.all {
-		idle, dials := be.pool.stats()
+		idle, dials := be.pool.Stats()
 		st := be.State()
 		limit := 0
 		if be.limiter != nil {
@@ -75,7 +89,9 @@ func (b *Balancer) Stats() Stats {
 			Requests: be.requests.Load(), Failures: be.failures.Load(), Latency: be.Latency(), Idle: idle, Dials: dials,
 			Limit: limit,
 		})
-		out.InFlight += be.InFlight()
+		last := &out.Backends[len(out.Backends)-1]
+		last.CheckFailures, last.LastCheckError, last.LastCheckTime = be.checks.Load()
+		out.InFlight += last.InFlight
 	}
 	return out
 }

@@ -40,7 +40,7 @@ func newBinding(s Sticky) (*binding, error) {
 	}
 	ring, err := keyring.New(keys...)
 	if err != nil {
-		return nil, fmt.Errorf("lb: Options.Sticky.Keys: %w", err)
+		return nil, fmt.Errorf("lb: ProxyOptions.Sticky.Keys: %w", err)
 	}
 	if s.Name == "" {
 		s.Name = "lb"

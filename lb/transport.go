@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/httpfield"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // transports speak what the balancer's own pool does not: HTTP/2, with TLS or without, and HTTP/1.1 over TLS.
@@ -58,7 +60,7 @@ func unsentError(err error) bool {
 }
 
 // transport makes one attempt through an http.Transport.
-func (x *exchange) transport(be *Backend) (out outcome) {
+func (x *exchange) transport(be *Backend) (out http1.Outcome) {
 	start := time.Now()
 	ep := be.ep.Load()
 	ctx, cancel := context.WithCancel(x.r.Context())
@@ -73,7 +75,7 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 			saved := own.Clone()
 			clear(own)
 			for k, v := range h {
-				if !hopField(k) && !named(h["Connection"], k) {
+				if http1.ForwardsResponse(k) && !named(h["Connection"], k) {
 					own[k] = v
 				}
 			}
@@ -108,29 +110,28 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 		req.Body = body
 	}
 	res, err := rt.RoundTrip(req)
-	out.latency = time.Since(start)
+	out.Latency = time.Since(start)
 	if body != nil && body.read {
 		x.begun = true
 	}
 	if err != nil {
 		if body != nil && body.err != nil {
-			return outcome{err: &clientError{body.err}, client: true}
+			return http1.Outcome{Err: clientError(body.err), Client: true}
 		}
-		return outcome{err: err, unsent: unsentError(err), latency: out.latency}
+		return http1.Outcome{Err: err, Unsent: unsentError(err), Latency: out.Latency}
 	}
 	defer res.Body.Close()
-	out.status = res.StatusCode
-	if x.retryStatus(res.StatusCode) {
-		out.err = errStatus
+	out.Status = res.StatusCode
+	if out.Err = x.Discards(res.StatusCode, x.idempotent && x.resendable()); out.Err != nil {
 		return out
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		out.err = x.tunnelBody(res, be, &out)
+		out.Err = x.tunnelBody(res, be, &out)
 		return out
 	}
 	h := w.Header()
 	for k, v := range res.Header {
-		if !hopField(k) && !named(res.Header["Connection"], k) {
+		if http1.ForwardsResponse(k) && !named(res.Header["Connection"], k) {
 			h[k] = append(h[k], v...)
 		}
 	}
@@ -142,10 +143,10 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 		h.Del("Content-Length") // HTTP/1 has a place for trailers only behind chunks
 	}
 	x.complete(h, be)
-	out.started = true
+	out.Started = true
 	w.WriteHeader(res.StatusCode)
 	if err := x.copyBody(res, &out); err != nil {
-		out.err = err
+		out.Err = err
 		return out
 	}
 	if len(res.Trailer) > 0 {
@@ -162,13 +163,13 @@ func (x *exchange) transport(be *Backend) (out outcome) {
 	return out
 }
 
-func (x *exchange) copyBody(res *http.Response, out *outcome) error {
+func (x *exchange) copyBody(res *http.Response, out *http1.Outcome) error {
 	stream := res.ContentLength < 0
 	if stream {
 		x.flush()
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := socket.GetBuffer()
+	defer socket.PutBuffer(buf)
 	var idle *time.Timer
 	if t := x.b.o.Timeouts.Idle; t > 0 {
 		idle = time.AfterFunc(t, func() { res.Body.Close() })
@@ -181,7 +182,7 @@ func (x *exchange) copyBody(res *http.Response, out *outcome) error {
 				idle.Reset(x.b.o.Timeouts.Idle)
 			}
 			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
-				out.client = true
+				out.Client = true
 				return werr
 			}
 			if stream {
@@ -202,7 +203,7 @@ func (x *exchange) outgoing() http.Header {
 	in := x.r.Header
 	h := make(http.Header, len(in)+4)
 	for k, v := range in {
-		if !x.dropped(k) && !named(in["Connection"], k) {
+		if http1.ForwardsRequest(k, x.trusted) && !named(in["Connection"], k) {
 			h[k] = v
 		}
 	}
@@ -226,34 +227,23 @@ func (x *exchange) outgoing() http.Header {
 	return h
 }
 
-func hopField(k string) bool {
-	switch k {
-	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding",
-		"Upgrade":
-		return true
-	}
-	return false
-}
-
 // tunnelBody is tunnel for a switched connection that an http.Transport holds.
-func (x *exchange) tunnelBody(res *http.Response, be *Backend, out *outcome) error {
+func (x *exchange) tunnelBody(res *http.Response, be *Backend, out *http1.Outcome) error {
 	back, ok := res.Body.(io.ReadWriteCloser)
 	if !ok || x.upgrade == "" {
 		return errors.New("lb: 101 without a request for it")
 	}
 	if up := res.Header.Get("Upgrade"); up == "" || !httpfield.Lists([]string{x.upgrade}, up) {
-		return fmt.Errorf("%w: switch to %q, %q was asked for", errBadResponse, up, x.upgrade)
+		return fmt.Errorf("%w: switch to %q, %q was asked for", http1.ErrMalformed, up, x.upgrade)
 	}
 	client, buf, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
 		return err
 	}
-	out.started = true
+	out.Started = true
 	defer client.Close()
 	client.SetDeadline(time.Time{})
-	if x.b.sticky != nil && x.bound != be.id {
-		x.b.sticky.bind(res.Header, be.id)
-	}
+	x.h.Bind(res.Header, x.key, be)
 	head := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"
 	for k, vs := range res.Header {
 		if k != "Connection" {
@@ -263,7 +253,7 @@ func (x *exchange) tunnelBody(res *http.Response, be *Backend, out *outcome) err
 		}
 	}
 	if _, err := io.WriteString(client, head+"\r\n"); err != nil {
-		out.client = true
+		out.Client = true
 		return err
 	}
 	done := make(chan struct{})

@@ -6,40 +6,41 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/http1"
 	"github.com/tierkit/tierkit/internal/httpfield"
+	"github.com/tierkit/tierkit/internal/socket"
 )
 
 // tunnel switches protocols: the backend's 101 goes to the client, then bytes go both ways until either side ends.
 // Bytes that came early on either side are not lost (golang/go#80875).
-func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error {
+func (x *exchange) tunnel(c *http1.Conn, be *Backend, head []byte, out *http1.Outcome) error {
 	if x.upgrade == "" {
 		return errors.New("lb: 101 without a request for it")
 	}
 	h := http.Header{}
-	f, err := fields(head, false, h)
+	f, err := http1.ParseFields(head, false, h)
 	if err != nil {
 		return err
 	}
-	if f.upgrade == "" || !httpfield.Lists([]string{x.upgrade}, f.upgrade) {
-		return fmt.Errorf("%w: switch to %q, %q was asked for", errBadResponse, f.upgrade, x.upgrade)
+	if f.Upgrade == "" || !httpfield.Lists([]string{x.upgrade}, f.Upgrade) {
+		return fmt.Errorf("%w: switch to %q, %q was asked for", http1.ErrMalformed, f.Upgrade, x.upgrade)
 	}
-	c.br.Discard(len(head) + 2)
+	c.Reader.Discard(len(head) + 2)
 	client, buf, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
 		return err
 	}
-	out.started = true
+	out.Started = true
 	defer client.Close()
 	c.SetDeadline(time.Time{})
 	client.SetDeadline(time.Time{})
-	if x.b.sticky != nil && x.bound != be.id {
-		x.b.sticky.bind(h, be.id)
-	}
+	x.h.Bind(h, x.key, be)
 	delete(h, "Content-Length")
-	raw := appendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade", f.upgrade)
-	raw = appendFields(raw, h)
+	raw := http1.AppendField([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n"), "Upgrade",
+		f.Upgrade)
+	raw = http1.AppendFields(raw, h)
 	if _, err := client.Write(append(raw, '\r', '\n')); err != nil {
-		out.client = true
+		out.Client = true
 		return err
 	}
 	early, _ := buf.Reader.Peek(buf.Reader.Buffered())
@@ -48,13 +49,13 @@ func (x *exchange) tunnel(c *conn, be *Backend, head []byte, out *outcome) error
 			return err
 		}
 	}
-	late, _ := c.br.Peek(c.br.Buffered())
+	late, _ := c.Reader.Peek(c.Reader.Buffered())
 	if len(late) > 0 {
 		if _, err := client.Write(late); err != nil {
-			out.client = true
+			out.Client = true
 			return err
 		}
 	}
-	join(client, c.Conn, x.b.o.Timeouts.Tunnel)
+	socket.Join(client, c.Conn.Conn, x.b.o.Timeouts.Tunnel)
 	return nil
 }

@@ -23,8 +23,8 @@ type HTTPOptions struct {
 	// Patterns come from the program's own ServeMux, so the cap only guards against muxes that are built from data.
 	MaxRoutes int
 	// Mux is asked for the pattern of a request that carries none when it ends: a middleware between Wrap and the mux
-	// that replaces the request (Request.WithContext) hides the pattern. Asking costs about a microsecond. Nil counts such
-	// requests as "unmatched".
+	// that replaces the request (Request.WithContext) hides the pattern. Asking costs about a microsecond. Nil counts
+	// such requests as "unmatched".
 	Mux *http.ServeMux
 	// Route names the route of a request that carries no pattern, for routers other than ServeMux: a pattern, never
 	// what the client sent. It is called after the handler, for each such request; an empty result or a panic counts
@@ -130,10 +130,10 @@ func (m *Metrics) HTTP(o HTTPOptions) (*HTTP, error) {
 	return h, m.Register(h)
 }
 
-// Wrap observes next. Put it directly around the ServeMux, or set HTTPOptions.Mux or Route: a middleware in between that
-// replaces the request (WithContext) hides its pattern. It is transparent for flushing, hijacking, sendfile, deadlines
-// and 1xx responses, costs no allocation, and counts a panic as a 500 before it passes it on, also where the header had
-// gone out with another status.
+// Wrap observes next. Put it directly around the ServeMux, or set HTTPOptions.Mux or Route: a middleware in between
+// that replaces the request (WithContext) hides its pattern. It is transparent for flushing, hijacking, sendfile,
+// deadlines and 1xx responses, costs no allocation, and counts a panic as a 500 before it passes it on, also where the
+// header had gone out with another status.
 //
 // A request whose traceparent header says that its trace is sampled leaves its trace id as an exemplar of the
 // histogram's bucket.

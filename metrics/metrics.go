@@ -39,7 +39,8 @@ func New(o Options) (*Metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Metrics{o: o, seed: maphash.MakeSeed(), warnings: warn.New(o.Logger), series: map[string]expo.Kind{}, samples: map[uint64]bool{}}
+	m := &Metrics{o: o, seed: maphash.MakeSeed(), warnings: warn.New(o.Logger), series: map[string]expo.Kind{},
+		samples: map[uint64]bool{}}
 	if !o.NoRuntime {
 		err = m.Register(newRuntimeCollector(), processCollector{})
 	}

@@ -69,7 +69,8 @@ func TestHistogramQuantiles(t *testing.T) {
 	require.Equal(t, time.Hour, rest.Sum)
 }
 
-// Each quantile is within 4.5 % of the observation of its rank, also where all observations are at one edge of a bucket.
+// Each quantile is within 4.5 % of the observation of its rank, also where all observations are at one edge of a
+// bucket.
 func TestQuantilesAreWithinTheirBound(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -164,10 +165,12 @@ func TestHTTPLabelsComeFromTheProgram(t *testing.T) {
 	get("GET", "/fail", "shop.example")
 	get("GET", "/panic", "shop.example")
 	out := scrape(t, m)
-	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /items/{id}",method="GET",class="2xx"} 1`)
+	require.Contains(t, out,
+		`shop_http_requests_total{server="web",route="GET /items/{id}",method="GET",class="2xx"} 1`)
 	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /fail",method="GET",class="5xx"} 1`)
 	require.Contains(t, out, `shop_http_requests_total{server="web",route="GET /panic",method="GET",class="5xx"} 1`)
-	require.Contains(t, out, `shop_http_requests_total{server="web",route="unmatched",method="other",class="4xx"} 10000`)
+	require.Contains(t, out,
+		`shop_http_requests_total{server="web",route="unmatched",method="other",class="4xx"} 10000`)
 	require.Less(t, strings.Count(out, "\n"), 220)
 	require.EqualValues(t, 10_003, h.Stats().Requests)
 	require.EqualValues(t, 2, h.Stats().Errors)

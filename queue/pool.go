@@ -221,14 +221,14 @@ func (p *Pool) Stats() PoolStats {
 
 // PoolStats are the counters of a pool.
 type PoolStats struct {
-	Workers   int64 `metric:"workers,gauge,Workers asked for."`
-	Busy      int64 `metric:"busy_workers,gauge,Workers that hold messages."`
-	Succeeded int64 `metric:"jobs_succeeded_total,counter,Jobs whose handler returned nil."`
-	Failed    int64 `metric:"jobs_failed_total,counter,Jobs whose handler returned an error."`
-	Panicked  int64 `metric:"handler_panics_total,counter,Handler calls that panicked."`
-	Unhandled int64 `metric:"jobs_unhandled_total,counter,Jobs of a kind without handler."`
-	LeaseLost int64 `metric:"jobs_lease_lost_total,counter,Jobs that were done after their lease had ended."`
-	Limited   int64 `metric:"jobs_limited_total,counter,Deliveries given back because their key was over a limit."`
+	Workers   int64 `metric:"workers,gauge,Workers asked for"`
+	Busy      int64 `metric:"busy_workers,gauge,Workers that hold messages"`
+	Succeeded int64 `metric:"jobs_succeeded_total,counter,Jobs whose handler returned nil"`
+	Failed    int64 `metric:"jobs_failed_total,counter,Jobs whose handler returned an error"`
+	Panicked  int64 `metric:"handler_panics_total,counter,Handler calls that panicked"`
+	Unhandled int64 `metric:"jobs_unhandled_total,counter,Jobs of a kind without handler"`
+	LeaseLost int64 `metric:"jobs_lease_lost_total,counter,Jobs that were done after their lease had ended"`
+	Limited   int64 `metric:"jobs_limited_total,counter,Deliveries given back because their key was over a limit"`
 }
 
 // pause is the wait after a failed fetch.

@@ -101,30 +101,30 @@ func (q *Queue) Close() error {
 
 // Stats are the counters of a queue since it was opened.
 type Stats struct {
-	Published    int64 `metric:"published_total,counter,Messages stored."`
-	Duplicates   int64 `metric:"duplicates_total,counter,Publishes answered as duplicates."`
-	Rejected     int64 `metric:"rejected_total,counter,Publishes refused by a limit or a full disk."`
-	Delivered    int64 `metric:"delivered_total,counter,Deliveries, repeated ones included."`
-	Acked        int64 `metric:"acked_total,counter,Messages settled."`
-	Retried      int64 `metric:"retried_total,counter,Deliveries given back by a consumer."`
-	LeaseExpired int64 `metric:"lease_expired_total,counter,Deliveries whose lease ended unsettled."`
-	DeadLettered int64 `metric:"dead_lettered_total,counter,Messages given up."`
-	TTLExpired   int64 `metric:"ttl_expired_total,counter,Messages dropped because their TTL ended."`
-	Quarantined  int64 `metric:"quarantined_total,counter,Damaged places found on disk."`
-	Commits      int64 `metric:"commits_total,counter,Group commits (one fdatasync each)."`
-	LogBytes     int64 `metric:"log_bytes,gauge,Bytes of log segments on disk."`
-	LiveBytes    int64 `metric:"live_bytes,gauge,Bytes of messages not yet settled by every group."`
+	Published    int64 `metric:"published_total,counter,Messages stored"`
+	Duplicates   int64 `metric:"duplicates_total,counter,Publishes answered as duplicates"`
+	Rejected     int64 `metric:"rejected_total,counter,Publishes refused by a limit or a full disk"`
+	Delivered    int64 `metric:"delivered_total,counter,Deliveries, repeated ones included"`
+	Acked        int64 `metric:"acked_total,counter,Messages settled"`
+	Retried      int64 `metric:"retried_total,counter,Deliveries given back by a consumer"`
+	LeaseExpired int64 `metric:"lease_expired_total,counter,Deliveries whose lease ended unsettled"`
+	DeadLettered int64 `metric:"dead_lettered_total,counter,Messages given up"`
+	TTLExpired   int64 `metric:"ttl_expired_total,counter,Messages dropped because their TTL ended"`
+	Quarantined  int64 `metric:"quarantined_total,counter,Damaged places found on disk"`
+	Commits      int64 `metric:"commits_total,counter,Group commits (one fdatasync each)"`
+	LogBytes     int64 `metric:"log_bytes,gauge,Bytes of log segments on disk"`
+	LiveBytes    int64 `metric:"live_bytes,gauge,Bytes of messages not yet settled by every group"`
 
-	Groups []GroupStats `metric:"group,gauge,"`
+	Groups []GroupStats
 }
 
 // GroupStats is one group's part of [Stats].
 type GroupStats struct {
 	Topic     string  `label:"topic"`
 	Group     string  `label:"group"`
-	Ready     int64   `metric:"ready,gauge,Messages deliverable now."`
-	Delayed   int64   `metric:"delayed,gauge,Messages waiting for their time or key."`
-	InFlight  int64   `metric:"in_flight,gauge,Messages under lease."`
-	Dead      int64   `metric:"dead,gauge,Dead letters."`
-	OldestAge float64 `metric:"oldest_age_seconds,gauge,Age of the oldest deliverable message."`
+	Ready     int64   `metric:"ready,gauge,Messages deliverable now"`
+	Delayed   int64   `metric:"delayed,gauge,Messages waiting for their time or key"`
+	InFlight  int64   `metric:"in_flight,gauge,Messages under lease"`
+	Dead      int64   `metric:"dead,gauge,Dead letters"`
+	OldestAge float64 `metric:"oldest_age_seconds,gauge,Age of the oldest deliverable message"`
 }

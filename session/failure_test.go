@@ -19,6 +19,7 @@ import (
 
 	"github.com/tierkit/tierkit/internal/test/testserver"
 	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/probe"
 	"github.com/tierkit/tierkit/session"
 	"github.com/tierkit/tierkit/session/sessiontest"
 )
@@ -335,10 +336,12 @@ func TestNoSessionIsLostBehindABalancer(t *testing.T) {
 		endpoints = append(endpoints, lb.Endpoint{Addr: s.Listener.Addr().String()})
 	}
 	balancer, err := lb.New(endpoints, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/plain"), Interval: 50 * time.Millisecond}})
+		Health: lb.Health{Probe: probe.HTTP("/plain"), Interval: 50 * time.Millisecond}})
 	require.NoError(t, err)
 	defer balancer.Close()
-	front := httptest.NewServer(balancer.Handler())
+	handler, err := balancer.Handler(lb.ProxyOptions{})
+	require.NoError(t, err)
+	front := httptest.NewServer(handler)
 	defer front.Close()
 
 	const users, rounds = 8, 4

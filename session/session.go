@@ -130,15 +130,15 @@ func (s *Sessions[T]) Stats() Stats {
 
 // Stats are the counters of a [Sessions].
 type Stats struct {
-	Loads       int64 `metric:"loads_total,counter,Sessions loaded from the store."`
-	Missing     int64 `metric:"missing_total,counter,Cookies without a live session."`
-	Created     int64 `metric:"created_total,counter,Sessions created."`
-	Updates     int64 `metric:"updates_total,counter,Updates stored."`
-	Conflicts   int64 `metric:"conflicts_total,counter,Updates run again because another request was faster."`
-	Destroyed   int64 `metric:"destroyed_total,counter,Sessions ended by Destroy or Revoke."`
-	Logins      int64 `metric:"logins_total,counter,Sessions bound to a user."`
-	StoreErrors int64 `metric:"store_errors_total,counter,Failed store operations."`
-	Stale       int64 `metric:"stale_total,counter,Sessions answered from this server's memory because the store failed."`
-	Refused     int64 `metric:"refused_total,counter,Requests refused as cross-origin or for a missing or wrong form token."`
-	Events      int64 `metric:"events_total,counter,Security events told to the hook."`
+	Loads       int64 `metric:"loads_total,counter,Sessions loaded from the store"`
+	Missing     int64 `metric:"missing_total,counter,Cookies without a live session"`
+	Created     int64 `metric:"created_total,counter,Sessions created"`
+	Updates     int64 `metric:"updates_total,counter,Updates stored"`
+	Conflicts   int64 `metric:"conflicts_total,counter,Updates run again because another request was faster"`
+	Destroyed   int64 `metric:"destroyed_total,counter,Sessions ended by Destroy or Revoke"`
+	Logins      int64 `metric:"logins_total,counter,Sessions bound to a user"`
+	StoreErrors int64 `metric:"store_errors_total,counter,Failed store operations"`
+	Stale       int64 `metric:"stale_total,counter,Sessions answered from this server's memory because the store failed"`
+	Refused     int64 `metric:"refused_total,counter,Requests refused as cross-origin or for a missing or wrong form token"`
+	Events      int64 `metric:"events_total,counter,Security events told to the hook"`
 }

@@ -57,10 +57,10 @@ type Bus struct {
 
 // Stats of a [Bus].
 type Stats struct {
-	Sent       uint64 `metric:"purges_sent_total,counter,purges that were told to the fleet"`
-	Received   uint64 `metric:"purges_received_total,counter,purges that others told"`
-	Errors     uint64 `metric:"purge_errors_total,counter,malformed messages and purges that failed"`
-	Reconnects uint64 `metric:"purge_reconnects_total,counter,times that everything was marked stale because purges may have been missed"`
+	Sent       uint64 `metric:"purges_sent_total,counter,Purges that were told to the fleet"`
+	Received   uint64 `metric:"purges_received_total,counter,Purges that others told"`
+	Errors     uint64 `metric:"purge_errors_total,counter,Malformed messages and purges that failed"`
+	Reconnects uint64 `metric:"purge_reconnects_total,counter,Times that everything was marked stale because purges may have been missed"`
 }
 
 type answer struct {

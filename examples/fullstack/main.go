@@ -31,6 +31,7 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/proof"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/accesslog"
 	"github.com/tierkit/tierkit/examples/fullstack/proof/player"
+	"github.com/tierkit/tierkit/examples/fullstack/room"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/examples/fullstack/visitors"
 )
@@ -218,7 +219,7 @@ func (c config) announce(w io.Writer, s *assemble.Stack) {
 	a := s.Addresses()
 	_, port, _ := net.SplitHostPort(a.NameServers[0])
 	fmt.Fprintf(w, "%-32s the site: open this\n", a.Site)
-	fmt.Fprintf(w, "%-32s the control room\n", a.Dashboard)
+	fmt.Fprintf(w, "%-32s the control room; what is behind # allows its buttons\n", s.ControlRoom())
 	fmt.Fprintf(w, "%-32s metrics for Prometheus\n", a.Metrics)
 	fmt.Fprintf(w, "%-32s names: dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24\n", strings.Join(a.NameServers, " "), port,
 		assemble.Host)
@@ -239,6 +240,8 @@ func (c config) serve(ctx context.Context, stop func(), s *assemble.Stack, stdou
 	var gone sync.WaitGroup
 	gone.Go(func() { population.Run(leaving) })
 	defer leave()
+	operator := room.New(leaving, s, population)
+	s.Operate(operator)
 	if c.open {
 		if err := openBrowser(s.Addresses().Site); err != nil {
 			fmt.Fprintf(stderr, "fullstack: -open: %v\n", err)
@@ -250,6 +253,7 @@ func (c config) serve(ctx context.Context, stop func(), s *assemble.Stack, stdou
 	fmt.Fprintln(stdout, "draining; interrupt again to end at once")
 	leave()
 	gone.Wait()
+	operator.Wait()
 	drain, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := s.Shutdown(drain); err != nil {

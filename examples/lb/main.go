@@ -24,11 +24,14 @@ import (
 	"time"
 
 	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/front"
+	"github.com/tierkit/tierkit/lb/policy"
+	"github.com/tierkit/tierkit/lb/probe"
 )
 
 func main() {
 	requests := flag.Int("requests", 2000, "requests per policy")
-	flag.BoolVar(&ownFront, "front", false, "serve with lb.Front, the balancer's own HTTP/1 server, in place of net/http")
+	flag.BoolVar(&ownFront, "front", false, "serve with lb/front, the balancer's own HTTP/1 server, in place of net/http")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(),
 			"Shows a load balancer at work; takes about three seconds and needs nothing.\n\nusage: lb [-requests N] [-front]")
@@ -61,15 +64,15 @@ func run(requests int) error {
 	fmt.Println("Four web servers; web-a has twice the weight, and each is slower than the one before it.")
 
 	for _, p := range []struct {
-		name   string
-		policy lb.Policy
+		name string
+		by   lb.Policy
 	}{
-		{"round robin", lb.RoundRobin()}, {"weighted round robin", lb.WeightedRoundRobin()},
-		{"least connections", lb.LeastConnections()}, {"two random choices", lb.PowerOfTwo()},
-		{"peak EWMA", lb.PeakEWMA(0)}, {"client address hash", lb.SourceHash()},
-		{"consistent hash of path", lb.ConsistentHash(0)}, {"maglev", lb.Maglev()},
+		{"round robin", policy.RoundRobin()}, {"weighted round robin", policy.WeightedRoundRobin()},
+		{"least connections", policy.LeastConnections()}, {"two random choices", lb.PowerOfTwo()},
+		{"peak EWMA", policy.PeakEWMA(0)}, {"client address hash", policy.SourceHash()},
+		{"consistent hash of path", policy.ConsistentHash(0)}, {"maglev", policy.Maglev()},
 	} {
-		b, err := lb.New(pool, lb.Options{Policy: p.policy, Key: lb.KeyPath()})
+		b, err := lb.New(pool, lb.Options{Policy: p.by, Key: lb.KeyPath()})
 		if err != nil {
 			return err
 		}
@@ -82,8 +85,7 @@ func run(requests int) error {
 	}
 
 	b, err := lb.New(pool, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/"), Interval: 50 * time.Millisecond},
-		Sticky: &lb.Sticky{},
+		Health: lb.Health{Probe: probe.HTTP("/"), Interval: 50 * time.Millisecond},
 		Hooks: &lb.Hooks{State: func(be *lb.Backend, from, to lb.BackendState) {
 			fmt.Printf("  event: %s %s -> %s\n", be.ID(), from, to)
 		}},
@@ -109,7 +111,7 @@ func run(requests int) error {
 	}
 
 	fmt.Println("\nA client with a cookie stays on one server until it drains:")
-	front, stop := listen(b)
+	url, stop := listen(b, lb.ProxyOptions{Sticky: &lb.Sticky{}})
 	defer stop()
 	jar, _ := cookiejar.New(nil)
 	transport := &http.Transport{}
@@ -125,7 +127,7 @@ func run(requests int) error {
 				return err
 			}
 		}
-		res, err := client.Get(front)
+		res, err := client.Get(url)
 		if err != nil {
 			return err
 		}
@@ -159,11 +161,14 @@ func hedging(pool []lb.Endpoint) error {
 	defer z.stop()
 	pool = append([]lb.Endpoint{{ID: "web-z", Addr: z.addr}}, pool[:2]...)
 	for _, hedge := range []lb.Hedge{{}, {After: 5 * time.Millisecond, Quantile: 0.9}} {
-		b, err := lb.New(pool, lb.Options{Policy: lb.RoundRobin(), Hedge: hedge})
+		b, err := lb.New(pool, lb.Options{Policy: policy.RoundRobin(), Hedge: hedge})
 		if err != nil {
 			return err
 		}
-		h := b.Handler()
+		h, err := b.Handler(lb.ProxyOptions{})
+		if err != nil {
+			return err
+		}
 		var took []time.Duration
 		for range 600 {
 			began := time.Now()
@@ -206,27 +211,31 @@ func serve(addr string, h http.HandlerFunc) (*server, error) {
 var ownFront bool
 
 // listen serves b on a free port: behind net/http or, for a tier that does nothing else, by itself.
-func listen(b *lb.Balancer) (url string, stop func()) {
+func listen(b *lb.Balancer, o lb.ProxyOptions) (url string, stop func()) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
 	if ownFront {
-		f, err := lb.NewFront(b, lb.FrontOptions{})
+		f, err := front.New(b, front.Options{Proxy: o})
 		if err != nil {
 			log.Fatal(err)
 		}
 		go f.Serve(l)
 		return "http://" + l.Addr().String(), func() { f.Close() }
 	}
-	s := &http.Server{Handler: b.Handler()}
+	h, err := b.Handler(o)
+	if err != nil {
+		log.Fatal(err)
+	}
+	s := &http.Server{Handler: h}
 	go s.Serve(l)
 	return "http://" + l.Addr().String(), func() { s.Close() }
 }
 
 // load sends n requests, or as many as it can while during runs.
 func load(b *lb.Balancer, n int, during func()) (got map[string]int, failed, sent int64) {
-	url, stop := listen(b)
+	url, stop := listen(b, lb.ProxyOptions{})
 	defer stop()
 	transport := &http.Transport{MaxIdleConnsPerHost: 32}
 	defer transport.CloseIdleConnections()

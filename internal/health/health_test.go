@@ -3,12 +3,17 @@ package health
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/tierkit/tierkit/internal/test/hooktest"
 )
 
 // The table of Machine's comment, walked: each step is an observation one second after the last.
@@ -106,3 +111,72 @@ func TestRun(t *testing.T) {
 		require.Equal(t, 4*time.Second, time.Since(start), "starts are one interval apart, whatever a probe takes")
 	})
 }
+
+// A probe that ignores its context fails at its deadline and again each interval, alone; Run ends without it.
+func TestRunLeavesABlockingProbeBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		release := make(chan struct{})
+		started, start := 0, time.Now()
+		var errs []error
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			Run(ctx, Schedule{Interval: time.Second, Timeout: 100 * time.Millisecond, Jitter: -1},
+				func(context.Context) error {
+					if started++; started == 1 {
+						<-release
+					}
+					return nil
+				}, func(err error, _ time.Duration) { errs = append(errs, err) })
+		}()
+		time.Sleep(3500 * time.Millisecond)
+		synctest.Wait()
+		require.Equal(t, 1, started, "not a second one beside it")
+		require.Len(t, errs, 4)
+		require.ErrorIs(t, errs[0], context.DeadlineExceeded)
+		require.ErrorIs(t, errs[3], errRunning)
+		close(release)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Equal(t, 2, started)
+		require.NoError(t, errs[4])
+		cancel()
+		<-ended
+		require.Equal(t, 4500*time.Millisecond, time.Since(start))
+	})
+}
+
+// The owner of a prober keeps judging and closes, whatever the probe does.
+func TestProbeProof(t *testing.T) {
+	hooktest.Prove(t, func(t *testing.T, misbehave func()) hooktest.Subject {
+		ctx, cancel := context.WithCancel(context.Background())
+		m, ended := &observer{}, make(chan struct{})
+		start := make(chan struct{})
+		go func() {
+			defer close(ended)
+			<-start
+			Run(ctx, Schedule{Interval: time.Second, Jitter: -1}, func(context.Context) error {
+				misbehave()
+				return nil
+			}, func(error, time.Duration) { m.n.Add(1) })
+		}()
+		stop := func() { cancel(); <-ended }
+		var once sync.Once
+		return hooktest.Subject{
+			Object:  m,
+			Trigger: func() { once.Do(func() { close(start) }) },
+			Works: func() error {
+				before := m.n.Load()
+				time.Sleep(5 * time.Second)
+				if n := m.n.Load() - before; n < 4 {
+					return fmt.Errorf("%d results in 5 s", n)
+				}
+				return nil
+			},
+			Close: stop,
+		}
+	})
+}
+
+type observer struct{ n atomic.Int64 }

@@ -4,10 +4,20 @@ package httpfield
 
 import "strings"
 
-// The characters of a token (RFC 9110 section 5.6.2) and of a host.
-var token, host = set("!#$%&'*+-.^_`|~"), set("!$%&'()*+,-.:;=[]_~")
+// The bytes of a token (RFC 9110 section 5.6.2), such as a field's name; of a host; and of a field's value.
+var (
+	NameByte  = Class("!#$%&'*+-.^_`|~")
+	HostByte  = Class("!$%&'()*+,-.:;=[]_~")
+	ValueByte = func() (s [256]bool) {
+		for c := range s {
+			s[c] = c >= ' ' && c != 0x7f || c == '\t'
+		}
+		return s
+	}()
+)
 
-func set(more string) (s [256]bool) {
+// Class returns the set of ASCII letters, digits and the characters of more.
+func Class(more string) (s [256]bool) {
 	for c := range 256 {
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 		s[c] = letter || c < 128 && strings.IndexByte(more, byte(c)) >= 0
@@ -15,11 +25,11 @@ func set(more string) (s [256]bool) {
 	return s
 }
 
-// IsName is whether s can be a field's name or a method.
-func IsName(s string) bool { return s != "" && all(s, &token) }
+// IsName reports whether s can be a field's name or a method.
+func IsName(s string) bool { return s != "" && all(s, &NameByte) }
 
-// IsHost is whether s can stand in a Host field; it may be empty.
-func IsHost(s string) bool { return all(s, &host) }
+// IsHost reports whether s can be the value of a Host field; it may be empty.
+func IsHost(s string) bool { return all(s, &HostByte) }
 
 func all(s string, set *[256]bool) bool {
 	for i := range len(s) {
@@ -30,17 +40,10 @@ func all(s string, set *[256]bool) bool {
 	return true
 }
 
-// IsValue is whether s can be a field's value: no control characters but the tab.
-func IsValue(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
+// IsValue reports whether s can be a field's value: no control characters but the tab.
+func IsValue(s string) bool { return all(s, &ValueByte) }
 
-// Lists is whether one of the lines, each a comma-separated list, holds item; letter case does not matter.
+// Lists reports whether one of the lines, each a comma-separated list, holds item; letter case does not matter.
 func Lists(lines []string, item string) bool {
 	for _, line := range lines {
 		for line != "" {
@@ -54,7 +57,7 @@ func Lists(lines []string, item string) bool {
 	return false
 }
 
-// IsTrailer is whether a field may stand in a trailer section: not what frames, routes, authenticates or tells how to
+// IsTrailer reports whether a field may be in a trailer section: not what frames, routes, authenticates or tells how to
 // read the message (RFC 9110 section 6.5.1). name is canonical.
 func IsTrailer(name string) bool {
 	if strings.HasPrefix(name, "If-") {

@@ -214,8 +214,9 @@ func TestWrongDatesEraseNothing(t *testing.T) {
 		u.Add("eve", wrong)
 		r.Seen("eve", wrong, wrong)
 	}
-	require.NoError(t, u.Import(map[string][]byte{now.AddDate(1, 0, 0).Format(time.DateOnly): u.Export()[now.UTC().Format(
-		time.DateOnly)]}))
+	require.NoError(t, u.Import(map[string][]byte{
+		now.AddDate(1, 0, 0).Format(time.DateOnly): u.Export()[now.UTC().Format(
+			time.DateOnly)]}))
 	future, err := NewRetention(RetentionOptions{})
 	require.NoError(t, err)
 	cells := r.Export()

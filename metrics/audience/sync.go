@@ -11,8 +11,8 @@ import (
 type KV interface {
 	// Get returns nil for a key that is not there.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// CompareAndSwap replaces the value of a key if it is old still, and reports whether it was: in one step, so that of
-	// two callers with the same old value one fails. A nil old stands for a key that is not there.
+	// CompareAndSwap replaces the value of a key if it is old still, and reports whether it was: in one step, so that
+	// of two callers with the same old value one fails. A nil old stands for a key that is not there.
 	CompareAndSwap(ctx context.Context, key string, old, value []byte) (swapped bool, err error)
 }
 

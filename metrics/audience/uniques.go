@@ -233,7 +233,8 @@ func (u *Uniques) Export() map[string][]byte {
 	return out
 }
 
-// Import merges exported days. Nothing is merged when one of them is malformed; days that Add would ignore are left out.
+// Import merges exported days. Nothing is merged when one of them is malformed; days that Add would ignore are left
+// out.
 func (u *Uniques) Import(days map[string][]byte) error {
 	parsed := make(map[string]*Sketch, len(days))
 	for d, b := range days {

@@ -11,11 +11,11 @@ import (
 var forwardedHeaders = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
 	"X-Forwarded-Server", "X-Real-Ip", "Via", "Cf-Connecting-Ip", "True-Client-Ip"}
 
-// FromThisMachine reports whether a request was made on this machine: it comes from a loopback address, names a loopback
-// Host (so that a page of another site cannot read the dashboard by DNS rebinding), and no proxy has forwarded it. A
-// proxy is known by the headers that it sets, by HTTP/1.0, which nginx speaks to what it forwards to, and by an Origin
-// or Referer of another host. A proxy on the same machine that shows none of these cannot be told from a local client:
-// set Options.Authorize where the dashboard's port can be reached through one.
+// FromThisMachine reports whether a request was made on this machine: it comes from a loopback address, names a
+// loopback Host (so that a page of another site cannot read the dashboard by DNS rebinding), and no proxy has forwarded
+// it. A proxy is known by the headers that it sets, by HTTP/1.0, which nginx speaks to what it forwards to, and by an
+// Origin or Referer of another host. A proxy on the same machine that shows none of these cannot be told from a local
+// client: set Options.Authorize where the dashboard's port can be reached through one.
 func FromThisMachine(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() || !loopbackHost(r.Host) || !r.ProtoAtLeast(1, 1) {

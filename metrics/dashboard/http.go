@@ -44,7 +44,7 @@ func (d *Dashboard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path {
 	case "/":
 		http.ServeFileFS(w, r, pageFiles, "page/index.html")
-	case "/app.js", "/draw.js", "/style.css":
+	case "/app.js", "/draw.js", "/topology.js", "/charts.js", "/style.css":
 		http.ServeFileFS(w, r, pageFiles, "page"+path)
 	case "/data":
 		answerJSON(w, d.data())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/tierkit/tierkit/internal/test/hooktest"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/metrics/security"
 )
@@ -56,7 +57,8 @@ func TestUnknownIsNull(t *testing.T) {
 	require.Nil(t, node["figures"].([]any)[0].(map[string]any)["value"])
 	require.Equal(t, map[string]any{"name": "kill", "label": "kill", "active": false, "progress": nil},
 		node["actions"].([]any)[0])
-	require.Equal(t, map[string]any{"from": "a", "to": "b", "kind": "traffic", "rate": nil, "errors": 1.0, "probes": 4.0},
+	require.Equal(t, map[string]any{"from": "a", "to": "b", "kind": "traffic", "rate": nil, "errors": 1.0,
+		"probes": 4.0},
 		topology["edges"].([]any)[0])
 	lines := out["charts"].([]any)[0].(map[string]any)["lines"].([]any)
 	require.Len(t, lines, 1, "a line without a value is none")
@@ -148,7 +150,8 @@ func TestActions(t *testing.T) {
 	d := mustNew(t, m, Options{Security: sec, Secret: secret, Logger: quiet(),
 		Actions: func() []Action { return []Action{{Name: "burst"}} },
 		Topology: func() Topology {
-			return Topology{Nodes: []Node{{ID: "edge1", Actions: []Action{{Name: "kill"}, {Name: "fail"}, {Name: "panic"}}},
+			return Topology{Nodes: []Node{{ID: "edge1",
+				Actions: []Action{{Name: "kill"}, {Name: "fail"}, {Name: "panic"}}},
 				{ID: "edge2"}}}
 		},
 		Act: func(_ context.Context, target, action string) error {
@@ -237,5 +240,32 @@ func TestBrokenFunctionsOfTheApplication(t *testing.T) {
 			require.Equal(t, 1, strings.Count(log.String(), `function="`+what+`"`)+
 				strings.Count(log.String(), "function="+what+" "), "%s is logged once a minute: %s", what, log.String())
 		}
+	})
+}
+
+// A panel of the application cannot hold up the other charts, the page, or the end of Run.
+func TestPanelCannotHoldUpTheDashboard(t *testing.T) {
+	hooktest.Prove(t, func(t *testing.T, misbehave func()) hooktest.Subject {
+		d := mustNew(t, newMetrics(t), Options{Logger: quiet(), Panels: []Panel{
+			{Title: "bad", Read: func() []Value { misbehave(); return nil }},
+			{Title: "good", Read: func() []Value { return []Value{{"v", 1}} }}}})
+		ctx, cancel := context.WithCancel(context.Background())
+		serve := func() {
+			r := httptest.NewRequest("GET", "/data", nil)
+			r.RemoteAddr, r.Host = "127.0.0.1:1", "127.0.0.1"
+			d.ServeHTTP(httptest.NewRecorder(), r)
+		}
+		return hooktest.Subject{Object: d, Trigger: func() { _ = d.Run(ctx) }, Works: func() error {
+			before := len(d.data().Times)
+			time.Sleep(5 * time.Second)
+			out := d.data()
+			if len(out.Times) < before+3 {
+				return errors.New("no new points")
+			}
+			if line := out.Charts[1].Lines; len(line) == 0 || line[0].Points[len(out.Times)-1] == nil {
+				return errors.New("the other chart has a gap")
+			}
+			return nil
+		}, Methods: map[string]func(){"ServeHTTP": serve}, Leave: []string{"Run"}, Close: cancel}
 	})
 }

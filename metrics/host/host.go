@@ -32,7 +32,7 @@ type Stats struct {
 	DiskBusy       time.Duration `metric:"disk_busy_seconds_total,counter,Time that disks had something to do, summed"`
 	NetReceived    uint64        `metric:"network_received_bytes_total,counter,Bytes received, loopback excluded"`
 	NetSent        uint64        `metric:"network_sent_bytes_total,counter,Bytes sent, loopback excluded"`
-	NetErrors      uint64        `metric:"network_errors_total,counter,Packets that were lost or broken, loopback excluded"`
+	NetErrors      uint64        `metric:"network_errors_total,counter,Packets lost or broken, loopback excluded"`
 	OpenFiles      int           `metric:"open_files,gauge,File descriptors of this process"`
 	FilesLimit     uint64        `metric:"open_files_limit,gauge,File descriptors this process may have"`
 	PressureCPU    time.Duration `metric:"pressure_cpu_seconds_total,counter,Time some task waited for a core (PSI)"`

@@ -10,20 +10,21 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/metrics/trace"
 )
 
 // HandlerOptions configure a log handler. The zero value adds ids and redacts.
 type HandlerOptions struct {
 	// Redact lists the words that make a key secret: the value of a key that contains one of them, without case and
-	// separators ("apikey" finds X-Api-Key and api_key), is replaced wherever it stands: in attributes, groups, headers,
-	// structs, maps, lists, URLs, JSON, and as key=value or key: value in text, the message included. Nil means password,
-	// passwd, passphrase, secret, token, authorization, cookie, apikey, accesskey, privatekey, credential, signature, jwt
-	// and otp. Numbers and booleans are replaced only where the key is exactly such a word.
+	// separators ("apikey" finds X-Api-Key and api_key), is replaced wherever it stands: in attributes, groups,
+	// headers, structs, maps, lists, URLs, JSON, and as key=value or key: value in text, the message included. Nil
+	// means password, passwd, passphrase, secret, token, authorization, cookie, apikey, accesskey, privatekey,
+	// credential, signature, jwt and otp. Numbers and booleans are replaced only where the key is exactly such a word.
 	//
 	// Whatever the list, text loses passwords in URLs, bearer and basic credentials, cookies, JWTs, private keys in PEM
-	// and keys of well-known services. A secret that has neither a telling key nor such a shape is not found, nor one in
-	// bytes that are no text, in unexported fields that a String method prints, or split over two values.
+	// and keys of well-known services. A secret that has neither a telling key nor such a shape is not found, nor one
+	// in bytes that are no text, in unexported fields that a String method prints, or split over two values.
 	Redact []string
 	// Sample keeps this share of the records below Warn; warnings and errors are always kept. Zero means all. The
 	// records of one trace or request are kept or dropped together.
@@ -39,7 +40,8 @@ type HandlerOptions struct {
 	Groups int
 	// Ship also sends the records to a collector. Nil keeps them here.
 	Ship *Shipper
-	// Attrs adds what else a context knows, such as the ids of another tracing library. Nil adds nothing.
+	// Attrs adds what else a context knows, such as the ids of another tracing library. It is called by each goroutine
+	// that logs; what it panics with becomes the attribute attrs_error. Nil adds nothing.
 	Attrs func(context.Context) []slog.Attr
 }
 
@@ -121,7 +123,11 @@ func (h *Handler) Handle(ctx context.Context, r slog.Record) error {
 		known = ids.Attrs()
 	}
 	if f := h.s.o.Attrs; f != nil {
-		for _, a := range f(ctx) {
+		var more []slog.Attr
+		if err := usercode.Call(func() { more = f(ctx) }); err != nil {
+			more = []slog.Attr{slog.String("attrs_error", err.Error())}
+		}
+		for _, a := range more {
 			known = append(known, h.s.redact.attr(a))
 		}
 	}

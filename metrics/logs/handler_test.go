@@ -2,6 +2,7 @@ package logs
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -118,4 +119,15 @@ func TestLevelAtRunTime(t *testing.T) {
 	_, level = set("GET", "debug")
 	require.Equal(t, "WARN", level, "a GET changes nothing")
 	require.Equal(t, 1, strings.Count(buf.String(), "\n"))
+}
+
+func TestAttrsHookCannotBreakALogLine(t *testing.T) {
+	var buf bytes.Buffer
+	h := NewHandler(slog.NewTextHandler(&buf, nil), HandlerOptions{Attrs: func(context.Context) []slog.Attr {
+		panic("no span")
+	}})
+	slog.New(h).Info("kept", "n", 7)
+	require.Contains(t, buf.String(), "msg=kept n=7")
+	require.Contains(t, buf.String(), "no span")
+	require.Len(t, h.Recent(), 1)
 }

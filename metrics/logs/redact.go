@@ -37,7 +37,7 @@ var shapes = []struct {
 }{
 	{"://", regexp.MustCompile(`(://[^\s/:@?#]*):[^\s/@]+@`), "$1:" + redacted + "@"},
 	{"eyJ", regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*`), redacted},
-	{"PRIVATE KEY", regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)`),
+	{"PRIVATE KEY", regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*KEY-----|$)`),
 		redacted},
 	{"AKIA", regexp.MustCompile(`\bAKIA[0-9A-Z]{16}\b`), redacted},
 	{"gh", regexp.MustCompile(`\bgh[pousr]_[A-Za-z0-9]{36,}`), redacted},

@@ -94,7 +94,8 @@ func NewShipper(o ShipperOptions) (*Shipper, error) {
 		o.Interval = time.Second
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Shipper{o: o, name: rand.Text(), warnings: warn.New(o.Logger), kick: make(chan struct{}, 1), stop: stop, done: make(chan struct{})}
+	s := &Shipper{o: o, name: rand.Text(), warnings: warn.New(o.Logger), kick: make(chan struct{}, 1), stop: stop,
+		done: make(chan struct{})}
 	go s.run(ctx)
 	return s, nil
 }

@@ -49,8 +49,9 @@ func TestShippedOnceEach(t *testing.T) {
 	store, url := collector(t, func(n int64) (bool, bool) { return n%3 == 1, n%3 == 2 })
 	const servers, each = 3, 500
 	for i := range servers {
-		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Batch: 100, Interval: 10 * time.Millisecond,
-			Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+		s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Batch: 100,
+			Interval: 10 * time.Millisecond,
+			Client:   &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 		require.NoError(t, err)
 		kept := slog.New(NewHandler(slog.NewTextHandler(io.Discard, nil),
 			HandlerOptions{Server: fmt.Sprintf("web-%d", i), Ship: s}))
@@ -103,8 +104,9 @@ func TestShippedOnceEach(t *testing.T) {
 
 func TestShipperGivesUpOnlyRecords(t *testing.T) {
 	_, url := collector(t, func(int64) (bool, bool) { return true, false })
-	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Buffer: 100, Batch: 10, Interval: time.Hour,
-		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	s, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Buffer: 100, Batch: 10,
+		Interval: time.Hour,
+		Client:   &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	require.NoError(t, err)
 	for i := range 1000 {
 		s.Add(Record{Message: fmt.Sprint(i)}) // never blocks
@@ -195,8 +197,9 @@ func TestRecordsAreBoundedInBytes(t *testing.T) {
 
 	// The buffer of a shipper, too.
 	_, url := collector(t, func(int64) (bool, bool) { return true, false })
-	ship, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Bytes: 100 << 10, Interval: time.Hour,
-		Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	ship, err := NewShipper(ShipperOptions{URL: url, Token: shipToken, Logger: quiet, Bytes: 100 << 10,
+		Interval: time.Hour,
+		Client:   &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
 	require.NoError(t, err)
 	for range 1000 {
 		ship.Add(Record{Message: long})

@@ -2,7 +2,7 @@
 // a metrics.Metrics, and the series of a Metrics are gathered by what wants a prometheus.Gatherer (a push gateway,
 // tests, OpenTelemetry's bridge). A service that has neither need not import it.
 //
-//	c, err := prombridge.Collector(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{Namespace: "worker"}))
+//	c, err := prombridge.Collector(collectors.NewExpvarCollector(exports))
 //	...
 //	err = m.Register(c)
 package prombridge

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// burnPair is a pair of windows that must both burn too fast. Share is how much of the budget the long window may spend.
+// burnPair is a pair of windows that must both burn too fast. Share is how much of the budget the long window may
+// spend.
 type burnPair struct {
 	long, short time.Duration
 	share       float64
@@ -96,7 +97,8 @@ func (s *SLO) alerts() (out []alert) {
 			tickets = append(tickets, cs...)
 		}
 	}
-	goal := fmt.Sprintf("The objective is %s %% good events over %s.", number(100*s.o.Objective), promDuration(s.o.Window))
+	goal := fmt.Sprintf("The objective is %s %% good events over %s.", number(100*s.o.Objective),
+		promDuration(s.o.Window))
 	if len(pages) > 0 {
 		out = append(out, alert{name: "ErrorBudgetBurn", severity: "page", when: anyOf(pages...),
 			summary:     "SLO " + s.o.Name + " burns its error budget: it will be spent within days",
@@ -113,21 +115,24 @@ func (s *SLO) alerts() (out []alert) {
 			summary:     "SLO " + s.o.Name + ": most events are bad",
 			description: goal + " Nearly everything fails."},
 		alert{name: "NoTraffic", severity: "page", wait: 2 * time.Minute,
-			when: condition{expr: fmt.Sprintf("%s == 0 and %s:total:low%s * 900 > 20", n.total(15*time.Minute), n.prefix,
+			when: condition{expr: fmt.Sprintf("%s == 0 and %s:total:low%s * 900 > 20", n.total(15*time.Minute),
+				n.prefix,
 				n.selector)},
 			summary: "SLO " + s.o.Name + ": no events, where there always are some",
-			description: "In 95 % of the quarters of an hour of the week before yesterday there were more than 20. Look at " +
+			description: "In 95 % of the quarters of an hour of the week before yesterday there were more. Look at " +
 				"what stands before the service: DNS, edge, certificates, balancer."},
 		alert{name: "Unreachable", severity: "page", wait: 2 * time.Minute,
 			when: condition{expr: fmt.Sprintf("%[1]s:probe:ok10m%[2]s < 0.1 and %[1]s:probe:ok2m%[2]s < 0.1", n.prefix,
 				n.selector)},
 			summary:     "SLO " + s.o.Name + ": probes from outside do not reach the service",
-			description: "More than nine in ten probes of all regions fail. See the series slo_probe_success by region."},
-		alert{name: "SeriesAbsent", severity: "page", wait: 5 * time.Minute, when: condition{expr: "absent(" + total + ")"},
+			description: "More than nine in ten probes fail. See the series slo_probe_success by region."},
+		alert{name: "SeriesAbsent", severity: "page", wait: 5 * time.Minute,
+			when:        condition{expr: "absent(" + total + ")"},
 			summary:     "SLO " + s.o.Name + ": no server reports it",
 			description: "Either all servers are dead, or Prometheus cannot scrape any of them."},
 		alert{name: "TargetsMissing", severity: "ticket", wait: 15 * time.Minute,
-			when: condition{expr: fmt.Sprintf("%[1]s:targets%[2]s < 0.6 * max_over_time(%[1]s:targets%[2]s[1h])", n.prefix,
+			when: condition{expr: fmt.Sprintf("%[1]s:targets%[2]s < 0.6 * max_over_time(%[1]s:targets%[2]s[1h])",
+				n.prefix,
 				n.selector)},
 			summary:     "SLO " + s.o.Name + ": fewer servers report it than an hour ago",
 			description: "What the other servers do is not known."},

@@ -87,8 +87,8 @@ func (n series) count(w time.Duration, least float64) condition {
 	}}
 }
 
-// certain holds when a window had more bad events than a service that just meets its objective has by chance: z standard
-// deviations of a binomial count above the mean. b is the share of bad events that the objective allows.
+// certain holds when a window had more bad events than a service that just meets its objective has by chance: z
+// standard deviations of a binomial count above the mean. b is the share of bad events that the objective allows.
 func (n series) certain(w time.Duration, b, z float64) condition {
 	s := w.Seconds()
 	return condition{fmt.Sprintf("%s * %s - %s * %s > %s * sqrt(%s * %s)", n.bad(w), number(s), number(b*s), n.total(w),

@@ -58,7 +58,8 @@ func overview(m *metrics.Metrics) (panels []Panel) {
 			hasHTTP = true
 			panels = append(panels,
 				Panel{"HTTP requests", "/s", "sum by (server) (rate(" + requests + "[$__rate_interval]))"},
-				Panel{"HTTP errors (5xx)", "/s", `sum by (server) (rate(` + requests + `{class="5xx"}[$__rate_interval]))`},
+				Panel{"HTTP errors (5xx)", "/s", `sum by (server) (rate(` + requests +
+					`{class="5xx"}[$__rate_interval]))`},
 				Panel{"HTTP latency p99", "ms", "1000 * histogram_quantile(0.99, sum by (server, le) (rate(" + took +
 					"_bucket[$__rate_interval])))"})
 		}
@@ -139,7 +140,8 @@ func (g *grafana) addSeries(m *metrics.Metrics) {
 		case "histogram":
 			var qs []string
 			for _, q := range []string{"0.5", "0.99"} {
-				qs = append(qs, fmt.Sprintf("histogram_quantile(%s, sum by (le) (rate(%s_bucket[$__rate_interval])))", q, f.name))
+				qs = append(qs, fmt.Sprintf("histogram_quantile(%s, sum by (le) (rate(%s_bucket[$__rate_interval])))",
+					q, f.name))
 			}
 			g.add(title, f.help, unitOf(f.name), qs...)
 		default:

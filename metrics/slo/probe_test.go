@@ -46,7 +46,9 @@ func TestProbe(t *testing.T) {
 		require.ErrorIs(t, <-done, context.Canceled)
 		require.Equal(t, 2, strings.Count(log.String(), "a probe failed"), "once a minute: %s", log.String())
 		require.Equal(t, 1, strings.Count(log.String(), "succeeds again"))
-		_, err = NewProbe(m, ProbeOptions{SLO: "available", Region: "eu", Check: func(context.Context) error { return nil }})
+		_, err = NewProbe(m, ProbeOptions{SLO: "available", Region: "eu", Check: func(context.Context) error {
+			return nil
+		}})
 		require.ErrorContains(t, err, "already")
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/usercode"
 	"github.com/tierkit/tierkit/metrics"
 )
 
@@ -104,7 +105,9 @@ func New(m *metrics.Metrics, o Options) (*SLO, error) {
 		return nil, err
 	}
 	s := &SLO{o: o, m: m, fine: samples{step: fineStep}, coarse: samples{step: o.Window / 4096}}
-	s.sample(time.Now())
+	if err := usercode.Call(func() { s.sample(time.Now()) }); err != nil {
+		return nil, fmt.Errorf("slo: Options.Read of %s: %w", o.Name, err)
+	}
 	return s, m.Register(s)
 }
 
@@ -225,7 +228,8 @@ func (s *SLO) status(t time.Time) (Status, sloSample) {
 func (s *SLO) Collect(to *metrics.Scrape) {
 	st, counted := s.status(time.Now())
 	name := s.m.Name
-	to.Counter(name("slo_bad_events_total"), "Events that missed their objective", float64(counted.bad), "slo", s.o.Name)
+	to.Counter(name("slo_bad_events_total"), "Events that missed their objective", float64(counted.bad), "slo",
+		s.o.Name)
 	to.Counter(name("slo_events_total"), "Events that have an objective", float64(counted.total), "slo", s.o.Name)
 	to.Gauge(name("slo_objective_ratio"), "Share of good events to reach", st.Objective, "slo", s.o.Name)
 	to.Gauge(name("slo_error_budget_remaining_ratio"),

@@ -316,12 +316,12 @@ func (a *Authority) check(c *Claims, now time.Time) error {
 
 // Stats are the counters of an [Authority].
 type Stats struct {
-	Signed       int64 `metric:"signed_total,counter,Tokens signed."`
-	Expired      int64 `metric:"expired_total,counter,Tokens refused because they had expired."`
-	BadSignature int64 `metric:"bad_signature_total,counter,Tokens refused for their signature, key or algorithm."`
-	Malformed    int64 `metric:"malformed_total,counter,Tokens that do not parse."`
-	Revoked      int64 `metric:"revoked_total,counter,Revoked tokens that were used."`
-	Other        int64 `metric:"other_total,counter,Tokens refused for another reason: audience, issuer, not yet valid."`
+	Signed       int64 `metric:"signed_total,counter,Tokens signed"`
+	Expired      int64 `metric:"expired_total,counter,Tokens refused because they had expired"`
+	BadSignature int64 `metric:"bad_signature_total,counter,Tokens refused for their signature, key or algorithm"`
+	Malformed    int64 `metric:"malformed_total,counter,Tokens that do not parse"`
+	Revoked      int64 `metric:"revoked_total,counter,Revoked tokens that were used"`
+	Other        int64 `metric:"other_total,counter,Tokens refused for another reason: audience, issuer, not yet valid"`
 }
 
 // Stats is cheap and safe at any time. Good tokens are not counted: that would be a memory shared by all processors in

@@ -13,9 +13,12 @@ import (
 	"runtime/pprof"
 	"strconv"
 
-	"github.com/tierkit/tierkit/lb"
 	"github.com/vulcand/oxy/v2/forward"
 	"github.com/vulcand/oxy/v2/roundrobin"
+
+	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/front"
+	"github.com/tierkit/tierkit/lb/tcp"
 )
 
 const roleVar = "LB_ROLE"
@@ -67,11 +70,11 @@ var handlers = map[string]func(u *url.URL) (http.Handler, error){
 
 func tierkit(reserve int) func(u *url.URL) (http.Handler, error) {
 	return func(u *url.URL) (http.Handler, error) {
-		b, err := lb.New([]lb.Endpoint{{Addr: u.Host}}, lb.Options{HeapReserve: reserve})
+		b, err := lb.New([]lb.Endpoint{{Addr: u.Host}}, lb.Options{})
 		if err != nil {
 			return nil, err
 		}
-		return b.Handler(), nil
+		return b.Handler(lb.ProxyOptions{HeapReserve: reserve})
 	}
 }
 
@@ -97,19 +100,23 @@ func play(role, listen, backend string) error {
 	context.AfterFunc(ctx, func() { l.Close() })
 	switch role {
 	case "tierkit-tcp":
-		b, err := lb.New([]lb.Endpoint{{Addr: backend}}, lb.Options{TCPDrain: 1})
+		b, err := lb.New([]lb.Endpoint{{Addr: backend}}, lb.Options{})
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		return b.ServeTCP(ctx, l)
+		s, err := tcp.New(b, tcp.Options{Drain: 1})
+		if err != nil {
+			return err
+		}
+		return s.Serve(ctx, l)
 	case "tierkit-front":
 		b, err := lb.New([]lb.Endpoint{{Addr: backend}}, lb.Options{})
 		if err != nil {
 			return err
 		}
 		defer b.Close()
-		f, err := lb.NewFront(b, lb.FrontOptions{})
+		f, err := front.New(b, front.Options{})
 		if err != nil {
 			return err
 		}

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/metrics"
 	"github.com/tierkit/tierkit/metrics/dashboard"
 	"github.com/tierkit/tierkit/metrics/host"
@@ -31,9 +30,9 @@ func startAdmin(s *Stack) (*admin, error) {
 	if _, err := host.New(s.metrics); err != nil {
 		return nil, err
 	}
-	d, err := dashboard.New(s.metrics, dashboard.Options{Title: "tierkit full stack", Topology: a.topology,
-		Panels: a.panels(), Events: s.Events,
-		Tiles: s.tiles, Logs: s.logs, Store: s.store, Security: s.security})
+	d, err := dashboard.New(s.metrics, dashboard.Options{Title: "Control room", Topology: a.topology,
+		Panels: a.panels(), Events: s.Events, Tiles: s.tiles, Logs: s.logs, Store: s.store, Security: s.security,
+		Actions: s.actions, Act: s.act, Secret: s.secret, History: 600})
 	if err != nil {
 		return nil, err
 	}
@@ -101,113 +100,6 @@ func (s *Stack) register() error {
 	}
 	add(nil, metrics.Collect("fullstack_queue", s.queue.Stats))
 	return errors.Join(errs...)
-}
-
-// rate returns the growth of a counter per second, over steps of at least half a second. The caller holds a.mu.
-func (a *admin) rate(name string, n uint64, dt float64) float64 {
-	if dt > 0 {
-		if prior, ok := a.prior[name]; ok && n >= prior {
-			a.rates[name] = float64(n-prior) / dt
-		}
-		a.prior[name] = n
-	}
-	return a.rates[name]
-}
-
-// topology shows every node and the traffic on the arrows between them.
-func (a *admin) topology() dashboard.Topology {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	dt := time.Since(a.at).Seconds()
-	if dt < 0.5 {
-		dt = 0
-	} else {
-		a.at = time.Now()
-	}
-	var t dashboard.Topology
-	box := func(id, label, tier, zone, state, detail string) {
-		t.Nodes = append(t.Nodes, dashboard.Node{ID: id, Label: label, Tier: tier, Zone: zone, State: state,
-			Detail: detail})
-	}
-	arrow := func(from, to string, n uint64) {
-		t.Edges = append(t.Edges, dashboard.Edge{From: from, To: to, Rate: a.rate(from+">"+to, n, dt)})
-	}
-	box("clients", "clients", "clients", "", "up", "")
-	for _, n := range a.s.names {
-		box(n.name, n.name, "dns", "", n.state(), "")
-		arrow("clients", n.name, n.requests.Load())
-	}
-	for _, c := range a.s.centers {
-		for _, e := range c.edges {
-			st := e.cache.Stats()
-			hit := ""
-			if all := st.Hits + st.Misses + st.Stale + st.Revalidated + st.Collapsed; all > 0 {
-				hit = fmt.Sprintf("%d %% hits", 100*(st.Hits+st.Stale)/all)
-			}
-			box(e.name, e.name, "edge", c.name, e.state(), hit)
-			arrow("clients", e.name, e.requests.Load())
-			for _, b := range e.up.Stats().Backends {
-				if b.Requests > 0 {
-					arrow(e.name, b.ID, b.Requests)
-				}
-			}
-		}
-		for _, b := range c.lbs {
-			box(b.name, b.name, "lb", c.name, b.state(), "")
-			for _, w := range b.lb.Stats().Backends {
-				if w.State != lb.StateRemoved.String() {
-					arrow(b.name, w.ID, w.Requests)
-				}
-			}
-		}
-		c.mu.Lock()
-		for _, w := range c.webs {
-			box(w.name, w.name, "web", c.name, w.state(), "")
-			st := w.tiered.Stats()
-			arrow(w.name, "cache", uint64(st.L2Hits+st.Loads))
-			arrow(w.name, "queue", uint64(w.site.Published()))
-		}
-		c.mu.Unlock()
-	}
-	st := a.s.queue.Stats()
-	box("queue", "queue", "stores", Witness, "up", fmt.Sprintf("%.0f/s in", a.rate("queue", uint64(st.Published), dt)))
-	cacheState := "up"
-	if !a.s.redis.CacheAlive() {
-		cacheState = "down"
-	}
-	box("cache", "second cache tier", "stores", "", cacheState, "")
-	box("sessions", "session store", "stores", Witness, "up", "")
-	for _, c := range a.s.centers {
-		for _, p := range c.pools {
-			id := c.name + "-" + p.topic
-			state := "up"
-			if p.dead.Load() {
-				state = "down"
-			}
-			box(id, id, "workers", c.name, state, fmt.Sprintf("%d workers", p.pool.Workers()))
-			arrow("queue", id, uint64(p.pool.Stats().Succeeded))
-		}
-		// What the center's web servers and workers ask of the databases goes through its shard and replica clusters.
-		id := c.name + "-data"
-		box(id, c.name+" router", "shard, replica", c.name, "up", "")
-		for _, sn := range a.s.data.shards {
-			for _, n := range sn.byZone[c.name].Stats().Nodes {
-				arrow(id, n.Node, n.Reads+n.Writes)
-			}
-		}
-	}
-	for _, sn := range a.s.data.shards {
-		primary := sn.primary()
-		for _, n := range sn.ship.Nodes() {
-			role := "replica"
-			if n.ID() == primary {
-				role = "primary"
-			}
-			state := stateOf(n.Gate())
-			box(n.ID(), n.ID(), "database", n.Zone(), state, role)
-		}
-	}
-	return t
 }
 
 // panels are the charts that the packages' own counters do not give by themselves.

@@ -14,6 +14,7 @@ import (
 	"github.com/tierkit/tierkit/autoscale"
 	"github.com/tierkit/tierkit/cdn"
 	"github.com/tierkit/tierkit/lb"
+	"github.com/tierkit/tierkit/lb/probe"
 )
 
 // edgeHealth is answered by an edge itself, before its cache: what the name servers probe.
@@ -112,9 +113,8 @@ func (c *center) startBalancer(i int) error {
 	b := &balancer{node: newNode(fmt.Sprintf("%s-lb%d", c.name, i), "lb", c.name)}
 	var err error
 	b.lb, err = lb.New(c.endpoints(), lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+		Health: lb.Health{Probe: probe.HTTP("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
-		TrustedProxies: loopback,
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20, Statuses: []int{}},
 		Hooks:          c.stateHooks(b.name),
 		Outlier:        ejection,
@@ -124,7 +124,11 @@ func (c *center) startBalancer(i int) error {
 		return err
 	}
 	c.lbs = append(c.lbs, b)
-	return b.serve("127.0.0.1:0", c.s.tiers["lb"].Wrap(b.lb.Handler()))
+	h, err := b.lb.Handler(lb.ProxyOptions{TrustedProxies: loopback})
+	if err != nil {
+		return err
+	}
+	return b.serve("127.0.0.1:0", c.s.tiers["lb"].Wrap(h))
 }
 
 func (c *center) stateHooks(who string) *lb.Hooks {
@@ -153,7 +157,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	var err error
 	e.up, err = lb.New(eps, lb.Options{
-		Health: lb.HealthCheck{Probe: lb.HTTPProbe("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
+		Health: lb.Health{Probe: probe.HTTP("/-/healthz"), Interval: probeEvery, Timeout: probeTimeout,
 			Fall: probeFall},
 		Retry:          lb.Retry{Max: 3, MaxBody: 3 << 20},
 		Hooks:          c.stateHooks(e.name),
@@ -176,6 +180,7 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	}
 	handler := c.s.tiers["edge"].Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == edgeHealth {
+			e.probes.Add(1)
 			w.WriteHeader(http.StatusOK)
 			return
 		}

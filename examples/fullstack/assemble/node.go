@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +19,25 @@ type node struct {
 	gate             *gate.Gate
 	addr             string // where it listens; empty for nodes without a listener
 	srv              *http.Server
-	requests         atomic.Uint64
+	requests, probes atomic.Uint64 // probes are among the requests
+	since            moment
+}
+
+// moment remembers when a state began.
+type moment struct {
+	mu    sync.Mutex
+	state string
+	began time.Time
+}
+
+// at returns when the state that holds now was first seen.
+func (m *moment) at(state string) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.state != state {
+		m.state, m.began = state, time.Now()
+	}
+	return m.began
 }
 
 func newNode(name, tier, zone string) *node {

@@ -6,6 +6,7 @@ package assemble
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -87,18 +88,20 @@ type Stack struct {
 	*observed
 	tiers map[string]*metrics.HTTP // edge, lb, web
 
-	redis   *redis.Servers
-	queue   *queue.Queue
-	data    *data
-	tokens  *token.Authority
-	fresh   *replica.Tokens
-	centers []*center
-	names   []*nameServer
-	locator geodns.Locator
-	nearest *geodns.Router // by distance alone, for the player
-	port    int
-	admin   atomic.Pointer[admin]
-	purger  *edgePurger
+	redis    *redis.Servers
+	queue    *queue.Queue
+	data     *data
+	tokens   *token.Authority
+	fresh    *replica.Tokens
+	centers  []*center
+	names    []*nameServer
+	locator  geodns.Locator
+	nearest  *geodns.Router // by distance alone, for the player
+	port     int
+	admin    atomic.Pointer[admin]
+	secret   string // that actions in the control room need
+	operator atomic.Pointer[Operator]
+	purger   *edgePurger
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -125,7 +128,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Log == nil {
 		o.Log = slog.NewTextHandler(io.Discard, nil)
 	}
-	s := &Stack{o: o, log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
+	s := &Stack{o: o, secret: rand.Text(), log: slog.New(o.Log), tiers: map[string]*metrics.HTTP{}, midJob: make(chan *center)}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -178,14 +181,48 @@ func (s *Stack) start(ctx context.Context) (err error) {
 }
 
 // Event adds to the timeline.
-func (s *Stack) Event(kind, text string) {
-	s.log.Debug("event", "kind", kind, "text", text)
+func (s *Stack) Event(kind, text string) { s.add(dashboard.Event{Kind: kind, Text: text}) }
+
+func (s *Stack) add(e dashboard.Event) {
+	s.log.Debug("event", "kind", e.Kind, "text", e.Text)
+	e.At = time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.events = append(s.events, dashboard.Event{At: time.Now(), Kind: kind, Text: text})
+	s.events = append(s.events, e)
 	if len(s.events) > 1000 {
 		s.events = append([]dashboard.Event(nil), s.events[len(s.events)-500:]...)
 	}
+}
+
+// Incident is something that was broken on purpose, and what came of it.
+type Incident struct {
+	s        *Stack
+	id, text string
+	target   string
+}
+
+// Begin notes an injected failure in the timeline.
+func (s *Stack) Begin(target, text string) *Incident {
+	in := &Incident{s, rand.Text(), text, target}
+	in.note("failure", dashboard.PhaseInjected, text, nil)
+	return in
+}
+
+// Noticed, Mended and Restored note what became of it, each at most once.
+func (in *Incident) Noticed() { in.note("info", dashboard.PhaseNoticed, "noticed: "+in.text, nil) }
+
+// Mended says that clients are served as before, with or without what is broken.
+func (in *Incident) Mended(felt *dashboard.Felt) {
+	in.note("recovery", dashboard.PhaseMended, "mended: "+in.text, felt)
+}
+
+// Restored says that what was broken is back.
+func (in *Incident) Restored(felt *dashboard.Felt) {
+	in.note("recovery", dashboard.PhaseRestored, "restored: "+in.text, felt)
+}
+
+func (in *Incident) note(kind, phase, text string, felt *dashboard.Felt) {
+	in.s.add(dashboard.Event{Kind: kind, Text: text, ID: in.id, Phase: phase, Target: in.target, Felt: felt})
 }
 
 // Events returns the timeline.
@@ -265,6 +302,9 @@ func (s *Stack) room() string {
 	}
 	return ""
 }
+
+// ControlRoom is the address of the control room with the secret that its buttons need.
+func (s *Stack) ControlRoom() string { return s.room() + "#secret=" + s.secret }
 
 // Network is how clients reach the stack.
 func (s *Stack) Network() *client.Network {

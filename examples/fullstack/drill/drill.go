@@ -35,7 +35,12 @@ type Hooks struct {
 	Writing func() bool
 	// Only names the drills to carry out; nil means all.
 	Only []string
+	// Done, if set, is called after each drill.
+	Done func(Failover)
 }
+
+// Count is the number of drills in the whole schedule.
+const Count = 9
 
 // drill is one failure: inject, wait until it is detected and recovered from, hold, and bring the node back.
 type drill struct {
@@ -69,6 +74,9 @@ func Run(ctx context.Context, s *assemble.Stack, h Hooks, play time.Duration) ([
 			return out, fmt.Errorf("drill %q: %w", d.what, err)
 		}
 		out = append(out, f)
+		if h.Done != nil {
+			h.Done(f)
+		}
 	}
 	return out, nil
 }
@@ -81,15 +89,17 @@ func (d drill) run(ctx context.Context, s *assemble.Stack, h Hooks) (Failover, e
 	}
 	at := time.Now() // before the injection: what it takes is part of the failure
 	f := Failover{What: d.what, At: at, AtS: at.Sub(h.Start).Seconds(), WindowMS: ms(d.window), Excuses: d.excuses}
-	s.Event("failure", "injected: "+d.what)
+	incident := s.Begin("", d.what)
 	if err := d.inject(ctx); err != nil {
 		return f, err
 	}
 	f.DetectedMS = until(ctx, at, limit, d.detected)
+	incident.Noticed()
 	f.RecoveredMS = f.DetectedMS
 	if d.recovered != nil {
 		f.RecoveredMS = until(ctx, at, limit, func() bool { return d.recovered(ctx) })
 	}
+	incident.Mended(nil)
 	if err := backoff.Sleep(ctx, d.hold); err != nil {
 		return f, err
 	}
@@ -97,7 +107,7 @@ func (d drill) run(ctx context.Context, s *assemble.Stack, h Hooks) (Failover, e
 		if err := d.revive(ctx); err != nil {
 			return f, err
 		}
-		s.Event("recovery", "back: "+d.what)
+		incident.Restored(nil)
 	}
 	if d.whole != nil && until(ctx, time.Now(), 3*limit, d.whole) < 0 {
 		return f, fmt.Errorf("not whole again after %v", 3*limit)

@@ -37,12 +37,15 @@ func (v *visit) stay(ctx context.Context) {
 		if !v.think(ctx, 1500*time.Millisecond) {
 			return
 		}
-		chapter := v.p.o.Chapters[zipf(v.r, len(v.p.o.Chapters))]
+		chapter, star := v.p.o.Chapters[zipf(v.r, len(v.p.o.Chapters))], v.p.Crowd().Star
+		if star {
+			chapter = v.p.o.Chapters[len(v.p.o.Chapters)-1] // one that hardly anybody knew
+		}
 		if !v.page(ctx, chapter) || !v.view(ctx, chapter) || !v.think(ctx, 2500*time.Millisecond) {
 			return
 		}
 		switch x := v.r.Float64(); {
-		case x < 0.14:
+		case x < 0.14 || star && x < 0.6:
 			v.form(ctx, "like", chapter+"/like", nil, http.StatusOK)
 		case x < 0.20:
 			text := remarks[v.r.IntN(len(remarks))]
@@ -58,7 +61,7 @@ func (v *visit) stay(ctx context.Context) {
 }
 
 func (v *visit) think(ctx context.Context, mean time.Duration) bool {
-	return backoff.Sleep(ctx, pause(v.r, mean, 1)) == nil
+	return backoff.Sleep(ctx, pause(v.r, mean, float64(v.p.Crowd().Factor))) == nil
 }
 
 func (v *visit) ask(path, accept string) client.Request {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tierkit/tierkit/examples/fullstack/proof/client"
 	"github.com/tierkit/tierkit/internal/backoff"
+	"github.com/tierkit/tierkit/metrics"
 )
 
 // Day is how long a day of the population lasts: its rhythm is compressed, so that it can be watched.
@@ -48,14 +49,23 @@ type Stats struct {
 	Writes    uint64 `metric:"visitor_writes_total,counter,Writes of the simulated visitors that were acknowledged"`
 	LastError string
 	LastAt    time.Time
+	Took      metrics.HistogramSnapshot // of requests, with distance and repetitions
+}
+
+// Crowd is how the visitors behave.
+type Crowd struct {
+	Factor int  // how many times as many requests as usual; at least 1
+	Star   bool // everybody reads and likes one chapter
 }
 
 // Population is a population. Its methods are safe for concurrent use.
 type Population struct {
 	o                               Options
 	requests, errors, views, writes atomic.Uint64
+	took                            metrics.Histogram
 
 	mu     sync.Mutex // guards what follows
+	crowd  Crowd
 	last   string
 	lastAt time.Time
 }
@@ -80,14 +90,30 @@ func New(o Options) (*Population, error) {
 	if o.Seed == 0 {
 		o.Seed = 1
 	}
-	return &Population{o: o}, nil
+	return &Population{o: o, crowd: Crowd{Factor: 1}}, nil
 }
 
 // Stats returns what the population did so far.
 func (p *Population) Stats() Stats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Stats{p.requests.Load(), p.errors.Load(), p.views.Load(), p.writes.Load(), p.last, p.lastAt}
+	return Stats{p.requests.Load(), p.errors.Load(), p.views.Load(), p.writes.Load(), p.last, p.lastAt,
+		p.took.Snapshot()}
+}
+
+// Crowd returns how the visitors behave now.
+func (p *Population) Crowd() Crowd {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.crowd
+}
+
+// SetCrowd changes how the visitors behave, within some seconds.
+func (p *Population) SetCrowd(c Crowd) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c.Factor = max(c.Factor, 1)
+	p.crowd = c
 }
 
 // Run lets the people come and go until ctx ends, and returns when all have gone.
@@ -105,7 +131,8 @@ func (p *Population) Run(ctx context.Context) {
 				v := &visit{p: p, r: r, c: p.o.Network.Client(addr, place.Region), seen: map[string]bool{},
 					name: fmt.Sprintf("%s-%d-%d", names[r.IntN(len(names))], i, n)}
 				v.stay(ctx)
-				_ = backoff.Sleep(ctx, pause(r, 4*time.Second, activity(time.Since(start), place.Noon)))
+				_ = backoff.Sleep(ctx, pause(r, 4*time.Second,
+					activity(time.Since(start), place.Noon)*float64(p.Crowd().Factor)))
 			}
 		})
 	}
@@ -140,6 +167,7 @@ func zipf(r *rand.Rand, n int) int {
 
 func (p *Population) count(what string, r client.Response, err error, want int) bool {
 	p.requests.Add(1)
+	p.took.Observe(r.Took)
 	if err == nil && r.Status == want {
 		return true
 	}
