@@ -45,7 +45,8 @@ func BenchmarkLookup(b *testing.B) {
 	_ = sink
 }
 
-// BenchmarkDo runs nothing on the shard of a key: routing, the books of the view, the hot-key sketch. limit is the call.
+// BenchmarkDo runs nothing on the shard of a key: routing, the books of the view, the hot-key sketch. limit is the
+// call.
 func BenchmarkDo(b *testing.B) {
 	ctx := context.Background()
 	f := func(context.Context, *sql.DB, Slot) error { return nil }

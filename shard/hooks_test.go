@@ -25,10 +25,14 @@ func TestJoinHooks(t *testing.T) { hooktest.JoinsAll(t, JoinHooks) }
 // bubble cannot wait for.
 func TestHooksHoldUpNothing(t *testing.T) {
 	for name, use := range map[string]func(h *Hooks, o *MoveOptions, misbehave func()){
-		"MapChanged": func(h *Hooks, _ *MoveOptions, misbehave func()) { h.MapChanged = func(_, _ *Map) { misbehave() } },
-		"Phase":      func(h *Hooks, _ *MoveOptions, misbehave func()) { h.Phase = func(Progress) { misbehave() } },
-		"Refused":    func(h *Hooks, _ *MoveOptions, misbehave func()) { h.Refused = func(Slot, ID, int) { misbehave() } },
-		"Progress":   func(_ *Hooks, o *MoveOptions, misbehave func()) { o.Progress = func(Progress) { misbehave() } },
+		"MapChanged": func(h *Hooks, _ *MoveOptions, misbehave func()) {
+			h.MapChanged = func(_, _ *Map) { misbehave() }
+		},
+		"Phase": func(h *Hooks, _ *MoveOptions, misbehave func()) { h.Phase = func(Progress) { misbehave() } },
+		"Refused": func(h *Hooks, _ *MoveOptions, misbehave func()) {
+			h.Refused = func(Slot, ID, int) { misbehave() }
+		},
+		"Progress": func(_ *Hooks, o *MoveOptions, misbehave func()) { o.Progress = func(Progress) { misbehave() } },
 	} {
 		t.Run(name, func(t *testing.T) {
 			hooktest.Prove(t, func(t *testing.T, misbehave func()) hooktest.Subject {

@@ -29,8 +29,8 @@ type MoveOptions struct {
 	// changed keys on the targets.
 	Reversible bool
 	// Progress is called after steps, one call at a time, on a goroutine of its own: it does not hold up the job, and
-	// may call any method of the Job and the Cluster. The last calls may come after Wait has returned. Calls are left out
-	// while it is 1024 behind.
+	// may call any method of the Job and the Cluster. The last calls may come after Wait has returned. Calls are left
+	// out while it is 1024 behind.
 	Progress func(Progress)
 
 	// step is called around every step. An error ends the job there as a crash would. For tests.

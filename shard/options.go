@@ -58,8 +58,8 @@ type Options struct {
 	HotKeys int
 	// Hooks observe. nil costs nothing.
 	Hooks *Hooks
-	// Logger gets a warning, at most once a minute and cause, when the map cannot be read, a watch fails, or a step of a
-	// job fails and is repeated. nil means slog.Default().
+	// Logger gets a warning, at most once a minute and cause, when the map cannot be read, a watch fails, or a step of
+	// a job fails and is repeated. nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -117,7 +117,8 @@ func checkTables(tables []Table) ([]Table, error) {
 		for name, columns := range map[string][]string{"Key": t.Key, "By": t.By} {
 			sorted := slices.Sorted(slices.Values(columns))
 			if slices.Contains(columns, "") || len(slices.Compact(sorted)) != len(columns) {
-				return nil, fmt.Errorf("shard: Options.Tables[%d].%s %q has an empty column or one twice", i, name, columns)
+				return nil, fmt.Errorf("shard: Options.Tables[%d].%s %q has an empty column or one twice", i, name,
+					columns)
 			}
 		}
 		if len(t.By) == 0 {

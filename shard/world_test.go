@@ -221,8 +221,8 @@ func (w *world) traffic(writers, readers int) {
 	}
 }
 
-// rest spaces the operations of one client. SQLite's one connection is for the mover too; elsewhere clients write as fast
-// as they can in an exhaustive run, and leave the processors to other tests in a quick one.
+// rest spaces the operations of one client. SQLite's one connection is for the mover too; elsewhere clients write as
+// fast as they can in an exhaustive run, and leave the processors to other tests in a quick one.
 func (w *world) rest() {
 	if w.p.Name() == "sqlite" || !exhaustive.On() {
 		time.Sleep(2 * time.Millisecond)

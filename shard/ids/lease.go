@@ -178,7 +178,8 @@ func (l *Leased) renew(ctx context.Context) {
 			return
 		case ctx.Err() == nil:
 			l.errors.Add(err)
-			l.warn.Warn("renew", "ids: the lease cannot be renewed; Next fails when it runs out", "node", l.node, "err", err)
+			l.warn.Warn("renew", "ids: the lease cannot be renewed; Next fails when it runs out", "node", l.node, "err",
+				err)
 		}
 	}
 }
