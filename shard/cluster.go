@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -120,6 +121,9 @@ func (c *Cluster) AddShard(s Shard) error {
 	}
 	if s.DB == nil {
 		return fmt.Errorf("shard: Shard.DB of %s is nil", s.ID)
+	}
+	if math.IsNaN(s.Weight) || math.IsInf(s.Weight, 0) {
+		return fmt.Errorf("shard: Shard.Weight of %s is %v", s.ID, s.Weight)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

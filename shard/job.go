@@ -77,9 +77,10 @@ func (o MoveOptions) withDefaults() (MoveOptions, error) {
 	}
 	o.Group = cmp.Or(o.Group, 1024)
 	o.Chunk = cmp.Or(o.Chunk, 500)
-	if o.LockTimeout <= 0 {
-		o.LockTimeout = defaultLockTimeout
+	if o.LockTimeout < 0 {
+		return o, fmt.Errorf("shard: MoveOptions.LockTimeout %v is negative", o.LockTimeout)
 	}
+	o.LockTimeout = cmp.Or(o.LockTimeout, defaultLockTimeout)
 	return o, nil
 }
 

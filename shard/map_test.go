@@ -5,10 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -126,27 +124,6 @@ func TestStores(t *testing.T) {
 	})
 }
 
-func TestOptionErrors(t *testing.T) {
-	sh := fakeShards(t, 2)
-	for want, o := range map[string]Options{"Slots": {Slots: 100}, "Placement": {Placement: Modulo(5)},
-		"Tables[0]":               {Tables: []Table{{}}, Dialect: SQLite()},
-		"without Options.Dialect": {Tables: []Table{{Name: "t", Key: []string{"id"}}}}} {
-		_, err := New(t.Context(), MemoryStore(), sh, o)
-		require.ErrorContains(t, err, want)
-	}
-	_, err := New(t.Context(), nil, sh, Options{})
-	require.Error(t, err)
-	_, err = New(t.Context(), MemoryStore(), []Shard{{ID: "a"}}, Options{})
-	require.ErrorContains(t, err, "Shard.DB")
-	store := MemoryStore()
-	c, err := New(t.Context(), store, sh, Options{})
-	require.NoError(t, err)
-	require.NoError(t, c.Close())
-	require.ErrorIs(t, c.Do(t.Context(), Int(1), nil), ErrClosed)
-	_, err = New(t.Context(), store, sh[:1], Options{})
-	require.ErrorIs(t, err, ErrUnknownShard)
-}
-
 func TestCrossShard(t *testing.T) {
 	w := newWorld(t, testdb.SQLite(t), 2, 64, 4)
 	m := w.c.Map()
@@ -187,89 +164,4 @@ func TestHotKeys(t *testing.T) {
 	st := c.Stats()
 	require.EqualValues(t, 25_000, st.Routed)
 	require.Len(t, st.Shards, 2)
-}
-
-func BenchmarkLookup(b *testing.B) {
-	for _, n := range []int{10, 100, 1000} {
-		shards := fakeShards(b, n)
-		st, err := firstState(shards, &Options{Slots: 16384})
-		require.NoError(b, err)
-		m, err := newMap(st)
-		require.NoError(b, err)
-		keys := make([]string, 1<<16)
-		for i := range keys {
-			keys[i] = fmt.Sprintf("user:%d", i*7919)
-		}
-		b.Run(fmt.Sprintf("string/shards=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				m.Owner(m.Slot(keys[i&0xffff]))
-				i++
-			}
-		})
-		b.Run(fmt.Sprintf("uint64/shards=%d", n), func(b *testing.B) {
-			i := uint64(0)
-			for b.Loop() {
-				m.Owner(m.SlotUint64(i))
-				i++
-			}
-		})
-	}
-	b.Run("hotkeys", func(b *testing.B) {
-		s := newSketch(4096)
-		i := int64(0)
-		for b.Loop() {
-			s.add(Int(i & 0xfff))
-			i++
-		}
-	})
-}
-
-// The sketch with a celebrity that takes a fifth, and zipf(1.1) over 100,000 others.
-func BenchmarkHotKey(b *testing.B) {
-	s := newSketch(4096)
-	z := rand.NewZipf(rand.New(rand.NewPCG(1, 2)), 1.1, 1, 100_000)
-	keys := make([]Key, 1<<16)
-	for i := range keys {
-		if keys[i] = Int(int64(z.Uint64())); i%5 == 0 {
-			keys[i] = Int(-1)
-		}
-	}
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		s.add(keys[i&0xffff])
-		i++
-	}
-}
-
-// Do around nothing: routing, the books of the view, the sketch.
-func BenchmarkDo(b *testing.B) {
-	c := router(b, 4, Options{})
-	ctx := context.Background()
-	f := func(context.Context, *sql.DB, Slot) error { return nil }
-	b.ReportAllocs()
-	i := int64(0)
-	for b.Loop() {
-		if err := c.Do(ctx, Int(i&0xffff), f); err != nil {
-			b.Fatal(err)
-		}
-		i++
-	}
-}
-
-// A map of 1000 shards changes: install a state in which one slot moved.
-func BenchmarkInstall(b *testing.B) {
-	c := router(b, 1000, Options{})
-	b.ReportAllocs()
-	for b.Loop() {
-		next := c.view.Load().st.Next()
-		if err := next.SetOwner(stored.Slot(next.Epoch%16384), "s007"); err != nil {
-			b.Fatal(err)
-		}
-		if err := c.install(next, time.Now()); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -274,6 +274,7 @@ func TestScatterDuringMove(t *testing.T) {
 					return
 				default:
 					ask("concurrently")
+					w.rest()
 				}
 			}
 		}()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -70,19 +72,11 @@ func (o Options) withDefaults(shards int) (Options, error) {
 	if err := o.Placement.check(o.Slots, shards); err != nil {
 		return o, err
 	}
-	o.Tables = append([]Table(nil), o.Tables...)
-	for i := range o.Tables {
-		t := &o.Tables[i]
-		if t.Name == "" || len(t.Key) == 0 {
-			return o, fmt.Errorf("shard: Options.Tables[%d] needs a Name and a Key", i)
-		}
-		if len(t.By) == 0 {
-			t.By = t.Key
-		}
-		if t.SlotColumn == "" {
-			t.SlotColumn = "slot"
-		}
+	tables, err := checkTables(o.Tables)
+	if err != nil {
+		return o, err
 	}
+	o.Tables = tables
 	if len(o.Tables) > 0 && o.Dialect.db == nil {
 		return o, errors.New("shard: Options.Tables without Options.Dialect")
 	}
@@ -95,11 +89,44 @@ func (o Options) withDefaults(shards int) (Options, error) {
 	if o.MapTTL <= max(o.Refresh, 0) {
 		return o, fmt.Errorf("shard: Options.MapTTL %v is not longer than Options.Refresh %v", o.MapTTL, o.Refresh)
 	}
-	if o.Retry <= 0 {
+	if o.Retry < 0 {
+		return o, fmt.Errorf("shard: Options.Retry %v is negative", o.Retry)
+	}
+	if o.Retry == 0 {
 		o.Retry = 5 * time.Second
 	}
 	if o.HotKeys == 0 {
 		o.HotKeys = 4096
 	}
 	return o, nil
+}
+
+// checkTables returns a copy of the tables with their defaults filled in.
+func checkTables(tables []Table) ([]Table, error) {
+	tables = slices.Clone(tables)
+	seen := map[string]bool{}
+	for i := range tables {
+		t := &tables[i]
+		if t.Name == "" || len(t.Key) == 0 {
+			return nil, fmt.Errorf("shard: Options.Tables[%d] needs a Name and a Key", i)
+		}
+		if strings.Contains(t.Name, ";") || seen[strings.ToLower(t.Name)] {
+			return nil, fmt.Errorf("shard: Options.Tables[%d].Name %q is no table's name, or there twice", i, t.Name)
+		}
+		seen[strings.ToLower(t.Name)] = true
+		for name, columns := range map[string][]string{"Key": t.Key, "By": t.By} {
+			sorted := slices.Sorted(slices.Values(columns))
+			if slices.Contains(columns, "") || len(slices.Compact(sorted)) != len(columns) {
+				return nil, fmt.Errorf("shard: Options.Tables[%d].%s %q has an empty column or one twice", i, name,
+					columns)
+			}
+		}
+		if len(t.By) == 0 {
+			t.By = t.Key
+		}
+		if t.SlotColumn == "" {
+			t.SlotColumn = "slot"
+		}
+	}
+	return tables, nil
 }

@@ -33,6 +33,7 @@ func TestPin(t *testing.T) {
 						return
 					default:
 						f(i)
+						w.rest()
 					}
 				}
 			})

@@ -27,9 +27,9 @@ type Query[T any] struct {
 	Only []Slot
 	// Less orders the merged result; every shard's rows must come in this order. nil: no order.
 	Less func(a, b T) bool
-	// Offset and Limit apply to the merged result. Limit 0: none.
+	// Offset and Limit apply to the merged result. A Limit of zero means none.
 	Offset, Limit int
-	// MaxRows fails with ErrRowCap when one shard returns more. 0: 100000; negative: no cap.
+	// MaxRows fails with ErrRowCap when one shard returns more. Zero means 100000; negative means no cap.
 	MaxRows int
 	// Partial accepts the failure of some shards; Result.Failed names them. All failing is still an error.
 	Partial bool

@@ -57,7 +57,10 @@ func New(o Options) (*Generator, error) {
 	if o.Node < 0 || o.Node >= 1<<o.NodeBits {
 		return nil, fmt.Errorf("ids: Options.Node %d does not fit %d bits", o.Node, o.NodeBits)
 	}
-	if o.MaxWait <= 0 {
+	if o.MaxWait < 0 {
+		return nil, fmt.Errorf("ids: Options.MaxWait %v is negative", o.MaxWait)
+	}
+	if o.MaxWait == 0 {
 		o.MaxWait = 100 * time.Millisecond
 	}
 	g := &Generator{o: o}

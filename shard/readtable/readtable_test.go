@@ -101,6 +101,7 @@ func TestReadTable(t *testing.T) {
 						}
 						mu.Unlock()
 						first.Wake()
+						time.Sleep(time.Millisecond)
 					}
 				})
 			}
