@@ -123,7 +123,7 @@ func TestNewcomerInABrowser(t *testing.T) {
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(s.ControlRoom())))
 	until("nodes", `document.querySelectorAll(".node").length > 20`)
 	do(`document.querySelector('[data-node="eu-west-lb1"]').click()`)
-	until("the sheet", `!document.getElementById("sheet").hidden && document.querySelector('#sheet [data-action="kill"]')`)
+	until("the sheet", `!document.getElementById("sheet").hidden && document.querySelector('#sheet [data-action="kill"]') !== null`)
 	do(`document.querySelector('#sheet [data-action="kill"]').click()`)
 	until("killed", `document.querySelector('[data-node="eu-west-lb1"]').dataset.state === "down"`)
 	until("noticed", `[...document.querySelectorAll("#incidents li")].some(e => /killed eu-west-lb1.*noticed/.test(e.textContent))`)
