@@ -50,7 +50,7 @@ func subject(t *testing.T, name string, h *Hooks, o MoveOptions) hooktest.Subjec
 	var shards []Shard
 	for _, id := range []ID{"a", "b"} {
 		db := newSimDB(id, s)
-		db.violation = t.Errorf
+		db.violation, db.gate = t.Errorf, make(chan struct{}, 1)
 		shards = append(shards, Shard{ID: id, DB: db.open()})
 	}
 	c, err := New(t.Context(), MemoryStore(), shards, Options{

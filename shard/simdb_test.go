@@ -118,6 +118,21 @@ type simDB struct {
 	locks     map[string]map[*simTx]bool // true: exclusive
 	txs       int
 	violation func(f string, args ...any)
+	// gate holds one for the statement that runs, where no scheduler gives turns. nil: one does.
+	gate chan struct{}
+}
+
+// enter returns when no other statement runs. It blocks on a channel, as a bubble can wait for that.
+func (d *simDB) enter() {
+	if d.gate != nil {
+		d.gate <- struct{}{}
+	}
+}
+
+func (d *simDB) leave() {
+	if d.gate != nil {
+		<-d.gate
+	}
 }
 
 func newSimDB(id ID, s *scheduler) *simDB {
@@ -183,8 +198,10 @@ func (t *simTx) lock(key string, exclusive bool, timeout time.Duration) error {
 		if time.Now().After(end) {
 			return errSimRetry
 		}
+		t.db.leave()
 		time.Sleep(time.Millisecond)
 		t.db.s.yield(t.who)
+		t.db.enter()
 	}
 }
 
@@ -211,6 +228,8 @@ func (c *simConn) CheckNamedValue(*driver.NamedValue) error      { return nil }
 func (c *simConn) begin(ctx context.Context, repeat bool) *simTx {
 	who, _ := ctx.Value(actorKey{}).(string)
 	c.db.s.yield(who + "/begin")
+	c.db.enter()
+	defer c.db.leave()
 	c.db.txs++
 	return &simTx{db: c.db, who: fmt.Sprintf("%s/%s/%d", who, c.db.id, c.db.txs), repeat: repeat}
 }
@@ -228,6 +247,8 @@ func (c *simConn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, e
 func (c *simConn) Commit() error {
 	t := c.tx
 	t.db.s.yield(t.who)
+	t.db.enter()
+	defer t.db.leave()
 	c.tx = nil
 	defer t.end()
 	if t.failed != nil {
@@ -241,6 +262,8 @@ func (c *simConn) Commit() error {
 
 func (c *simConn) Rollback() error {
 	c.db.s.yield(c.tx.who)
+	c.db.enter()
+	defer c.db.leave()
 	c.tx.end()
 	c.tx = nil
 	return nil
@@ -250,13 +273,18 @@ func (c *simConn) ExecContext(ctx context.Context, _ string, args []driver.Named
 	f := args[0].Value.(func(*simTx) error)
 	if c.tx != nil {
 		c.db.s.yield(c.tx.who)
+		c.db.enter()
 		err := f(c.tx)
+		c.db.leave()
 		c.tx.failed = cmp.Or(c.tx.failed, err)
 		return driver.RowsAffected(0), err
 	}
 	c.tx = c.begin(ctx, false)
 	c.db.s.yield(c.tx.who)
-	if err := f(c.tx); err != nil {
+	c.db.enter()
+	err := f(c.tx)
+	c.db.leave()
+	if err != nil {
 		return nil, errors.Join(err, c.Rollback())
 	}
 	return driver.RowsAffected(0), c.Commit()
