@@ -39,7 +39,7 @@ type Cache[K comparable, V any] struct {
 	closed   bool
 	janitor  bool
 	stop     chan struct{}
-	shortest int64 // shortest TTL seen, which sets the janitor's pace
+	shortest atomic.Int64 // shortest TTL seen, which sets the janitor's pace
 	tasks    sync.WaitGroup
 	timedSet atomic.Bool // the janitor runs
 }
@@ -124,7 +124,8 @@ func New[K comparable, V any](o Options[K, V]) (*Cache[K, V], error) {
 	}
 	c := &Cache[K, V]{o: o, hasher: newHasher[K](), word: wordOf[V](), locking: evict.Kind(o.Policy).TouchNeedsLock(),
 		allRich: o.Weigh != nil || o.Idle > 0 || o.EarlyRefresh > 0, stale: int64(max(o.StaleFor, o.StaleIfError)),
-		stop: make(chan struct{}), shortest: never}
+		stop: make(chan struct{})}
+	c.shortest.Store(never)
 	c.clock.Start()
 	// A shard has at least 4096 entries, so that the policy sees enough of the traffic to judge by; weights get at most
 	// eight, so that an entry of an eighth of the whole has a place.
@@ -280,7 +281,7 @@ func (c *Cache[K, V]) deadline(ttl time.Duration) int64 {
 	if int64(ttl) > never-now-c.stale-1 {
 		return never
 	}
-	if !c.timedSet.Load() || int64(ttl) < atomic.LoadInt64(&c.shortest) {
+	if !c.timedSet.Load() || int64(ttl) < c.shortest.Load() {
 		c.hire(int64(ttl))
 	}
 	return now + int64(ttl)

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -276,7 +277,9 @@ func TestNoGoroutineWithoutTTLAndNoAllocationOnAHit(t *testing.T) {
 		return // counted in the build without the detector
 	}
 	require.Zero(t, testing.AllocsPerRun(1000, func() { c.Get("key") }))
-	require.Zero(t, testing.AllocsPerRun(1000, func() { c.Set("key", 2) }), "a word is written in place")
+	if strconv.IntSize == 64 {
+		require.Zero(t, testing.AllocsPerRun(1000, func() { c.Set("key", 2) }), "a word is written in place")
+	}
 	require.Zero(t, testing.AllocsPerRun(1000, func() { timed.Get("key") }))
 	require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = timed.Load(t.Context(), "key", nil) }))
 }

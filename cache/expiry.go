@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +18,8 @@ const (
 func (c *Cache[K, V]) hire(ttl int64) {
 	c.life.Lock()
 	defer c.life.Unlock()
-	if ttl < c.shortest {
-		atomic.StoreInt64(&c.shortest, ttl)
+	if ttl < c.shortest.Load() {
+		c.shortest.Store(ttl)
 	}
 	if c.janitor || c.closed {
 		c.timedSet.Store(true)
@@ -74,7 +73,7 @@ func (c *Cache[K, V]) sweeps() {
 				}
 			}
 		}
-		timer.Reset(min(maxSweep, max(minSweep, time.Duration(atomic.LoadInt64(&c.shortest)/4))))
+		timer.Reset(min(maxSweep, max(minSweep, time.Duration(c.shortest.Load()/4))))
 	}
 }
 

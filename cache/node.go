@@ -81,7 +81,8 @@ func wordOf[V any]() word {
 	t := reflect.TypeFor[V]()
 	switch t.Kind() {
 	case reflect.Int64, reflect.Uint64, reflect.Float64, reflect.Int, reflect.Uint, reflect.Uintptr:
-		if t.Size() == 8 {
+		// On 32-bit systems a field of 8 bytes may stand at an address at which atomic operations of 8 bytes panic.
+		if t.Size() == 8 && unsafe.Alignof(uint64(0)) == 8 {
 			return number
 		}
 	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.UnsafePointer:
