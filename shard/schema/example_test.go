@@ -43,18 +43,6 @@ func exampleShards(n int) ([]shard.Shard, func()) {
 var exampleOptions = shard.Options{Slots: 1024, Refresh: 20 * time.Millisecond, MapTTL: 100 * time.Millisecond,
 	Dialect: shard.SQLite(), Tables: []shard.Table{{Name: "users", Key: []string{"id"}}}}
 
-func addUsers(ctx context.Context, c *shard.Cluster, names ...string) {
-	for _, n := range names {
-		err := c.Tx(ctx, shard.String(n), nil, func(tx *shard.Tx) error {
-			_, err := tx.ExecContext(ctx, `insert into users (id, slot) values (?, ?)`, n, int(tx.Slot()))
-			return err
-		})
-		if err != nil {
-			panic(err)
-		}
-	}
-}
-
 // One schema for all shards, and a look whether it is one.
 func ExampleMigrate() {
 	ctx := context.Background()
