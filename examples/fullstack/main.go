@@ -89,7 +89,7 @@ func parseFlags(args []string, stderr io.Writer) (config, error) {
 	fs.IntVar(&c.visitors, "visitors", 30, "`number` of simulated visitors, without -replay; 0: none")
 	fs.BoolVar(&c.open, "open", false, "open the site in a browser")
 	fs.BoolVar(&c.verbose, "v", false, "print the log of the service")
-	fs.IntVar(&c.site, "site", 8080, "`port` of the site, on 127.1.0.1, 127.1.0.2, 127.2.0.1 and 127.2.0.2; 0: a free one")
+	fs.IntVar(&c.site, "site", 8080, "`port` of the site, on 127.1.0.1, 127.1.0.2, 127.2.0.1 and 127.2.0.2 (or four ports on 127.0.0.1); 0: free")
 	fs.IntVar(&c.dns, "dns", 5300, "first `port` of the two name servers on 127.0.0.1; 0: free ones")
 	fs.IntVar(&c.admin, "admin", 9090, "`port` of dashboard and metrics on 127.0.0.1; 0: a free one")
 	err := fs.Parse(args)
@@ -219,7 +219,11 @@ func (c config) playTime(log *accesslog.Log) time.Duration {
 func (c config) announce(w io.Writer, s *assemble.Stack) {
 	a := s.Addresses()
 	_, port, _ := net.SplitHostPort(a.NameServers[0])
-	fmt.Fprintf(w, "%-32s the site: open this\n", a.Site)
+	where := ""
+	if s.OneAddress() {
+		where = " (this machine has one loopback address: the four edges have ports of their own on it)"
+	}
+	fmt.Fprintf(w, "%-32s the site: open this%s\n", a.Site, where)
 	fmt.Fprintf(w, "%-32s the control room; what is behind # allows its buttons\n", s.ControlRoom())
 	fmt.Fprintf(w, "%-32s metrics for Prometheus\n", a.Metrics)
 	fmt.Fprintf(w, "%-32s names: dig @127.0.0.1 -p %s %s +subnet=8.8.8.0/24\n", strings.Join(a.NameServers, " "), port,

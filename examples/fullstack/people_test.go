@@ -19,8 +19,8 @@ import (
 )
 
 // open starts the service with visitors and an operator, as the program does.
-func open(t *testing.T, visitors_ int) (*assemble.Stack, *visitors.Population, *room.Room) {
-	s, err := assemble.Start(t.Context(), assemble.Options{Dir: t.TempDir()})
+func open(t *testing.T, visitors_ int, one ...bool) (*assemble.Stack, *visitors.Population, *room.Room) {
+	s, err := assemble.Start(t.Context(), assemble.Options{Dir: t.TempDir(), OneAddress: len(one) > 0})
 	require.NoError(t, err)
 	p, err := config{visitors: visitors_}.population(s)
 	require.NoError(t, err)
@@ -140,4 +140,14 @@ func TestNewcomerInABrowser(t *testing.T) {
 		}
 	}
 	require.Empty(t, errs.String())
+}
+
+// On a machine with one loopback address everything works the same, on ports instead of addresses.
+func TestOneAddress(t *testing.T) {
+	s, p, _ := open(t, 6, true)
+	for _, addr := range []string{"127.1.0.1", "127.1.0.2", "127.2.0.1", "127.2.0.2"} {
+		require.True(t, strings.HasPrefix(s.Dial(netip.MustParseAddr(addr)), "127.0.0.1:"))
+	}
+	require.Eventually(t, func() bool { return p.Stats().Views > 5 }, 60*time.Second, 50*time.Millisecond)
+	require.Zero(t, p.Stats().Errors, p.Stats().LastError)
 }

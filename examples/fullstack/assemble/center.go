@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"path/filepath"
@@ -188,15 +189,37 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 		}
 		proxy.ServeHTTP(w, r)
 	}))
-	port := c.s.port
-	if port == 0 {
-		port = c.s.o.Site
-	}
-	if err := e.serve(netip.AddrPortFrom(ip, uint16(port)).String(), handler); err != nil {
+	if err := e.serve(c.s.edgeAddress(ip), handler); err != nil {
 		return err
 	}
-	c.s.port = int(netip.MustParseAddrPort(e.addr).Port())
+	c.s.served = append(c.s.served, netip.MustParseAddrPort(e.addr))
 	return nil
+}
+
+// edgeAddress is where the next edge listens. All have the same port on addresses of their own, as they would on machines
+// of their own. Where the loopback network has one address (macOS), they have ports of their own on it: clients then
+// reach the address that the name servers give through Stack.Dial.
+func (s *Stack) edgeAddress(ip netip.Addr) string {
+	port := s.o.Site
+	switch {
+	case s.o.OneAddress && port != 0:
+		return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port+len(s.served))).String()
+	case s.o.OneAddress:
+		return "127.0.0.1:0"
+	case len(s.served) > 0:
+		port = int(s.served[0].Port())
+	}
+	return netip.AddrPortFrom(ip, uint16(port)).String()
+}
+
+// oneLoopback reports whether this machine answers on 127.0.0.1 only.
+func oneLoopback() bool {
+	l, err := net.Listen("tcp", "127.2.0.2:0")
+	if err != nil {
+		return true
+	}
+	l.Close()
+	return false
 }
 
 // endpoints are the web servers that may get traffic.

@@ -74,6 +74,9 @@ type Options struct {
 	Site, DNS, Admin int
 	// Workers bounds the worker pool of each center, Webs its web servers. Zero means 8 and 4.
 	Workers, Webs int
+	// OneAddress lets all edges listen on 127.0.0.1, with ports from Site on. It is set where the loopback network has no
+	// other address.
+	OneAddress bool
 	// Log gets what all servers log; nil discards it. The dashboard has it in any case.
 	Log    slog.Handler
 	Mutant Mutant
@@ -96,8 +99,8 @@ type Stack struct {
 	centers  []*center
 	names    []*nameServer
 	locator  geodns.Locator
-	nearest  *geodns.Router // by distance alone, for the player
-	port     int
+	nearest  *geodns.Router   // by distance alone, for the player
+	served   []netip.AddrPort // where the edges listen, in their order
 	admin    atomic.Pointer[admin]
 	secret   string // that actions in the control room need
 	operator atomic.Pointer[Operator]
@@ -125,6 +128,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if o.Webs == 0 {
 		o.Webs = 4
 	}
+	o.OneAddress = o.OneAddress || oneLoopback()
 	if o.Log == nil {
 		o.Log = slog.NewTextHandler(io.Discard, nil)
 	}
@@ -313,10 +317,21 @@ func (s *Stack) Network() *client.Network {
 		Center: s.Center})
 }
 
-// Dial returns where an address of the site listens: the address itself, at the site's port.
+// Dial returns where the edge with an address listens: there, at the site's port, or at a port of its own where the
+// machine has one loopback address.
 func (s *Stack) Dial(addr netip.Addr) string {
-	return netip.AddrPortFrom(addr, uint16(s.port)).String()
+	for _, c := range s.centers {
+		for _, e := range c.edges {
+			if e.ip == addr {
+				return e.addr
+			}
+		}
+	}
+	return netip.AddrPortFrom(addr, s.served[0].Port()).String()
 }
+
+// OneAddress reports whether the edges share one address.
+func (s *Stack) OneAddress() bool { return s.o.OneAddress }
 
 // Center returns the data center that an address belongs to.
 func (s *Stack) Center(addr netip.Addr) string {
