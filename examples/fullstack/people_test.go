@@ -104,6 +104,12 @@ func TestNewcomerInABrowser(t *testing.T) {
 	until("liked", `document.querySelector("form[data-like] button").getAttribute("aria-pressed") === "true"`)
 	do(`(document.querySelector("#say").value = "<b>from a browser</b>", document.querySelector("form[data-talk] button").click())`)
 	until("the comment", `[...document.querySelectorAll(".talk li p")].some(p => p.textContent === "<b>from a browser</b>")`)
+	// The X-ray: what was written has purged the edges, so the first answer is a miss with its whole way, the next one a
+	// hit with the edge alone.
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(site+"/read/queue?newcomer")))
+	until("a miss", `document.querySelector("#xray [data-verdict]").textContent === "edge miss" && document.querySelectorAll(".way li:not(.off)").length >= 3`)
+	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(site+"/read/queue?newcomer")))
+	until("a hit", `document.querySelector("#xray [data-verdict]").textContent.startsWith("edge hit") && document.querySelectorAll(".way li.off").length === 3`)
 	// The other data center has it too.
 	other := "http://" + s.Dial(netip.MustParseAddr("127.2.0.1"))
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(other+"/read/cache")))

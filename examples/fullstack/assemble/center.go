@@ -14,6 +14,7 @@ import (
 
 	"github.com/tierkit/tierkit/autoscale"
 	"github.com/tierkit/tierkit/cdn"
+	"github.com/tierkit/tierkit/examples/fullstack/xray"
 	"github.com/tierkit/tierkit/lb"
 	"github.com/tierkit/tierkit/lb/probe"
 )
@@ -130,7 +131,7 @@ func (c *center) startBalancer(i int) error {
 	if err != nil {
 		return err
 	}
-	return b.serve("127.0.0.1:0", c.s.tiers["lb"].Wrap(h))
+	return b.serve("127.0.0.1:0", c.s.tiers["lb"].Wrap(xray.Tier(xray.Balancer, b.name, nil, h)))
 }
 
 func (c *center) stateHooks(who string) *lb.Hooks {
@@ -181,13 +182,14 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	traced := xray.Tier(xray.Edge, e.name, xray.Outcome, proxy)
 	handler := c.s.tiers["edge"].Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == edgeHealth {
 			e.probes.Add(1)
 			w.WriteHeader(http.StatusOK)
 			return
 		}
-		proxy.ServeHTTP(w, r)
+		traced.ServeHTTP(w, r)
 	}))
 	if err := e.serve(c.s.edgeAddress(ip), handler); err != nil {
 		return err

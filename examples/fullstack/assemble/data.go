@@ -13,6 +13,7 @@ import (
 	"github.com/tierkit/tierkit/examples/fullstack/drill/gate"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
 	"github.com/tierkit/tierkit/examples/fullstack/standin/sqlite"
+	"github.com/tierkit/tierkit/examples/fullstack/xray"
 	"github.com/tierkit/tierkit/replica"
 	"github.com/tierkit/tierkit/shard"
 )
@@ -113,6 +114,7 @@ func (sn *shardNodes) connect(s *Stack, zone string, lease replica.Lease) (*repl
 		MaxLag:    2 * time.Second,
 		Promotion: &replica.Promotion{Lease: lease, LeaseTTL: 5 * time.Second, Timeout: 5 * time.Second},
 		Hooks: &replica.Hooks{
+			Routed: func(ctx context.Context, r replica.Route) { xray.Asked(ctx, r.Node, r.Role.String()) },
 			NodeChanged: func(before, after replica.NodeStatus) {
 				if before.State != after.State || before.Role != after.Role {
 					kind := "recovery"

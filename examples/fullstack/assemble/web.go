@@ -15,6 +15,7 @@ import (
 	"github.com/tierkit/tierkit/cache"
 	"github.com/tierkit/tierkit/cache/rediscache"
 	"github.com/tierkit/tierkit/examples/fullstack/site"
+	"github.com/tierkit/tierkit/examples/fullstack/xray"
 	"github.com/tierkit/tierkit/internal/backoff"
 	"github.com/tierkit/tierkit/metrics/logs"
 	"github.com/tierkit/tierkit/metrics/trace"
@@ -90,7 +91,7 @@ func (c *center) newWeb(name string) (w *web, err error) {
 	if err != nil {
 		return nil, err
 	}
-	app := trace.AccessLog(log, w.site.Handler())
+	app := xray.WebTier(name, trace.AccessLog(log, w.site.Handler()))
 	return w, w.serve("127.0.0.1:0", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/-/healthz" {
 			rw.WriteHeader(http.StatusOK)

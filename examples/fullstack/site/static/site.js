@@ -79,3 +79,43 @@ if (talk) talk.addEventListener("submit", async (e) => {
 	$(".talk").append(li);
 	box.value = "";
 });
+
+// X-ray: each tier has written its part of the way into Server-Timing. On a hit the edge answers alone, and what is behind
+// it stays hollow: it was not asked.
+const TIERS = [["edge", "Edge", "cdn"], ["balancer", "Balancer", "lb"], ["web", "Web server", "metrics, session, cache"], ["database", "Databases", "shard, replica"]];
+const ray = $("#xray"), timing = performance.getEntriesByType("navigation")[0]?.serverTiming || [];
+if (ray && timing.some((t) => t.name === "edge")) {
+	const by = Object.fromEntries(timing.map((t) => [t.name, t]));
+	const ms = (v) => v < 0.1 ? "< 0.1 ms" : v.toFixed(1) + " ms";
+	const hit = by.edge.description.includes(": hit");
+	// What a tier took contains the tiers behind it.
+	const own = (i) => Math.max(0, by[TIERS[i][0]].duration - (by[TIERS[i + 1]?.[0]]?.duration || 0));
+	const asked = TIERS.filter(([k]) => by[k]);
+	$("[data-took]", ray).textContent = ms(by.edge.duration);
+	$("[data-verdict]", ray).textContent = "edge " + by.edge.description.split(": ").slice(1).join(": ");
+	$("[data-verdict]", ray).className = hit ? "up" : "slow";
+	$("[data-trail]", ray).textContent = hit ? by.edge.description.split(":")[0] + ". Nothing behind the edge was asked." : asked.map(([k]) => by[k].description.split(":")[0]).join(" → ");
+	TIERS.forEach(([k, name, pkg], i) => {
+		const li = document.createElement("li"), b = document.createElement("b"), took = document.createElement("span"), node = document.createElement("p"), tag = document.createElement("p"), of = document.createElement("p");
+		li.className = !by[k] ? "off" : k === "edge" ? (hit ? "hit" : "miss") : i === TIERS.length - 1 || !by[TIERS[i + 1][0]] ? "last" : "";
+		took.textContent = by[k] && k !== "database" ? ms(own(i)) : "";
+		b.append(name, took);
+		node.textContent = by[k] ? by[k].description.split(": ")[0] : k === "database" && by.web ? "not needed" : "not asked";
+		tag.className = "tag";
+		tag.textContent = k === "edge" ? by.edge.description.split(": ").slice(1).join(": ") : "";
+		of.className = "soft";
+		of.textContent = pkg;
+		li.append(b, node, tag, of);
+		$(".way", ray).append(li);
+		if (by[k] && k !== "database") {
+			const part = document.createElement("span");
+			part.style.setProperty("--t", own(i).toFixed(2));
+			if (k === "edge") part.className = hit ? "hit" : "miss";
+			$(".bar", ray).append(part);
+		}
+	});
+	ray.hidden = false;
+	const details = $("details", ray);
+	details.open = keep("xray") === "true";
+	details.addEventListener("toggle", () => keep("xray", details.open));
+}
