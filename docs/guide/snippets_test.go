@@ -109,16 +109,70 @@ func TestSnippetsCompile(t *testing.T) {
 		}
 	}
 	require.Greater(t, blocks, 15)
+	for _, line := range build(t, root, dir, overlay, "./docs/guide/snippets") {
+		if line != "" && !strings.HasPrefix(line, "#") && !strings.Contains(line, "declared and not used") &&
+			!strings.Contains(line, "imported and not used") { // a comment speaks of it
+			t.Error(line)
+		}
+	}
+}
+
+// build compiles packages with files that stand in none of their folders, and returns what the compiler says.
+func build(t *testing.T, root, dir string, overlay map[string]string, packages ...string) []string {
 	list, err := json.Marshal(map[string]any{"Replace": overlay})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "overlay.json"), list, 0o600))
-	cmd := exec.Command("go", "build", "-gcflags=-e", "-overlay", filepath.Join(dir, "overlay.json"), "-o", os.DevNull,
-		"./docs/guide/snippets")
+	cmd := exec.Command("go", append([]string{"build", "-gcflags=-e", "-overlay", filepath.Join(dir, "overlay.json")},
+		packages...)...)
 	cmd.Dir = root
 	out, _ := cmd.CombinedOutput()
-	for _, line := range strings.Split(string(out), "\n") {
-		if line != "" && !strings.HasPrefix(line, "#") && !strings.Contains(line, "declared and not used") &&
-			!strings.Contains(line, "imported and not used") { // a comment speaks of it
+	return strings.Split(string(out), "\n")
+}
+
+// Every complete program in a package's documentation compiles.
+func TestProgramsInDocCompile(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	overlay := map[string]string{}
+	var packages []string
+	require.NoError(t, filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.Name() != "doc.go" {
+			return err
+		}
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		var program strings.Builder
+		for _, line := range strings.Split(string(src), "\n") {
+			code, indented := strings.CutPrefix(line, "//\t")
+			switch {
+			case indented && (program.Len() > 0 || code == "package main"):
+				program.WriteString(code + "\n")
+			case line == "//" && program.Len() > 0:
+				program.WriteString("\n")
+			case program.Len() > 0: // the text goes on: one program for each doc.go
+				code := program.String()
+				program.Reset()
+				if !strings.Contains(code, "func main()") {
+					continue
+				}
+				rel, _ := filepath.Rel(root, filepath.Dir(path))
+				name := "p" + strings.NewReplacer("/", "_", "-", "_").Replace(rel)
+				file := filepath.Join(dir, name+".go")
+				if err := os.WriteFile(file, []byte(code), 0o600); err != nil {
+					return err
+				}
+				overlay[filepath.Join(root, "docs", "guide", "programs", name, "main.go")] = file
+				packages = append(packages, "./docs/guide/programs/"+name)
+			}
+		}
+		return nil
+	}))
+	require.Greater(t, len(packages), 5)
+	for _, line := range build(t, root, dir, overlay, packages...) {
+		if line != "" {
 			t.Error(line)
 		}
 	}
