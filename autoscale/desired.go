@@ -27,7 +27,7 @@ type Sample struct {
 type State struct {
 	// Current is the number of instances now.
 	Current int
-	// Proposals are what the metrics asked for within the longer stabilisation window.
+	// Proposals are what the metrics asked for within the longer stabilization window.
 	Proposals []Proposal
 	// Changes are the size changes within the longest rate period.
 	Changes []Change
@@ -66,7 +66,7 @@ type Decision struct {
 // Desired computes the size a tier should have, following the rules of the Kubernetes Horizontal Pod Autoscaler (v2
 // algorithm): ceil(current x load/target) with a tolerance; instances that did not report count as idle when growing
 // and as fully loaded when shrinking; a missing metric never lets the tier shrink; the largest proposal wins, forecasts
-// among them; then stabilisation, rate policies, schedules and bounds. It is a pure function: same arguments, same
+// among them; then stabilization, rate policies, schedules and bounds. It is a pure function: same arguments, same
 // result. The policy must be valid (see New); an invalid one yields a Decision that changes nothing and says why.
 func Desired(s State, p Policy, samples []Sample, now time.Time) Decision {
 	d := Decision{At: now, From: s.Current, To: s.Current, Proposed: s.Current}
@@ -84,7 +84,7 @@ func Desired(s State, p Policy, samples []Sample, now time.Time) Decision {
 		d.Proposed, d.Reason = s.Current, fmt.Sprintf("metric %s is missing: not shrinking", missing)
 	}
 	d.State = remember(s, p, d.Proposed, now)
-	size := d.stabilise(p, now)
+	size := d.stabilize(p, now)
 	size = d.limit(p, size, now)
 	if bounded := min(max(size, lo), hi); bounded != size {
 		d.Reason = fmt.Sprintf("bounds %d to %d", lo, hi)
@@ -185,9 +185,9 @@ func remember(s State, p Policy, proposed int, now time.Time) State {
 	return n
 }
 
-// stabilise takes the mildest proposal of each direction's window: growing needs every proposal of Up.Stabilize to be
+// stabilize takes the mildest proposal of each direction's window: growing needs every proposal of Up.Stabilize to be
 // above the current size, shrinking every one of Down.Stabilize below.
-func (d *Decision) stabilise(p Policy, now time.Time) int {
+func (d *Decision) stabilize(p Policy, now time.Time) int {
 	up, down := d.Proposed, d.Proposed
 	for _, q := range d.State.Proposals {
 		age := now.Sub(q.At)
@@ -202,7 +202,7 @@ func (d *Decision) stabilise(p Policy, now time.Time) int {
 	size = max(size, up)
 	size = min(size, down)
 	if size != d.Proposed {
-		d.Reason += "; stabilised"
+		d.Reason += "; stabilized"
 	}
 	return size
 }

@@ -2,7 +2,7 @@
 // and they are paid for nothing; a rule written by hand flaps between the two.
 //
 // [Desired] is the control law as a pure function: target tracking as in the Kubernetes Horizontal Pod Autoscaler
-// (tolerance, stabilisation windows, rate policies, rules for missing samples), the largest of several metrics,
+// (tolerance, stabilization windows, rate policies, rules for missing samples), the largest of several metrics,
 // schedules, and scaling to zero and back. [Controller] runs it over two functions that read and set the size of
 // anything: a pool of goroutines, an lb pool, a platform's API.
 //

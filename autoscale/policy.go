@@ -68,7 +68,7 @@ type Schedule struct {
 // Policy says how a tier is sized. It is plain data, not changed by this package.
 type Policy struct {
 	// Min and Max bound the size. Min 0 allows zero instances when every Total metric has been 0 for the whole
-	// stabilisation window. Max must be at least 1 and at least Min.
+	// stabilization window. Max must be at least 1 and at least Min.
 	Min, Max int
 	// Metrics are those the tier is sized by; the one that wants the most instances wins.
 	Metrics []Metric

@@ -160,7 +160,7 @@ type ringMove struct {
 	step  int
 }
 
-// SetServers changes the servers; those that stay are recognised by their names. All processes must call it with the
+// SetServers changes the servers; those that stay are recognized by their names. All processes must call it with the
 // same servers within Overlap of each other. Then, without a stampede and without a stale value:
 //
 //	at once       changes go to where a key is and to where it will be

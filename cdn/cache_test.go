@@ -162,7 +162,7 @@ func TestStoreAndReuse(t *testing.T) {
 		{"vary absent differs from empty", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, nil,
 			[]string{"X-A: "}, 2},
 		{"vary *", 200, []string{"Cache-Control: max-age=60", "Vary: *"}, nil, nil, 2},
-		{"vary normalised", 200, []string{"Cache-Control: max-age=60", "Vary: Accept-Encoding"},
+		{"vary normalized", 200, []string{"Cache-Control: max-age=60", "Vary: Accept-Encoding"},
 			[]string{"Accept-Encoding: gzip, BR"}, []string{"Accept-Encoding: br,gzip"}, 1},
 		{"vary lines joined", 200, []string{"Cache-Control: max-age=60", "Vary: X-A"}, []string{"X-A: 1, 2"},
 			[]string{"X-A: 1", "X-A: 2"}, 1},

@@ -49,7 +49,7 @@ func (l *keyList) remove(key string) {
 	}
 	if l.blocks[b] = slices.Delete(l.blocks[b], i, i+1); len(l.blocks[b]) == 0 {
 		l.blocks = slices.Delete(l.blocks, b, b+1)
-	} else if b > 0 && len(l.blocks[b-1])+len(l.blocks[b]) < keyBlock/2 { // few in many blocks: join neighbours
+	} else if b > 0 && len(l.blocks[b-1])+len(l.blocks[b]) < keyBlock/2 { // few in many blocks: join neighbors
 		l.blocks[b-1] = append(l.blocks[b-1], l.blocks[b]...)
 		l.blocks = slices.Delete(l.blocks, b, b+1)
 	}

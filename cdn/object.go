@@ -25,7 +25,7 @@ type object struct {
 	tags   []string
 
 	vary      []string // canonical names, sorted
-	selectors string   // the request's values for them, normalised
+	selectors string   // the request's values for them, normalized
 	cookies   []string // Set-Cookie of the answer, for the first client alone
 
 	freshness

@@ -35,7 +35,7 @@ type address struct {
 	up      bool
 }
 
-// adopt makes the centres match dcs and starts their checks. r.mu is held.
+// adopt makes the centers match dcs and starts their checks. r.mu is held.
 func (r *Router) adopt(dcs []DC) {
 	h := r.o.Health
 	machine := func() health.Machine {
@@ -101,7 +101,7 @@ func (r *Router) watch(c *center, d DC) {
 	}
 }
 
-// healthy is the verdict on a centre, and the reason when it is bad. Votes that are too old are forgotten; next is when
+// healthy is the verdict on a center, and the reason when it is bad. Votes that are too old are forgotten; next is when
 // the following one will be, zero for never.
 func (c *center) healthy(now time.Time, h *HealthOptions) (ok bool, why string, next time.Time) {
 	against := 0

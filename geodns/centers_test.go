@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestSeveralCentresInOneAnswer(t *testing.T) {
+func TestSeveralCentersInOneAnswer(t *testing.T) {
 	r := router(t, RouterOptions{Locator: table(t)})
 	s := server(t, ServerOptions{}, testZone(t, r))
 	names := func(client string, n int) (out []string) {
@@ -31,7 +31,7 @@ func TestSeveralCentresInOneAnswer(t *testing.T) {
 	require.Equal(t, []string{"eu"}, names("10.2.0.1", 1))
 	require.Empty(t, names("10.2.0.1", 0))
 	res := ask(t, s, "udp", "few.example.test.", dns.TypeA, subnet("10.2.0.0/16"))
-	require.Equal(t, "198.51.100.1", res.Answer[0].(*dns.A).A.String(), "the nearest centre's addresses come first")
+	require.Equal(t, "198.51.100.1", res.Answer[0].(*dns.A).A.String(), "the nearest center's addresses come first")
 	require.Equal(t, "A 192.0.2.1; A 192.0.2.2; A 198.51.100.1; A 203.0.113.1", data(res.Answer))
 	require.Equal(t, 16, scope(res))
 	require.NoError(t, r.Drain("us"))
@@ -115,7 +115,7 @@ func TestVotesNeedAQuorumAndEnd(t *testing.T) {
 	})
 }
 
-// While a centre ramps, the clients that it does not take back yet stay spread over the others.
+// While a center ramps, the clients that it does not take back yet stay spread over the others.
 func TestRampAndSpillGoTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ds := dcs()
@@ -198,8 +198,8 @@ func TestChecks(t *testing.T) {
 	require.NoError(t, AllOf()(ctx))
 }
 
-// A centre whose data lags takes no traffic until it has caught up.
-func TestACentreThatLagsTakesNoTraffic(t *testing.T) {
+// A center whose data lags takes no traffic until it has caught up.
+func TestACenterThatLagsTakesNoTraffic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sw switchboard
 		lag := func(context.Context) (time.Duration, error) {
@@ -225,10 +225,10 @@ func TestACentreThatLagsTakesNoTraffic(t *testing.T) {
 	})
 }
 
-// Real listeners: the centre's web server is killed, and the name server's answers follow.
+// Real listeners: the center's web server is killed, and the name server's answers follow.
 func TestFailoverWhenAListenerIsKilled(t *testing.T) {
 	port := 0
-	var centres []*httptest.Server
+	var centers []*httptest.Server
 	var ds []DC
 	for i, host := range []string{"127.0.0.41", "127.0.0.42"} {
 		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
@@ -239,14 +239,14 @@ func TestFailoverWhenAListenerIsKilled(t *testing.T) {
 		srv.Listener = l
 		srv.Start()
 		defer srv.Close()
-		centres = append(centres, srv)
+		centers = append(centers, srv)
 		ds = append(ds, DC{Name: strconv.Itoa(i), Addrs: []netip.Addr{ip(host)}, CheckAddr: CheckTCPAddr(uint16(port))})
 	}
 	r := router(t, RouterOptions{DCs: ds, Health: HealthOptions{Interval: 50 * time.Millisecond}})
 	s := server(t, ServerOptions{}, testZone(t, r))
 	where := func() string { return data(ask(t, s, "udp", "geo.example.test.", dns.TypeA).Answer) }
 	require.Equal(t, "A 127.0.0.41", where())
-	centres[0].Close()
+	centers[0].Close()
 	require.Eventually(t, func() bool { return where() == "A 127.0.0.42" }, 20*time.Second, 5*time.Millisecond)
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.41", strconv.Itoa(port)))
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 )
 
 // Check tells whether something may take traffic: nil for yes. It must end when ctx does. A check is run by one
-// goroutine at a time; one that is given to several centres is run by several.
+// goroutine at a time; one that is given to several centers is run by several.
 type Check = func(ctx context.Context) error
 
 // HTTPCheckOptions of [CheckHTTP] and [CheckHTTPAddr].
@@ -110,7 +110,7 @@ func CheckTCPAddr(port uint16) func(ctx context.Context, addr netip.Addr) error 
 	}
 }
 
-// CaughtUp is healthy while a centre's data is at most limit behind: a centre whose replicas lag would show its users
+// CaughtUp is healthy while a center's data is at most limit behind: a center whose replicas lag would show its users
 // the past. lag is yours: a replica's delay, the age of the last event applied, the length of a queue as time. An error
 // of lag counts as behind, for nobody knows. The check fails with [ErrBehind].
 func CaughtUp(lag func(ctx context.Context) (time.Duration, error), limit time.Duration) Check {

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A day of centres that flap: with MinHold the answers change seldom, and there always is one.
-func TestADayOfFlappingCentres(t *testing.T) {
+// A day of centers that flap: with MinHold the answers change seldom, and there always is one.
+func TestADayOfFlappingCenters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		calm := func() bool { return time.Since(start) > 24*time.Hour }

@@ -1,8 +1,8 @@
-// Package geodns sends every user to the nearest healthy data centre, by DNS and by HTTP.
+// Package geodns sends every user to the nearest healthy data center, by DNS and by HTTP.
 //
-// One data centre is not enough, or it dies: give the name of your site to this authoritative name server. A [Router]
-// knows where clients are, which centre is near them and which centres and addresses are healthy; a [Server] answers
-// DNS with what the router decides, and the same router picks a centre for an HTTP request.
+// One data center is not enough, or it dies: give the name of your site to this authoritative name server. A [Router]
+// knows where clients are, which center is near them and which centers and addresses are healthy; a [Server] answers
+// DNS with what the router decides, and the same router picks a center for an HTTP request.
 //
 //	package main
 //

@@ -16,7 +16,7 @@ import (
 	"github.com/tierkit/tierkit/geodns"
 )
 
-func centres() []geodns.DC {
+func centers() []geodns.DC {
 	return []geodns.DC{
 		{Name: "us", Lat: 39, Lon: -77, Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}},
 		{Name: "eu", Lat: 53, Lon: -6, Addrs: []netip.Addr{netip.MustParseAddr("198.51.100.1")}},
@@ -32,7 +32,7 @@ func places() *geodns.Table {
 }
 
 func Example() {
-	router, err := geodns.NewRouter(geodns.RouterOptions{DCs: centres(), Locator: places()})
+	router, err := geodns.NewRouter(geodns.RouterOptions{DCs: centers(), Locator: places()})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -59,7 +59,7 @@ func Example() {
 }
 
 func ExampleRouter_Route() {
-	router, _ := geodns.NewRouter(geodns.RouterOptions{DCs: centres(), Locator: places()})
+	router, _ := geodns.NewRouter(geodns.RouterOptions{DCs: centers(), Locator: places()})
 	defer router.Close()
 	d := router.Route(netip.MustParseAddr("10.2.3.4"))
 	fmt.Println(d.DC, d.Addrs, d.Location.Country, d.Scope, d.Reason)
@@ -73,7 +73,7 @@ func ExampleRouter_Route() {
 
 func ExampleGeoMap() {
 	router, _ := geodns.NewRouter(geodns.RouterOptions{
-		DCs: centres(), Locator: places(),
+		DCs: centers(), Locator: places(),
 		Policy: geodns.GeoMap(map[string]geodns.Policy{
 			"continent:EU": geodns.Failover("eu"), // data must not leave
 			"":             geodns.Weighted(),
@@ -89,7 +89,7 @@ func ExampleGeoMap() {
 	// all-down
 }
 
-// Is a centre's data fresh enough to take traffic?
+// Is a center's data fresh enough to take traffic?
 func ExampleCaughtUp() {
 	replicaLag := func(context.Context) (time.Duration, error) { return 42 * time.Second, nil } // ask your database
 	check := geodns.AllOf(geodns.CaughtUp(replicaLag, 5*time.Second))
@@ -97,15 +97,15 @@ func ExampleCaughtUp() {
 	// Output: geodns: data is behind by 42s, more than 5s
 }
 
-// After a deployment: do all centres say the same?
+// After a deployment: do all centers say the same?
 func ExampleVerify() {
-	centre := func(version, page string) *httptest.Server {
+	center := func(version, page string) *httptest.Server {
 		return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Version", version)
 			fmt.Fprint(w, page)
 		}))
 	}
-	us, eu := centre("7", "new page"), centre("6", "old page")
+	us, eu := center("7", "new page"), center("6", "old page")
 	defer us.Close()
 	defer eu.Close()
 	report, err := geodns.Verify(context.Background(),
@@ -126,7 +126,7 @@ func ExampleVerify() {
 }
 
 func ExampleRouter_RouteAll() {
-	router, _ := geodns.NewRouter(geodns.RouterOptions{DCs: centres(), Locator: places()})
+	router, _ := geodns.NewRouter(geodns.RouterOptions{DCs: centers(), Locator: places()})
 	defer router.Close()
 	for _, d := range router.RouteAll(netip.MustParseAddr("10.2.3.4"), 2) {
 		fmt.Println(d.DC, d.Addrs)

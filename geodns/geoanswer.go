@@ -5,10 +5,10 @@ import (
 	"net/netip"
 )
 
-// maxCenters bounds how many centres one answer names.
+// maxCenters bounds how many centers one answer names.
 const maxCenters = 8
 
-// geo adds the addresses of the client's centre, or of its nearest few; false when there are none of the family.
+// geo adds the addresses of the client's center, or of its nearest few; false when there are none of the family.
 func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) bool {
 	q := r.q
 	if q.ecs && !q.asked {
@@ -29,7 +29,7 @@ func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) 
 	}
 	given := 0
 	for i, dc := range order[:k] {
-		// What a centre leaves of its part, those behind it may use; each has at least one address as long as there is
+		// What a center leaves of its part, those behind it may use; each has at least one address as long as there is
 		// room.
 		part := (g.n - given + k - i - 1) / (k - i)
 		given += r.addresses(v.dcs[dc].addrs, part, g.ttl, pointer, name)
@@ -38,7 +38,7 @@ func (r *reply) geo(g *geoName, pointer uint16, name string, client netip.Addr) 
 }
 
 // addresses adds up to n addresses of the family that was asked for. Each query begins with another one, so that
-// clients spread over the centre's edges.
+// clients spread over the center's edges.
 func (r *reply) addresses(addrs []netip.Addr, n int, ttl uint32, pointer uint16, name string) (given int) {
 	want4, count := r.q.typ == typeA, 0
 	for _, a := range addrs {

@@ -16,12 +16,12 @@ func (r *Router) Handler(pick func(Decision) http.Handler) http.Handler {
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store")
-		http.Error(w, "no data centre is available", http.StatusServiceUnavailable)
+		http.Error(w, "no data center is available", http.StatusServiceUnavailable)
 	})
 }
 
-// Header tells next which centre a request belongs to, in a header of the request: its own proxy or code acts on it.
-// What the client sent under that name is dropped; when no centre is available there is no such header.
+// Header tells next which center a request belongs to, in a header of the request: its own proxy or code acts on it.
+// What the client sent under that name is dropped; when no center is available there is no such header.
 func (r *Router) Header(name string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		q = q.Clone(q.Context())
@@ -38,8 +38,8 @@ func (r *Router) RouteRequest(q *http.Request) Decision {
 	return r.Route(clientaddr.Of(q, r.o.TrustedProxies))
 }
 
-// Redirect sends clients to their centre: 307 to its base URL ("https://eu.example.com"), path and query kept. Only the
-// URLs in bases are ever redirected to. A request whose centre is self, or has no base, goes to next. When self is
+// Redirect sends clients to their center: 307 to its base URL ("https://eu.example.com"), path and query kept. Only the
+// URLs in bases are ever redirected to. A request whose center is self, or has no base, goes to next. When self is
 // drained, clients are asked to connect anew ("Connection: close"), so that they ask the DNS again.
 func (r *Router) Redirect(self string, bases map[string]string, next http.Handler) (http.Handler, error) {
 	urls := map[string]*url.URL{}

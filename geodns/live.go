@@ -30,7 +30,7 @@ type liveDC struct {
 	addrs    []netip.Addr
 }
 
-// stage is one tier's healthy centres. pass is the share of clients that it keeps; the others go on to the next stage.
+// stage is one tier's healthy centers. pass is the share of clients that it keeps; the others go on to the next stage.
 type stage struct {
 	choices []Choice
 	pass    float64
@@ -76,8 +76,8 @@ func (v *live) stages(tiers [][]Choice) (out []stage) {
 	return out
 }
 
-// spread shares the clients that a failed or ramping centre does not serve over all others that their policy allows, by
-// capacity: the neighbour alone might topple. taken is the stage of the ramping one.
+// spread shares the clients that a failed or ramping center does not serve over all others that their policy allows, by
+// capacity: the neighbor alone might topple. taken is the stage of the ramping one.
 func (v *live) spread(tiers [][]Choice, taken []stage) stage {
 	s := stage{pass: 1, reason: ReasonFailover}
 	for _, tier := range tiers {
@@ -93,7 +93,7 @@ func (v *live) spread(tiers [][]Choice, taken []stage) stage {
 	return s
 }
 
-// healthy is the tiers without the centres that are down.
+// healthy is the tiers without the centers that are down.
 func (v *live) healthy(tiers [][]Choice) (out [][]Choice) {
 	for _, tier := range tiers {
 		var up []Choice
@@ -109,7 +109,7 @@ func (v *live) healthy(tiers [][]Choice) (out [][]Choice) {
 	return out
 }
 
-// route returns the centre (-1: none), the length of the prefix that shares the answer, and why.
+// route returns the center (-1: none), the length of the prefix that shares the answer, and why.
 func (v *live) route(a netip.Addr) (dc, length int, reason Reason) {
 	class, length := v.plan.class(a)
 	return v.pick(class, length, a)
@@ -123,7 +123,7 @@ func (v *live) pick(class, length int, a netip.Addr) (dc, scope int, reason Reas
 		stages = v.stages(v.plan.tiers(class))
 	}
 	if len(stages) == 0 {
-		if v.reason == ReasonPolicy { // the policy has no centre for this place
+		if v.reason == ReasonPolicy { // the policy has no center for this place
 			return -1, length, ReasonAllDown
 		}
 		return -1, length, v.reason
@@ -151,7 +151,7 @@ func (v *live) stickyBits(a netip.Addr) int {
 	return v.sticky[1]
 }
 
-// nearest fills order with the centre that route returns and those that come next, all healthy, and returns how many
+// nearest fills order with the center that route returns and those that come next, all healthy, and returns how many
 // and the length of the prefix that shares the answer.
 func (v *live) nearest(a netip.Addr, order []int) (n, length int, reason Reason) {
 	class, length := v.plan.class(a)
@@ -189,7 +189,7 @@ func (v *live) nearest(a netip.Addr, order []int) (n, length int, reason Reason)
 	return n, length, reason
 }
 
-// draw is weighted rendezvous hashing: each client prefix ranks the centres by its own dice, so that a centre that
+// draw is weighted rendezvous hashing: each client prefix ranks the centers by its own dice, so that a center that
 // fails or loses weight moves only its own clients.
 func (v *live) draw(choices []Choice, client uint64) (dc int) {
 	if len(choices) == 1 {

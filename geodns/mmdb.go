@@ -8,7 +8,7 @@ import (
 )
 
 // OpenMMDB reads a MaxMind-format database (GeoLite2 or GeoIP2 City, Country or ASN, DB-IP Lite) into a table; the file
-// is not needed afterwards. Coordinates are rounded to whole degrees, about 100 km, so that ranges merge: data centres
+// is not needed afterwards. Coordinates are rounded to whole degrees, about 100 km, so that ranges merge: data centers
 // are farther apart. GeoLite2 needs a free account and key, and old copies must be deleted within 30 days; DB-IP Lite
 // is CC BY 4.0 and wants an attribution.
 func OpenMMDB(path string) (*Table, error) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// alter changes a centre under the lock.
+// alter changes a center under the lock.
 func (r *Router) alter(dc string, f func(*center) error) error {
 	r.mu.Lock()
 	c := r.centers[dc]
@@ -23,7 +23,7 @@ func (r *Router) alter(dc string, f func(*center) error) error {
 	return err
 }
 
-// Drain takes a centre out of answers until [Router.Undrain]. Clients leave as their answers' TTL ends.
+// Drain takes a center out of answers until [Router.Undrain]. Clients leave as their answers' TTL ends.
 func (r *Router) Drain(dc string) error {
 	return r.alter(dc, func(c *center) error {
 		c.drained = true
@@ -31,7 +31,7 @@ func (r *Router) Drain(dc string) error {
 	})
 }
 
-// Undrain lets a centre take traffic again, with the ramp.
+// Undrain lets a center take traffic again, with the ramp.
 func (r *Router) Undrain(dc string) error {
 	return r.alter(dc, func(c *center) error {
 		c.drained = false
@@ -39,8 +39,8 @@ func (r *Router) Undrain(dc string) error {
 	})
 }
 
-// Vote sets a centre's health as one of several named probers sees it, such as the other name servers or machines in
-// other networks. A centre is down when HealthOptions.Quorum voters say so: one prober with a bad line of its own takes
+// Vote sets a center's health as one of several named probers sees it, such as the other name servers or machines in
+// other networks. A center is down when HealthOptions.Quorum voters say so: one prober with a bad line of its own takes
 // nobody out. Votes come on top of the router's own checks. They stay until they are changed, or for
 // HealthOptions.VoteTTL.
 //
@@ -55,7 +55,7 @@ func (r *Router) Vote(dc, voter string, up bool) error {
 	})
 }
 
-// DCState is the state of a centre in a [Router.Snapshot].
+// DCState is the state of a center in a [Router.Snapshot].
 type DCState struct {
 	Name    string
 	Up      bool
@@ -73,7 +73,7 @@ type AddrState struct {
 	LastErr string
 }
 
-// Snapshot returns the state of all centres, in the order of the options.
+// Snapshot returns the state of all centers, in the order of the options.
 func (r *Router) Snapshot() []DCState {
 	now := time.Now()
 	r.mu.Lock()
@@ -96,14 +96,14 @@ func (r *Router) Snapshot() []DCState {
 	return out
 }
 
-// RouterStats sum up the centres of a [Router].
+// RouterStats sum up the centers of a [Router].
 type RouterStats struct {
-	Centers   int    `metric:"centers,gauge,Data centres"`
-	Up        int    `metric:"centers_up,gauge,Data centres that take traffic"`
-	Drained   int    `metric:"centers_drained,gauge,Data centres taken out by hand"`
-	Ramping   int    `metric:"centers_ramping,gauge,Data centres that take a part of their traffic after recovery"`
+	Centers   int    `metric:"centers,gauge,Data centers"`
+	Up        int    `metric:"centers_up,gauge,Data centers that take traffic"`
+	Drained   int    `metric:"centers_drained,gauge,Data centers taken out by hand"`
+	Ramping   int    `metric:"centers_ramping,gauge,Data centers that take a part of their traffic after recovery"`
 	AddrsDown int    `metric:"addresses_down,gauge,Addresses left out of answers"`
-	Changes   uint64 `metric:"center_changes_total,counter,Times that a data centre went up or down"`
+	Changes   uint64 `metric:"center_changes_total,counter,Times that a data center went up or down"`
 }
 
 // Stats returns the present state, summed up.

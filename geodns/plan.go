@@ -59,7 +59,7 @@ func compile(dcs []DC, p Policy, l Locator) (*plan, error) {
 	return c, nil
 }
 
-// remap gives each range its class and joins neighbours of one class: the fewer ranges, the wider the scopes.
+// remap gives each range its class and joins neighbors of one class: the fewer ranges, the wider the scopes.
 func remap[T uint32 | uint64](r ranges[T], class []uint16) (out ranges[T]) {
 	for i, s := range r.start {
 		if k := class[r.of[i]]; i == 0 || k != out.of[len(out.of)-1] {

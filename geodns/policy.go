@@ -9,21 +9,21 @@ import (
 	"strings"
 )
 
-// Choice is one centre in a tier: an index into the router's DCs and its share of the tier.
+// Choice is one center in a tier: an index into the router's DCs and its share of the tier.
 type Choice struct {
 	DC     int
 	Weight float64
 }
 
-// Policy orders the centres for a location, before health is looked at.
+// Policy orders the centers for a location, before health is looked at.
 type Policy interface {
-	// Tiers returns tiers of preference: the first tier with a healthy centre serves; within a tier clients are shared
-	// by weight, each client prefix always to the same centre. It is called when a router is made, once per distinct
+	// Tiers returns tiers of preference: the first tier with a healthy center serves; within a tier clients are shared
+	// by weight, each client prefix always to the same center. It is called when a router is made, once per distinct
 	// location, never per request, and must be a pure function: several name servers then agree on every answer.
 	Tiers(at Location, dcs []DC) [][]Choice
 }
 
-// Nearest orders the centres by great-circle distance less their bias. An unknown location uses the order of the DCs.
+// Nearest orders the centers by great-circle distance less their bias. An unknown location uses the order of the DCs.
 func Nearest() Policy { return nearest{} }
 
 type nearest struct{}
@@ -57,7 +57,7 @@ func Distance(lat1, lon1, lat2, lon2 float64) float64 {
 	return 2 * 6371 * math.Asin(math.Sqrt(min(h, 1)))
 }
 
-// Failover uses the named centres in this order, wherever the client is. Names that no centre has are passed over.
+// Failover uses the named centers in this order, wherever the client is. Names that no center has are passed over.
 func Failover(names ...string) Policy { return failover(names) }
 
 type failover []string
@@ -72,7 +72,7 @@ func (f failover) Tiers(_ Location, dcs []DC) [][]Choice {
 	return singles(order)
 }
 
-// Weighted shares clients over all centres by DC.Weight: each client prefix goes to one of them, and moves only when
+// Weighted shares clients over all centers by DC.Weight: each client prefix goes to one of them, and moves only when
 // that one fails or the weights change.
 func Weighted() Policy { return weighted{} }
 
@@ -102,7 +102,7 @@ func (m geoMap) Tiers(at Location, dcs []DC) [][]Choice {
 	return nil
 }
 
-// Chain appends the tiers of several policies; a centre is used where it stands first.
+// Chain appends the tiers of several policies; a center is used where it stands first.
 func Chain(ps ...Policy) Policy { return chain(ps) }
 
 type chain []Policy
@@ -131,7 +131,7 @@ func check(tiers [][]Choice, n int) error {
 	for _, t := range tiers {
 		for _, c := range t {
 			if c.DC < 0 || c.DC >= n || !(c.Weight >= 0) || math.IsInf(c.Weight, 0) {
-				return fmt.Errorf("geodns: RouterOptions.Policy: choice %+v of %d centres", c, n)
+				return fmt.Errorf("geodns: RouterOptions.Policy: choice %+v of %d centers", c, n)
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func show(rr dns.RR, owner string) string {
 }
 
 func (f *reference) ask(question string, typ uint16, client netip.Addr,
-	centre func(*Router, netip.Addr) []netip.Addr) (a refAnswer) {
+	center func(*Router, netip.Addr) []netip.Addr) (a refAnswer) {
 	name := dns.CanonicalName(question)
 	owner := question
 	z := f.zone(name)
@@ -142,7 +142,7 @@ func (f *reference) ask(question string, typ uint16, client netip.Addr,
 		}
 		if g, ok := z.geo[at]; ok && (typ == dns.TypeA || typ == dns.TypeAAAA) {
 			n := 0
-			for _, ad := range centre(g.router, client) {
+			for _, ad := range center(g.router, client) {
 				if ad.Is4() != (typ == dns.TypeA) || n == g.n {
 					continue
 				}
@@ -222,7 +222,7 @@ func FuzzAgainstReference(f *testing.F) {
 			return err
 		}
 		want := ref.ask(name, typ, client, func(r *Router, a netip.Addr) []netip.Addr { return r.Route(a).Addrs })
-		// Which of the two addresses of a centre comes first is a matter of turns.
+		// Which of the two addresses of a center comes first is a matter of turns.
 		text := func(rrs []dns.RR) (out []string) {
 			for _, rr := range rrs {
 				out = append(out, show(rr, dns.CanonicalName(rr.Header().Name)))

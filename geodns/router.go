@@ -13,14 +13,14 @@ import (
 
 // Errors that a caller can act on; test with errors.Is.
 var (
-	ErrUnknownDC = errors.New("geodns: unknown data centre")
+	ErrUnknownDC = errors.New("geodns: unknown data center")
 	ErrClosed    = errors.New("geodns: closed")
-	ErrVoters    = errors.New("geodns: too many voters")  // Vote: more than 1000 for one centre
+	ErrVoters    = errors.New("geodns: too many voters")  // Vote: more than 1000 for one center
 	ErrBehind    = errors.New("geodns: data is behind")   // a check of [CaughtUp]
-	ErrUnequal   = errors.New("geodns: centres disagree") // [VerifyReport.Err]
+	ErrUnequal   = errors.New("geodns: centers disagree") // [VerifyReport.Err]
 )
 
-// DC is a data centre: where it is and the addresses that serve there.
+// DC is a data center: where it is and the addresses that serve there.
 type DC struct {
 	Name     string
 	Lat, Lon float64      // degrees, north and east positive
@@ -29,30 +29,30 @@ type DC struct {
 	Capacity float64      // share of traffic it can take over when others fail, in any unit; 0 means 1
 	Addrs    []netip.Addr // IPv4 and IPv6; one that is down is left out of answers
 
-	Check func(ctx context.Context) error // of the whole centre; nil: none
-	// of each address; nil: none. A centre whose addresses are all down is down
+	Check func(ctx context.Context) error // of the whole center; nil: none
+	// of each address; nil: none. A center whose addresses are all down is down
 	CheckAddr func(ctx context.Context, addr netip.Addr) error
 }
 
-// HealthOptions tell how centres and addresses are checked and when one counts as down. Start-up counts as healthy.
+// HealthOptions tell how centers and addresses are checked and when one counts as down. Start-up counts as healthy.
 type HealthOptions struct {
 	Interval time.Duration // 0: 1 s, plus and minus 10 %
 	Timeout  time.Duration // 0: the smaller of Interval and 1 s
 	Rise     int           // successes in a row until up; 0: 2
 	Fall     int           // failures in a row until down; 0: 3
 	MinHold  time.Duration // a state lasts at least this long; 0: no minimum
-	Quorum   int           // how many voters against a centre take it down ([Router.Vote]); 0: more than half of them
+	Quorum   int           // how many voters against a center take it down ([Router.Vote]); 0: more than half of them
 	// a vote that is not repeated within it is forgotten, as that of a prober that died; 0: votes stay
 	VoteTTL time.Duration
-	Ramp    time.Duration // after recovery a centre takes its traffic back from 10 % to all over this time; 0: at once
+	Ramp    time.Duration // after recovery a center takes its traffic back from 10 % to all over this time; 0: at once
 }
 
-// AllDown says what is answered when no centre is healthy.
+// AllDown says what is answered when no center is healthy.
 type AllDown uint8
 
 const (
 	FailOpen   AllDown = iota // as if all were healthy: checks that fail everywhere are more likely wrong than right
-	FailClosed                // no centre: SERVFAIL by DNS, 503 by HTTP
+	FailClosed                // no center: SERVFAIL by DNS, 503 by HTTP
 	FailStatic                // RouterOptions.Static
 )
 
@@ -64,24 +64,24 @@ type RouterOptions struct {
 	Health  HealthOptions
 	AllDown AllDown
 	Static  []netip.Addr // the answer when FailStatic holds
-	// spread the clients of a failed centre over all survivors by Capacity, not to the next nearest only
+	// spread the clients of a failed center over all survivors by Capacity, not to the next nearest only
 	Spill bool
 
 	StickyV4, StickyV6 int            // prefix length that stays together in weighted choices; 0: 24 and 48
-	OnChange           func(Change)   // a centre or address changed; called outside of any lock, in order
+	OnChange           func(Change)   // a center or address changed; called outside of any lock, in order
 	TrustedProxies     []netip.Prefix // for HTTP: networks whose X-Forwarded-For is believed; empty: nobody's
 }
 
-// Change of a centre's or an address's state.
+// Change of a center's or an address's state.
 type Change struct {
 	DC   string
-	Addr netip.Addr // zero: the whole centre
+	Addr netip.Addr // zero: the whole center
 	Up   bool
 	Why  string // the probe's error, "drained", "undrained", ...
 	At   time.Time
 }
 
-// Router decides which centre serves a client. It is safe for concurrent use; [Router.Route] takes no lock and does not
+// Router decides which center serves a client. It is safe for concurrent use; [Router.Route] takes no lock and does not
 // allocate.
 type Router struct {
 	o    RouterOptions
@@ -91,8 +91,8 @@ type Router struct {
 	dcs     []DC
 	plan    *plan
 	centers map[string]*center // by name
-	again   *time.Timer        // rebuilds while a centre ramps, and when a vote ends
-	moves   uint64             // changes of centres
+	again   *time.Timer        // rebuilds while a center ramps, and when a vote ends
+	moves   uint64             // changes of centers
 	closed  bool
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -102,7 +102,7 @@ type Router struct {
 	changes []Change   // not told yet; guarded by mu
 }
 
-// NewRouter checks the options and starts the checks of the centres that have one.
+// NewRouter checks the options and starts the checks of the centers that have one.
 func NewRouter(o RouterOptions) (*Router, error) {
 	if o.Policy == nil {
 		o.Policy = Nearest()
@@ -138,7 +138,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	return r, nil
 }
 
-// Update replaces centres, policy (nil: Nearest) and locator while serving; centres and addresses that stay keep their
+// Update replaces centers, policy (nil: Nearest) and locator while serving; centers and addresses that stay keep their
 // state, their checks begin anew. On an error nothing changes.
 func (r *Router) Update(dcs []DC, p Policy, l Locator) error {
 	if p == nil {
@@ -206,9 +206,9 @@ func checkDCs(dcs []DC) ([]DC, error) {
 // Decision is where a client goes.
 type Decision struct {
 	DC       string       // "" when none is healthy and AllDown says so
-	Addrs    []netip.Addr // the healthy addresses of that centre; shared: do not change it
+	Addrs    []netip.Addr // the healthy addresses of that center; shared: do not change it
 	Location Location     // where the client is thought to be
-	Scope    netip.Prefix // every address in it gets this same centre, until the next change
+	Scope    netip.Prefix // every address in it gets this same center, until the next change
 	Reason   Reason
 }
 
@@ -244,7 +244,7 @@ func (r *Router) Route(client netip.Addr) Decision {
 	return d
 }
 
-// RouteAll returns the centres for a client in order, at most n and at most 8: the one that [Router.Route] picks, then
+// RouteAll returns the centers for a client in order, at most n and at most 8: the one that [Router.Route] picks, then
 // those that serve when it fails. It is empty when Route's DC is.
 func (r *Router) RouteAll(client netip.Addr, n int) (out []Decision) {
 	if n < 1 {

@@ -183,7 +183,7 @@ func TestWeightedSharesAndStickiness(t *testing.T) {
 	require.NoError(t, r.Drain("eu"))
 	for i := range n {
 		if now := r.Route(addr(i)).DC; before[i] == "us" && now != "us" {
-			t.Fatal("a client of a healthy centre moved")
+			t.Fatal("a client of a healthy center moved")
 		}
 	}
 }
@@ -340,7 +340,7 @@ func TestAllDownChoices(t *testing.T) {
 	require.Equal(t, "eu", r.Route(ip("10.1.0.1")).DC)
 	require.NoError(t, r.Drain("eu"))
 	require.NoError(t, r.Vote("ap", "a", false))
-	require.Equal(t, "us", r.Route(ip("10.1.0.1")).DC, "fail open keeps a drained centre out")
+	require.Equal(t, "us", r.Route(ip("10.1.0.1")).DC, "fail open keeps a drained center out")
 }
 
 func TestHTTPSide(t *testing.T) {
@@ -368,13 +368,13 @@ func TestHTTPSide(t *testing.T) {
 	require.Error(t, err)
 	q := httptest.NewRequest("GET", "/", nil)
 	q.RemoteAddr = "10.2.0.1:1"
-	q.Header.Set("X-Centre", "forged")
+	q.Header.Set("X-Center", "forged")
 	w = httptest.NewRecorder()
-	r.Header("X-Centre", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		fmt.Fprint(w, q.Header["X-Centre"])
+	r.Header("X-Center", http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		fmt.Fprint(w, q.Header["X-Center"])
 	})).ServeHTTP(w, q)
 	require.Equal(t, "[eu]", w.Body.String())
-	require.Equal(t, "forged", q.Header.Get("X-Centre"), "the caller's request stays as it was")
+	require.Equal(t, "forged", q.Header.Get("X-Center"), "the caller's request stays as it was")
 	closed := router(t, RouterOptions{AllDown: FailClosed})
 	for _, d := range dcs() {
 		closed.Drain(d.Name)

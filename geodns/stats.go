@@ -84,7 +84,7 @@ type ServerStats struct {
 	NXDomain  uint64 `metric:"nxdomain_total,counter,No such name"`
 	Refused   uint64 `metric:"refused_total,counter,Names of no zone of ours and transfers"`
 	FormErr   uint64 `metric:"formerr_total,counter,Queries that are malformed or of a kind not implemented"`
-	ServFail  uint64 `metric:"servfail_total,counter,No healthy data centre"`
+	ServFail  uint64 `metric:"servfail_total,counter,No healthy data center"`
 	Truncated uint64 `metric:"truncated_total,counter,Answers cut to make the client use TCP"`
 	Dropped   uint64 `metric:"dropped_total,counter,Packets without an answer: not queries or rate limited"`
 	TCPConns  int    `metric:"tcp_connections,gauge,Open TCP connections"`

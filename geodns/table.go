@@ -23,7 +23,7 @@ type Table struct {
 	first6 []uint32 // the same on the top 16 bits of an IPv6 address
 }
 
-// ranges: range i covers start[i] up to start[i+1]; neighbours differ.
+// ranges: range i covers start[i] up to start[i+1]; neighbors differ.
 type ranges[T uint32 | uint64] struct {
 	start []T
 	of    []uint16

@@ -17,13 +17,13 @@ import (
 	"time"
 )
 
-// VerifyTarget is a data centre to ask.
+// VerifyTarget is a data center to ask.
 type VerifyTarget struct {
-	Name string // of the centre
+	Name string // of the center
 	URL  string // where it is reached past DNS: "https://192.0.2.1"; a path in it stands before those of the requests
 }
 
-// VerifyRequest is sent to every centre.
+// VerifyRequest is sent to every center.
 type VerifyRequest struct {
 	Method string // empty: GET
 	Path   string // with the query: "/photo/7?size=small"
@@ -33,12 +33,12 @@ type VerifyRequest struct {
 
 // VerifyOptions configure [Verify]. The zero value of every field is a good default.
 type VerifyOptions struct {
-	// the Host of all requests, so that all centres see the same; empty: that of each URL
+	// the Host of all requests, so that all centers see the same; empty: that of each URL
 	Host          string
 	Headers       []string                                  // of responses, that must be equal; nil: Content-Type
 	VersionHeader string                                    // which tells what is deployed; empty: X-Version
 	Normalize     func(q VerifyRequest, body []byte) []byte // takes out what may differ, such as the time; nil: nothing
-	// bytes of a body that are compared; 0: 4 MiB; a longer one is an error of its centre
+	// bytes of a body that are compared; 0: 4 MiB; a longer one is an error of its center
 	MaxBody int64
 	Timeout time.Duration // of one request; 0: 10 s
 	Client  *http.Client  // nil: one of its own that follows no redirects
@@ -46,18 +46,18 @@ type VerifyOptions struct {
 
 // VerifyReport is what [Verify] found.
 type VerifyReport struct {
-	Versions    map[string]string // by centre; "" when it tells none or fails
+	Versions    map[string]string // by center; "" when it tells none or fails
 	Differences []Difference      // in the order of the requests
 }
 
-// Difference is one point on which the centres are not of one mind.
+// Difference is one point on which the centers are not of one mind.
 type Difference struct {
 	Request string            // "GET /path"; empty for the version
 	What    string            // "error", "status", "body", "version" or "header NAME"
-	Values  map[string]string // by centre; a body is told as its length and hash
+	Values  map[string]string // by center; a body is told as its length and hash
 }
 
-// Err is nil when all centres agree, and else wraps [ErrUnequal] and says the first differences.
+// Err is nil when all centers agree, and else wraps [ErrUnequal] and says the first differences.
 func (r VerifyReport) Err() error {
 	if len(r.Differences) == 0 {
 		return nil
@@ -73,9 +73,9 @@ func (r VerifyReport) Err() error {
 	return fmt.Errorf("%w%s", ErrUnequal, b.String())
 }
 
-// Verify asks every centre the same requests and reports where their answers differ and which version each runs: after
-// a deployment, or before a centre takes traffic. Centres are asked at the same time, each its requests in order, so
-// give it requests that may be repeated. A centre that does not answer is a difference, not an error: errors are of the
+// Verify asks every center the same requests and reports where their answers differ and which version each runs: after
+// a deployment, or before a center takes traffic. Centers are asked at the same time, each its requests in order, so
+// give it requests that may be repeated. A center that does not answer is a difference, not an error: errors are of the
 // arguments and of ctx.
 func Verify(ctx context.Context, targets []VerifyTarget, requests []VerifyRequest, o VerifyOptions) (VerifyReport,
 	error) {
@@ -133,7 +133,7 @@ func Verify(ctx context.Context, targets []VerifyTarget, requests []VerifyReques
 	return rep, nil
 }
 
-// verified is what a centre answered to a request.
+// verified is what a center answered to a request.
 type verified struct {
 	err     string
 	version string

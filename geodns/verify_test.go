@@ -14,7 +14,7 @@ import (
 )
 
 func TestVerify(t *testing.T) {
-	centre := func(version, greeting string, broken bool) VerifyTarget {
+	center := func(version, greeting string, broken bool) VerifyTarget {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("X-Version", version)
 			switch {
@@ -42,13 +42,13 @@ func TestVerify(t *testing.T) {
 		}}
 	requests := []VerifyRequest{{Path: "/"}, {Path: "/time"},
 		{Method: "PUT", Path: "/echo", Body: []byte("x"), Header: http.Header{"X-A": {"a"}}}}
-	same, err := Verify(t.Context(), []VerifyTarget{centre("1", "hi", false), centre("1", "hi ", false)}, requests[:1],
+	same, err := Verify(t.Context(), []VerifyTarget{center("1", "hi", false), center("1", "hi ", false)}, requests[:1],
 		o)
 	require.NoError(t, err)
 	require.NoError(t, same.Err())
 	require.Equal(t, map[string]string{"1hi": "1", "1hi ": "1"}, same.Versions)
 
-	rep, err := Verify(t.Context(), []VerifyTarget{centre("1", "hi", false), centre("2", "ho", false)}, requests, o)
+	rep, err := Verify(t.Context(), []VerifyTarget{center("1", "hi", false), center("2", "ho", false)}, requests, o)
 	require.NoError(t, err)
 	require.ErrorIs(t, rep.Err(), ErrUnequal)
 	require.Len(t, rep.Differences, 2)
@@ -57,7 +57,7 @@ func TestVerify(t *testing.T) {
 	require.Equal(t, "body", rep.Differences[1].What)
 
 	o.Timeout = 200 * time.Millisecond
-	rep, err = Verify(t.Context(), []VerifyTarget{centre("1", "a", true), {Name: "dead", URL: "http://127.0.0.1:1"}},
+	rep, err = Verify(t.Context(), []VerifyTarget{center("1", "a", true), {Name: "dead", URL: "http://127.0.0.1:1"}},
 		[]VerifyRequest{{Path: "/slow"}}, o)
 	require.NoError(t, err)
 	require.Len(t, rep.Differences, 1)
@@ -65,13 +65,13 @@ func TestVerify(t *testing.T) {
 	require.Len(t, rep.Differences[0].Values, 2, "both failed")
 
 	o.MaxBody = 3
-	rep, err = Verify(t.Context(), []VerifyTarget{centre("1", "a", false)}, requests[:1], o)
+	rep, err = Verify(t.Context(), []VerifyTarget{center("1", "a", false)}, requests[:1], o)
 	require.NoError(t, err)
 	require.Contains(t, rep.Differences[0].Values["1a"], "longer than 3 bytes")
 
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = Verify(ended, []VerifyTarget{centre("1", "a", false)}, requests, o)
+	_, err = Verify(ended, []VerifyTarget{center("1", "a", false)}, requests, o)
 	require.ErrorIs(t, err, context.Canceled)
 	for want, targets := range map[string][]VerifyTarget{"no targets": nil, "targets[0].URL": {{URL: "x"}},
 		"twice": {{"a", "http://a"}, {"a", "http://b"}}} {

@@ -145,7 +145,7 @@ type GeoOptions struct {
 	TTL time.Duration // 0: 30 s; whole seconds, at least 1 s
 	N   int           // most addresses in an answer; 0: 8
 
-	// Centers is how many centres an answer names, the client's own first and then the next best that are healthy, each
+	// Centers is how many centers an answer names, the client's own first and then the next best that are healthy, each
 	// with its part of N: a client that can't reach the first one tries the next, before any check has noticed. 0: 1;
 	// at most 8.
 	Centers int

@@ -18,7 +18,7 @@ type Endpoint struct {
 	Scheme   string  // "http" (default), "https" (HTTP/2 when offered) or "h2c"
 	Weight   float64 // share of traffic relative to the others; 0 means 1; negative is an error
 	Priority int     // 0 is used first; a higher number is a backup, used when the lower ones have no healthy backend
-	Zone     string  // failure domain, such as a data centre; see Options.Zone
+	Zone     string  // failure domain, such as a data center; see Options.Zone
 	MaxConns int     // requests at once; 0: Options.MaxConns
 }
 
@@ -135,7 +135,7 @@ type Timeouts struct {
 	Tunnel   time.Duration // idle time of an upgraded or TCP connection; 0: 10 minutes
 }
 
-// Probe checks one backend: nil means that it serves. It must honour ctx; a panic counts as an error.
+// Probe checks one backend: nil means that it serves. It must honor ctx; a panic counts as an error.
 type Probe func(ctx context.Context, t Target) error
 
 // Target is what a [Probe] checks.

@@ -32,7 +32,7 @@ func Prequal(o PrequalOptions) Policy { return prequal{o: o} }
 // PrequalOptions say how load is probed. The zero value asks for "/load" by HTTP.
 type PrequalOptions struct {
 	Path string // where backends serve a LoadMeter; empty: "/load"
-	// asks instead of HTTP; must honour ctx. nil: by HTTP, as the endpoint's scheme says
+	// asks instead of HTTP; must honor ctx. nil: by HTTP, as the endpoint's scheme says
 	Probe func(ctx context.Context, t Target) (inFlight int, latency time.Duration, err error)
 	Rate  float64 // probes per request; 0: 3
 	Pool  int     // answers that are kept; 0: 16

@@ -56,7 +56,7 @@ func scenarios() []scenario {
 			}
 			return 1
 		}, never},
-		// a neighbour takes two thirds of one machine for half a second, then of another
+		// a neighbor takes two thirds of one machine for half a second, then of another
 		{"antagonist", func(b int, now time.Duration) float64 {
 			if int(now/(500*time.Millisecond))*7%simBackends == b {
 				return 3

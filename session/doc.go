@@ -44,7 +44,7 @@
 //	the same elsewhere       scs, memory: 15 µs    scs: 60 µs, two trips          golang-jwt: 5.1 µs
 //
 // Measured with "go test -bench . ./session" in benchmarks/, idle timeouts on. Browsers: take the central store, and
-// stickiness on top of it if at all, as an optimisation that may fail. APIs and mobile apps: tokens, with a
+// stickiness on top of it if at all, as an optimization that may fail. APIs and mobile apps: tokens, with a
 // [github.com/tierkit/tierkit/session/token.Refresher] whose families stand in the same store.
 //
 // # Security

@@ -88,7 +88,7 @@ func (c *Cluster) refused(err error) bool {
 
 var (
 	errNotOwned = errors.New("shard: the shard does not own the slot")
-	errAgain    = errors.New("shard: serialisation failure")
+	errAgain    = errors.New("shard: serialization failure")
 )
 
 // Do runs f on the database that owns the key. When the fence of a move refuses a statement, or the map has changed,

@@ -155,7 +155,7 @@ type simTx struct {
 
 var (
 	errSimFenced = errors.New("sim: fenced")
-	errSimRetry  = errors.New("sim: lock timeout or serialisation failure")
+	errSimRetry  = errors.New("sim: lock timeout or serialization failure")
 )
 
 // view is what a statement sees: committed data, or the snapshot, with the transaction's own changes.

@@ -60,7 +60,7 @@ func (t *Tx) SlotOf(k Key) (Slot, error) {
 }
 
 // Tx runs f in a transaction on the shard that owns the key and commits when f returns nil. Refused by a fence it is
-// rolled back and repeated on the new owner, as it is after a serialisation failure. It holds the slot's state shared
+// rolled back and repeated on the new owner, as it is after a serialization failure. It holds the slot's state shared
 // until it ends, so a hand-over waits for it, no write of it is lost and no read of it is stale. A read-only one does
 // not hold the slot; it checks when it began, and again when it took longer than Options.MapTTL. On a replica that lags
 // it may read what is old by the lag.

@@ -87,7 +87,7 @@ func write(dir, name, text string) string {
 	return name
 }
 
-// contenders prepares all of them, geo ones with three centres that serve by continent.
+// contenders prepares all of them, geo ones with three centers that serve by continent.
 func contenders(b *testing.B, dir string) (all []contender) {
 	add := func(name, want string, cmd func(addr string) *exec.Cmd) {
 		all = append(all, contender{name, cmd, want, new(int)})

@@ -38,7 +38,7 @@ const (
 	MySQL // and MariaDB 10.6 or later
 )
 
-// Region is one cache that is told of changes: a data centre's. Each has a table of its own, so that one that cannot be
+// Region is one cache that is told of changes: a data center's. Each has a table of its own, so that one that cannot be
 // reached does not hold the others up, and gets all of its invalidations when it is back.
 type Region struct {
 	// Name is part of the table's name: lower-case letters, digits and _.

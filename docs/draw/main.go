@@ -116,7 +116,7 @@ func draw(text string) (string, error) {
 		}
 	}
 	x := 16
-	for _, z := range []struct{ zone, name string }{{"us-east", "centre us-east"}, {"eu-west", "centre eu-west"},
+	for _, z := range []struct{ zone, name string }{{"us-east", "center us-east"}, {"eu-west", "center eu-west"},
 		{"shared", "over three failure domains"}} {
 		fmt.Fprintf(&s, `<rect x="%d" y="%d" width="10" height="10" rx="2" fill="%s"/><text x="%d" y="%d" font-size="11" fill="#475569">%s</text>`+"\n", x, h-16, zoneColor[z.zone], x+15, h-7, z.name)
 		x += 60 + 7*len(z.name)

@@ -1,5 +1,5 @@
-// Command geodns shows a name server that sends users to the nearest healthy data centre: three centres, two name
-// servers with one configuration, questions from users all over the world, a centre that dies under their eyes, and the
+// Command geodns shows a name server that sends users to the nearest healthy data center: three centers, two name
+// servers with one configuration, questions from users all over the world, a center that dies under their eyes, and the
 // same decision for an HTTP request.
 //
 //	go run ./examples/geodns
@@ -28,7 +28,7 @@ func main() {
 	serve := flag.String("serve", "", "serve example.test. on this address until interrupted, such as 127.0.0.1:5353")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(),
-			"Shows a name server that sends users to the nearest healthy data centre; takes about three seconds and needs nothing.\n\nusage: geodns [-serve ADDR]")
+			"Shows a name server that sends users to the nearest healthy data center; takes about three seconds and needs nothing.\n\nusage: geodns [-serve ADDR]")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -122,7 +122,7 @@ func run(serve string) error {
 		return err
 	}
 
-	fmt.Println("\nThe centre in Dublin dies:")
+	fmt.Println("\nThe center in Dublin dies:")
 	start := time.Now()
 	dublin.Store(true)
 	for strings.HasPrefix(must(ask(servers[0], "www.example.test.", "129.187.254.0/24")), "198.51.100") {
@@ -141,12 +141,12 @@ func run(serve string) error {
 		time.Sleep(5 * time.Millisecond)
 	}
 
-	fmt.Println("\nWhere Munich goes when its centre can't be reached, one after the other:")
+	fmt.Println("\nWhere Munich goes when its center can't be reached, one after the other:")
 	for _, d := range router.RouteAll(netip.MustParseAddr("129.187.254.1"), 3) {
 		fmt.Printf("  %s %v\n", d.DC, d.Addrs)
 	}
 
-	fmt.Println("\nThe same router for HTTP, at the centre in Virginia:")
+	fmt.Println("\nThe same router for HTTP, at the center in Virginia:")
 	here, err := router.Redirect("us-east", map[string]string{"eu-west": "https://eu.example.test",
 		"ap-south": "https://ap.example.test"},
 		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "served here") }))
@@ -161,15 +161,15 @@ func run(serve string) error {
 		fmt.Printf("  %-13s %d %s%s\n", u.place, w.Code, w.Header().Get("Location"),
 			strings.TrimSpace(strings.Split(w.Body.String(), "<")[0]))
 	}
-	fmt.Println("\nAfter a deployment, all centres are asked the same:")
+	fmt.Println("\nAfter a deployment, all centers are asked the same:")
 	var targets []geodns.VerifyTarget
 	for dc, version := range map[string]string{"us-east": "7", "eu-west": "7", "ap-south": "6"} {
-		centre := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		center := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Version", version)
 			fmt.Fprint(w, "hello")
 		}))
-		defer centre.Close()
-		targets = append(targets, geodns.VerifyTarget{Name: dc, URL: centre.URL})
+		defer center.Close()
+		targets = append(targets, geodns.VerifyTarget{Name: dc, URL: center.URL})
 	}
 	report, err := geodns.Verify(context.Background(), targets, []geodns.VerifyRequest{{Path: "/"}},
 		geodns.VerifyOptions{})

@@ -10,8 +10,8 @@ import (
 	"github.com/tierkit/tierkit/geodns"
 )
 
-// A resolver that caches an answer for its scope gives it to neighbours: 300 random /24s, four neighbours each, and no
-// one is sent to a centre that is not his.
+// A resolver that caches an answer for its scope gives it to neighbors: 300 random /24s, four neighbors each, and no
+// one is sent to a center that is not his.
 func TestNoUnsoundScopeOnRealData(t *testing.T) {
 	r, err := geodns.NewRouter(geodns.RouterOptions{Locator: Table(), DCs: []geodns.DC{
 		{Name: "us", Lat: 39, Lon: -77}, {Name: "eu", Lat: 53, Lon: -6}, {Name: "ap", Lat: 1, Lon: 104},

@@ -128,7 +128,7 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// An LFU without aging would keep yesterday's favourites for ever.
+// An LFU without aging would keep yesterday's favorites for ever.
 func TestLFUForgetsOldFavourites(t *testing.T) {
 	b := newBounded(LFU, 10)
 	for range 100 {

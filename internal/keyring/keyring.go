@@ -39,7 +39,7 @@ type Key struct {
 // Ring signs with its first key and verifies with all. All methods are safe for concurrent use.
 type Ring struct {
 	keys atomic.Pointer[[]*key]
-	mu   sync.Mutex // serialises Rotate and Drop
+	mu   sync.Mutex // serializes Rotate and Drop
 }
 
 type key struct {

@@ -79,7 +79,7 @@ func TestFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []lb.Endpoint{{ID: "one", Addr: "10.0.0.1:80", Priority: 1},
 		{Addr: "10.0.0.2:80", Weight: 2, Zone: "a"}}, es)
-	for _, bad := range []string{"nonsense", "10.0.0.1:80 colour=red", "10.0.0.1:80 weight=x",
+	for _, bad := range []string{"nonsense", "10.0.0.1:80 color=red", "10.0.0.1:80 weight=x",
 		"10.0.0.1:80 weight=-1"} {
 		write("10.0.0.9:80\n" + bad)
 		_, err := File(path)(t.Context())

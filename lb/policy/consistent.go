@@ -12,7 +12,7 @@ import (
 // ConsistentHash sends a key to the same backend, moves few keys when the set changes, and passes a key on when its
 // backend holds more than bound times its share of the load (Mirrokni et al., "Consistent Hashing with Bounded Loads",
 // 2018). Where it goes then is a jump that the key alone decides, the same for all requests of the key (Chen et al.,
-// "Revisiting Consistent Hashing with Bounded Loads", 2021): neighbours of a hot backend do not get its surplus alone.
+// "Revisiting Consistent Hashing with Bounded Loads", 2021): neighbors of a hot backend do not get its surplus alone.
 // bound 0 means 1.25; negative: no bound. All balancers with the same endpoints agree, in whatever order they learned
 // of them.
 func ConsistentHash(bound float64) lb.Policy {

@@ -178,7 +178,7 @@ type Verifier struct {
 	stop   context.CancelFunc
 	done   chan struct{}
 
-	mu      sync.Mutex // serialises reads
+	mu      sync.Mutex // serializes reads
 	fetched time.Time  // the last try
 	loaded  bool
 }

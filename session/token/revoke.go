@@ -21,7 +21,7 @@ type Revocations struct {
 	store session.Store
 	index session.UserIndex
 	o     RevocationOptions
-	mu    sync.Mutex // serialises changes of list
+	mu    sync.Mutex // serializes changes of list
 	list  atomic.Pointer[revoked]
 	stop  context.CancelFunc
 	done  chan struct{}

@@ -88,7 +88,7 @@ const (
 type Authority struct {
 	o                Options
 	issuer, audience string     // as a compact token has them
-	mu               sync.Mutex // serialises changes of keys
+	mu               sync.Mutex // serializes changes of keys
 	keys             atomic.Pointer[[]*key]
 	stats            counters
 }

@@ -40,12 +40,12 @@ func (p *Player) script(ctx context.Context, c *reader) {
 	if !think() || !p.register(ctx, c) || !think() || !p.login(ctx, c) {
 		return
 	}
-	page := p.favourite(w.n)
+	page := p.favorite(w.n)
 	for range 2 {
 		if think() && page != "" {
 			p.write(ctx, c, "like", "POST", "/-/likes?page="+url.QueryEscape(page), nil, http.StatusNoContent)
 		}
-		page = p.favourite(w.n + 7)
+		page = p.favorite(w.n + 7)
 	}
 	if !think() {
 		return
@@ -73,8 +73,8 @@ func (p *Player) script(ctx context.Context, c *reader) {
 	}
 }
 
-// favourite is the page a writer likes; the first page of the log is the celebrity that every second writer likes.
-func (p *Player) favourite(n int) string {
+// favorite is the page a writer likes; the first page of the log is the celebrity that every second writer likes.
+func (p *Player) favorite(n int) string {
 	for i := range p.c.Log.Entries {
 		e := p.c.Log.Entries[(n*37*(n%2)+i)%len(p.c.Log.Entries)]
 		if path := accesslog.Clean(e.Path); p.c.Catalog[path].Kind == accesslog.Page {

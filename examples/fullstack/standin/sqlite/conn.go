@@ -138,7 +138,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	}
 	var out *memoryRows
 	err := c.onReader(ctx, func(r driver.Conn) error {
-		rows, err := rowsOf(ctx, r, query, normalise(args))
+		rows, err := rowsOf(ctx, r, query, normalize(args))
 		if err != nil {
 			return err
 		}
@@ -205,7 +205,7 @@ func (t *tx) run(ctx context.Context, query string, args []driver.NamedValue, wa
 			return nil, nil, err
 		}
 	}
-	args = normalise(args)
+	args = normalize(args)
 	e := t.c.e
 	err = e.pass(ctx, func() error {
 		bg := context.WithoutCancel(ctx)

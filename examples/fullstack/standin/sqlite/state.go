@@ -122,8 +122,8 @@ func named(vals ...driver.Value) []driver.NamedValue {
 	return out
 }
 
-// normalise makes an argument's meaning independent of this process: times lose their monotonic part and zone.
-func normalise(args []driver.NamedValue) []driver.NamedValue {
+// normalize makes an argument's meaning independent of this process: times lose their monotonic part and zone.
+func normalize(args []driver.NamedValue) []driver.NamedValue {
 	out := make([]driver.NamedValue, len(args))
 	for i, a := range args {
 		switch v := a.Value.(type) {
