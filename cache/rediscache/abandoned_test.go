@@ -14,6 +14,9 @@ import (
 	"github.com/tierkit/tierkit/internal/test/testserver"
 )
 
+// patience is how long a test waits for what takes milliseconds on an idle machine.
+const patience = 30 * time.Second
+
 // A server that does not answer in time still executes what it was sent, and so grants leases to nobody. They are
 // released when it answers again, long before they end; so are those whose Release got no answer.
 func TestAbandonedLeases(t *testing.T) {

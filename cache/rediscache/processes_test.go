@@ -33,7 +33,6 @@ const (
 	sharedEnv = "TIERKIT_REDISCACHE_SHARED"
 	redisEnv  = "TIERKIT_REDISCACHE_REDIS"
 
-	patience  = 30 * time.Second
 	sharedLen = 1 << 16
 	firstCold = 1000 // keys from here on are asked for once, by everybody at the same time
 	coldKeys  = 4000
