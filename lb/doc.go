@@ -33,16 +33,17 @@
 //	}
 //
 // One core is used in three ways: [Balancer.Handler] is a reverse proxy with an HTTP/1 connection pool of its own,
-// [Balancer.RoundTripper] balances the requests of a Go client, and package lb/tcp forwards connections. All of them call
-// [Balancer.Pick], which is open to other uses too.
+// [Balancer.RoundTripper] balances the requests of a Go client, and package lb/tcp forwards connections. All of them
+// call [Balancer.Pick], which is open to other uses too.
 //
 // For a tier that only balances, package lb/front is the same proxy without net/http in the way of common requests, at
-// less than half of the CPU time. Handler is the right choice everywhere else: with middlewares, with TLS in this process.
+// less than half of the CPU time. Handler is the right choice everywhere else: with middlewares, with TLS in this
+// process.
 //
 // Which policy? [PowerOfTwo], the default, does well where backends are alike; policy.PeakEWMA where some are slow;
-// [Prequal] where they are many and noisy and can report their load; policy.ConsistentHash where a backend remembers what
-// it served. The simulation in this package's tests compares them (go test -run Simulation -v). Against a slow tail, turn
-// on [Hedge]; against overload, [Adaptive].
+// [Prequal] where they are many and noisy and can report their load; policy.ConsistentHash where a backend remembers
+// what it served. The simulation in this package's tests compares them (go test -run Simulation -v). Against a slow
+// tail, turn on [Hedge]; against overload, [Adaptive].
 //
 // A process that only balances keeps next to nothing in memory, so Go would collect its garbage, most of it net/http's,
 // after every four megabytes, many times a second. Handler therefore sets aside Options.HeapReserve, memory that is

@@ -82,8 +82,8 @@ func snippet(name, code string) string {
 	return b.String()
 }
 
-// Every block of Go in README and guide compiles against the packages as they are. Variables that a snippet declares and
-// leaves to its reader are no error.
+// Every block of Go in README and guide compiles against the packages as they are. Variables that a snippet declares
+// and leaves to its reader are no error.
 func TestSnippetsCompile(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)

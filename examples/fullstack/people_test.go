@@ -104,8 +104,8 @@ func TestNewcomerInABrowser(t *testing.T) {
 	until("liked", `document.querySelector("form[data-like] button").getAttribute("aria-pressed") === "true"`)
 	do(`(document.querySelector("#say").value = "<b>from a browser</b>", document.querySelector("form[data-talk] button").click())`)
 	until("the comment", `[...document.querySelectorAll(".talk li p")].some(p => p.textContent === "<b>from a browser</b>")`)
-	// The X-ray: what was written has purged the edges, so the first answer is a miss with its whole way, the next one a
-	// hit with the edge alone.
+	// The X-ray: what was written has purged the edges, so the first answer is a miss with its whole way, the next one
+	// a hit with the edge alone.
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(site+"/read/queue?newcomer")))
 	until("a miss", `document.querySelector("#xray [data-verdict]").textContent === "edge miss" && document.querySelectorAll(".way li:not(.off)").length >= 3`)
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(site+"/read/queue?newcomer")))
@@ -113,14 +113,16 @@ func TestNewcomerInABrowser(t *testing.T) {
 	// The other data center has it too.
 	other := "http://" + s.Dial(netip.MustParseAddr("127.2.0.1"))
 	require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(other+"/read/cache")))
-	until("the comment, from the other side", `[...document.querySelectorAll(".talk li p")].some(p => p.textContent === "<b>from a browser</b>")`)
+	until("the comment, from the other side",
+		`[...document.querySelectorAll(".talk li p")].some(p => p.textContent === "<b>from a browser</b>")`)
 
 	for _, width := range []int64{360, 1280, 2560} {
 		require.NoError(t, chromedp.Do(ctx, chromedp.EmulateViewport(width, 900)))
 		for _, page := range []string{"/", "/read/shards", "/search?q=cache", "/photos", "/login", "/nothing-here"} {
 			require.NoError(t, chromedp.Do(ctx, chromedp.Navigate(site+page)))
 			until(page, `document.querySelector("h1, h2") !== null`)
-			fits, err := chromedp.Run(ctx, chromedp.Evaluate[bool](`document.documentElement.scrollWidth <= innerWidth`))
+			fits, err := chromedp.Run(ctx, chromedp.Evaluate[bool](
+				`document.documentElement.scrollWidth <= innerWidth`))
 			require.NoError(t, err)
 			require.True(t, fits, "%s at %d px", page, width)
 		}
@@ -141,7 +143,8 @@ func TestNewcomerInABrowser(t *testing.T) {
 	}
 	var errs bytes.Buffer
 	for _, e := range consoleErrors() {
-		if !strings.Contains(e, "404") && !strings.Contains(e, "401") && !strings.Contains(e, "400") { // asked for on purpose
+		// asked for on purpose
+		if !strings.Contains(e, "404") && !strings.Contains(e, "401") && !strings.Contains(e, "400") {
 			errs.WriteString(e + "\n")
 		}
 	}

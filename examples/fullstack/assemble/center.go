@@ -198,9 +198,9 @@ func (c *center) startEdge(i int, ip netip.Addr) error {
 	return nil
 }
 
-// edgeAddress is where the next edge listens. All have the same port on addresses of their own, as they would on machines
-// of their own. Where the loopback network has one address (macOS), they have ports of their own on it: clients then
-// reach the address that the name servers give through Stack.Dial.
+// edgeAddress is where the next edge listens. All have the same port on addresses of their own, as they would on
+// machines of their own. Where the loopback network has one address (macOS), they have ports of their own on it:
+// clients then reach the address that the name servers give through Stack.Dial.
 func (s *Stack) edgeAddress(ip netip.Addr) string {
 	port := s.o.Site
 	switch {

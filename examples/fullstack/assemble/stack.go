@@ -74,8 +74,8 @@ type Options struct {
 	Site, DNS, Admin int
 	// Workers bounds the worker pool of each center, Webs its web servers. Zero means 8 and 4.
 	Workers, Webs int
-	// OneAddress lets all edges listen on 127.0.0.1, with ports from Site on. It is set where the loopback network has no
-	// other address.
+	// OneAddress lets all edges listen on 127.0.0.1, with ports from Site on. It is set where the loopback network has
+	// no other address.
 	OneAddress bool
 	// Log gets what all servers log; nil discards it. The dashboard has it in any case.
 	Log    slog.Handler

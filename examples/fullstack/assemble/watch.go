@@ -13,7 +13,8 @@ import (
 	"github.com/tierkit/tierkit/lb"
 )
 
-// What follows tells how the tiers see each other: whether a failure was noticed, and whether its work goes on elsewhere.
+// What follows tells how the tiers see each other: whether a failure was noticed, and whether its work goes on
+// elsewhere.
 
 // lookup resolves the site's name at one name server, or at the other should it not answer, as a client does.
 func (s *Stack) lookup(first *nameServer) bool {

@@ -1,8 +1,8 @@
-// Package xray writes the way of a response into its Server-Timing header: which edge, balancer, web server and database
-// nodes it came through, and how long each took. The site's pages show it at their foot.
+// Package xray writes the way of a response into its Server-Timing header: which edge, balancer, web server and
+// database nodes it came through, and how long each took. The site's pages show it at their foot.
 //
-// Each tier adds its own part. What an edge has stored carries the parts of the tiers behind it; on a hit the edge takes
-// them away, because these tiers were not asked this time.
+// Each tier adds its own part. What an edge has stored carries the parts of the tiers behind it; on a hit the edge
+// takes them away, because these tiers were not asked this time.
 package xray
 
 import (
@@ -27,8 +27,8 @@ const (
 	Database = "database"
 )
 
-// Tier lets a node write its part. what says more than its name, from the answer's header and the request's context; nil
-// says nothing.
+// Tier lets a node write its part. what says more than its name, from the answer's header and the request's context;
+// nil says nothing.
 func Tier(tier, node string, what func(context.Context, http.Header) string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
