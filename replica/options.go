@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/tierkit/tierkit/internal/hooks"
 	"github.com/tierkit/tierkit/internal/keyring"
 )
 
@@ -142,20 +143,10 @@ func JoinHooks(a, b *Hooks) *Hooks {
 		return a
 	}
 	return &Hooks{
-		Routed:      join2(a.Routed, b.Routed),
-		NodeChanged: join2(a.NodeChanged, b.NodeChanged),
-		Promoted:    join2(a.Promoted, b.Promoted),
+		Routed:      hooks.Join2(a.Routed, b.Routed),
+		NodeChanged: hooks.Join2(a.NodeChanged, b.NodeChanged),
+		Promoted:    hooks.Join2(a.Promoted, b.Promoted),
 	}
-}
-
-func join2[A, B any](f, g func(A, B)) func(A, B) {
-	if f == nil {
-		return g
-	}
-	if g == nil {
-		return f
-	}
-	return func(a A, b B) { f(a, b); g(a, b) }
 }
 
 // Key is an HMAC key of at least 32 bytes with its name.
